@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Sets up a virtual environment in .venv and runs a command in it, on a machine with nothing but Python 3.11+ and pip.
+
+    python3 dev.py demo [options]      the main job on a small model, without ComfyUI or GPU
+    python3 dev.py test [pytest args]  the tests
+    python3 dev.py lint                ruff
+
+torch is pinned to the tested version. On Linux the default wheel brings CUDA (gigabytes); for the CPU-only build set
+TORCH_INDEX_URL to the CPU index that PyTorch's installation page names. This file stays out of the published pack.
+"""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+CONSTRAINTS = ROOT / "constraints.txt"
+PACKAGES = ("numpy", "pillow", "pytest", "ruff", "safetensors")
+COMMANDS = {
+    "demo": ("benchmarks/demo.py",),
+    "test": ("-m", "pytest", "-m", "not slow"),
+    "lint": ("-m", "ruff", "check", "."),
+}
+
+
+def python() -> Path:
+    """The environment's interpreter."""
+    folder, name = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
+    return ENVIRONMENT / folder / name
+
+
+def set_up() -> None:
+    """Make the environment when it is not there or the pinned versions have changed."""
+    stamp = ENVIRONMENT / "constraints.sha256"
+    wanted = hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    print(f"Setting up {ENVIRONMENT.name} (once; torch is a large download)", flush=True)
+    venv.create(ENVIRONMENT, with_pip=True)
+    pip = [python(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", CONSTRAINTS]
+    index = os.environ.get("TORCH_INDEX_URL")
+    subprocess.run([*pip, *(("--index-url", index) if index else ()), "torch"], check=True)
+    # Triton has wheels for Linux only; without it the kernel tests skip and say so
+    triton = ("triton",) if sys.platform == "linux" and platform.machine() == "x86_64" else ()
+    subprocess.run([*pip, *PACKAGES, *triton], check=True)
+    stamp.write_text(wanted)
+
+
+def main() -> int:
+    if sys.version_info < (3, 11):
+        print(f"Python 3.11 or newer is needed, this is {platform.python_version()}", file=sys.stderr)
+        return 2
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(__doc__, file=sys.stderr)
+        return 2
+    set_up()
+    # exactly the pinned versions, whatever the caller's environment adds
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    return subprocess.run([python(), *COMMANDS[sys.argv[1]], *sys.argv[2:]], cwd=ROOT, env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Patterns to tile lists: what a backend sees.
+
+A list is the key tiles that each query tile attends. Equal rows are stored once, whichever pattern they come from, so
+that a dense head costs one row and all lists of a run stay small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .grid import TokenGrid
+from .order import ORDERS
+from .patterns import Pattern, Skip
+from .tiling import KEY_TILE, QUERY_TILE, Tiling
+
+PREFETCH = 2  # entries a kernel may read past the end of a row
+
+
+@dataclass(frozen=True)
+class TileLists:
+    """All lists of a run on one grid. Rows 0..query_tiles-1 are full query tiles, the last row the dense rows.
+
+    Attributes:
+        columns: key tile numbers of all rows, (n + PREFETCH,) int16, int32 above 32,767 tiles.
+        starts, counts: the part of `columns` for each (list, row), int32 (lists, query_tiles + 1). A count of -1 says
+            that the head is skipped: its output is zero.
+        orders: number of each list's token order in ORDERS, int32 (lists,).
+        index: sequence position of each sorted token per order, int32 (orders, tokens).
+        densities: computed query-key pairs / all pairs of each list.
+    """
+
+    grid: TokenGrid
+    query_tile: int
+    key_tile: int
+    columns: Tensor
+    starts: Tensor
+    counts: Tensor
+    orders: Tensor
+    index: Tensor
+    densities: tuple[float, ...]
+
+    def to(self, device: torch.device | str) -> TileLists:
+        """The same lists on a device."""
+        tensors = ("columns", "starts", "counts", "orders", "index")
+        moved = {name: getattr(self, name).to(device) for name in tensors}
+        return TileLists(self.grid, self.query_tile, self.key_tile, **moved, densities=self.densities)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all tables."""
+        tables = (self.columns, self.starts, self.counts, self.orders, self.index)
+        return sum(table.numel() * table.element_size() for table in tables)
+
+
+@dataclass
+class TileListBuilder:
+    """Collects patterns for one grid and interns their lists."""
+
+    grid: TokenGrid
+    query_tile: int = QUERY_TILE
+    key_tile: int = KEY_TILE
+    _ids: dict[Pattern, int] = field(default_factory=dict)
+    _rows: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    _columns: list[Tensor] = field(default_factory=list)
+    _lists: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    _densities: list[float] = field(default_factory=list)
+    _tilings: dict[str, Tiling] = field(default_factory=dict)
+    _used: int = 0
+
+    def add(self, pattern: Pattern) -> int:
+        """Number of the pattern's list; the same pattern gets the same number."""
+        if pattern not in self._ids:
+            self._ids[pattern] = len(self._lists)
+            self._append(pattern)
+        return self._ids[pattern]
+
+    def tiling(self, order: str) -> Tiling:
+        """The tiling all lists of an order share."""
+        if order not in self._tilings:
+            self._tilings[order] = Tiling(self.grid, order, self.query_tile, self.key_tile)
+        return self._tilings[order]
+
+    def build(self) -> TileLists:
+        """The tables of all lists added so far, on the CPU."""
+        tiling = self.tiling(ORDERS[0])
+        dtype = torch.int16 if tiling.key_tiles <= torch.iinfo(torch.int16).max else torch.int32
+        starts, counts = zip(*self._lists, strict=True) if self._lists else ((), ())
+        rows = tiling.query_tiles + 1
+        return TileLists(
+            grid=self.grid,
+            query_tile=self.query_tile,
+            key_tile=self.key_tile,
+            columns=torch.cat([*self._columns, torch.zeros(PREFETCH)]).to(dtype),
+            starts=torch.tensor(starts, dtype=torch.int32).view(-1, rows),
+            counts=torch.tensor(counts, dtype=torch.int32).view(-1, rows),
+            orders=torch.tensor([ORDERS.index(pattern.order) for pattern in self._ids], dtype=torch.int32),
+            index=torch.stack([self.tiling(order).index for order in ORDERS]).to(torch.int32),
+            densities=tuple(self._densities),
+        )
+
+    def _append(self, pattern: Pattern) -> None:
+        tiling = self.tiling(pattern.order)
+        if isinstance(pattern, Skip):
+            rows = tiling.query_tiles + 1
+            self._lists.append(([0] * rows, [-1] * rows))
+            self._densities.append(0.0)
+            return
+        mask = pattern.tile_mask(tiling)
+        dense_row = torch.ones(1, tiling.key_tiles, dtype=torch.bool)
+        parts = [self._intern(row) for row in torch.cat([mask, dense_row])]
+        self._lists.append(([start for start, _ in parts], [count for _, count in parts]))
+        self._densities.append(tile_density(tiling, mask))
+
+    def _intern(self, row: Tensor) -> tuple[int, int]:
+        key = row.numpy().tobytes()
+        if key not in self._rows:
+            columns = row.nonzero().flatten()
+            self._rows[key] = (self._used, len(columns))
+            self._columns.append(columns)
+            self._used += len(columns)
+        return self._rows[key]
+
+
+def tile_density(tiling: Tiling, mask: Tensor) -> float:
+    """Computed query-key pairs / all pairs, dense rows and the dense segment counted in, of a tile mask."""
+    kept = mask.sum().item() * tiling.query_tile * tiling.key_tile
+    segment = tiling.query_tiles * tiling.query_tile * tiling.dense_keys
+    dense = tiling.dense_rows * tiling.grid.tokens
+    return (kept + segment + dense) / tiling.grid.tokens**2
+
+
+def pattern_density(pattern: Pattern, grid: TokenGrid, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> float:
+    """Density of one pattern on a grid, 0 for skip."""
+    builder = TileListBuilder(grid, query_tile, key_tile)
+    builder.add(pattern)
+    return builder.build().densities[0]

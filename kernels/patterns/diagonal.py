@@ -1,0 +1,43 @@
+"""Diagonal (M2 of Sparse-vDiT): tokens of the own and neighbouring frames, a band in raster order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..tiling import Tiling
+from .base import Pattern, check_count, check_fraction
+from .window import half_width_tokens, window_tile_mask
+
+MOST_FRAMES = 10_000
+
+
+@dataclass(frozen=True)
+class Diagonal(Pattern):
+    """Own frame +-`frames` frames; within them +-`height`, +-`width` (fractions of a frame), None for all of it."""
+
+    kind: ClassVar[str] = "diagonal"
+    frames: int = 0
+    height: float | None = None
+    width: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("frames", self.frames, MOST_FRAMES)
+        check_fraction("height", self.height)
+        check_fraction("width", self.width)
+
+    def tile_mask(self, tiling: Tiling) -> Tensor:
+        """Tiles within the frames and, when given, the part of the frame."""
+        _, rows, columns = tiling.grid.shape
+        return window_tile_mask(
+            tiling, (self.frames, half_width_tokens(self.height, rows), half_width_tokens(self.width, columns))
+        )
+
+    def describe(self) -> str:
+        """For example `diagonal, own frame +-1`."""
+        sides = (("height", self.height), ("width", self.width))
+        part = "".join(f", {name} +-{value:.0%}" for name, value in sides if value is not None)
+        return f"diagonal, own frame +-{self.frames}{part}"

@@ -1,0 +1,56 @@
+"""Vertical stripe (M4 of Sparse-vDiT): a few global columns that every query attends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..tiling import Tiling
+from .base import Pattern, check_fraction
+
+MOST_BOXES = 64
+
+
+@dataclass(frozen=True)
+class VerticalStripe(Pattern):
+    """Key tiles that meet one of the `columns`, and the own tile.
+
+    A column is a box (t0, t1, h0, h1, w0, w1) of the video: fractions of its axes, ends included, so that
+    (0, 0, 0, 1, 0, 1) is the first frame whatever the length.
+    """
+
+    kind: ClassVar[str] = "vertical_stripe"
+    columns: tuple[tuple[float, float, float, float, float, float], ...] = ((0, 0, 0, 1, 0, 1),)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.columns, (list, tuple)) or not 1 <= len(self.columns) <= MOST_BOXES:
+            raise ValueError(f"columns is {self.columns!r}, expected 1 to {MOST_BOXES} boxes")
+        for number, box in enumerate(self.columns):
+            if not isinstance(box, (list, tuple)) or len(box) != 6:
+                raise ValueError(f"columns[{number}] is {box!r}, expected six fractions (t0, t1, h0, h1, w0, w1)")
+            for value in box:
+                check_fraction(f"columns[{number}] has a bound that", 2 if value is None else value)
+            if any(low > high for low, high in zip(box[::2], box[1::2], strict=True)):
+                raise ValueError(f"columns[{number}] is {box!r}, a lower bound is above its upper bound")
+        object.__setattr__(self, "columns", tuple(tuple(box) for box in self.columns))
+
+    def tile_mask(self, tiling: Tiling) -> Tensor:
+        """The same key tiles for every query tile, and the own ones."""
+        chosen = torch.zeros(tiling.key_tiles, dtype=torch.bool)
+        for box in self.columns:
+            inside = torch.ones_like(chosen)
+            for axis, size in enumerate(tiling.grid.shape):
+                low, high = (min(size - 1, int(bound * size)) for bound in box[2 * axis : 2 * axis + 2])
+                inside &= (tiling.key_boxes[:, axis, 0] <= high) & (tiling.key_boxes[:, axis, 1] >= low)
+            chosen |= inside
+        own = torch.arange(tiling.key_tiles) * tiling.key_tile // tiling.query_tile
+        return chosen | (own == torch.arange(tiling.query_tiles)[:, None])
+
+    def describe(self) -> str:
+        """For example `vertical stripe, 2 columns`."""
+        count = len(self.columns)
+        return f"vertical stripe, {count} column{'s' if count != 1 else ''}"

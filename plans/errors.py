@@ -1,0 +1,119 @@
+"""Errors of all candidates from one pass over sampled query rows.
+
+For each sampled row the softmax over all keys is kept as partial sums per key tile: the numerator (a vector) and the
+denominator, against the row's own maximum. What a candidate would have given is then a masked sum of those partials:
+
+    o_c = sum_{tiles of c} n_tile / sum_{tiles of c} d_tile ,   dO_c = o_c - o
+
+so a hundred candidates cost little more than one. Rows are judged with the list of the query tile they lie in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..kernels.grid import TokenGrid
+from ..kernels.patterns import Pattern, Skip
+from ..kernels.tiling import Tiling
+
+
+@dataclass(frozen=True)
+class HeadErrors:
+    """Means over sampled rows and batch, float64 (heads, candidates).
+
+    Attributes:
+        projected: ||W_O dO||^2, or ||dO||^2 without an output projection.
+        relative: ||dO||^2 / ||O||^2, sums over rows divided.
+        mse: mean of dO^2 over rows and channels, as in the paper's Eq. 2.
+        kept_mass: share of the softmax mass on the kept keys.
+        power: ||W_O O||^2, what the head adds to the residual stream; the same for all candidates of a head.
+    """
+
+    projected: Tensor
+    relative: Tensor
+    mse: Tensor
+    kept_mass: Tensor
+    power: Tensor
+
+
+def sample_rows(tiling: Tiling, rows: int, generator: torch.Generator) -> Tensor:
+    """Positions in the sorted sequence of sampled query rows, spread evenly over the full query tiles, int64.
+
+    Dense rows are exact whatever the candidate, so none is sampled; a grid without a full tile gives no rows.
+    """
+    covered = tiling.query_tiles * tiling.query_tile
+    count = min(rows, covered)
+    edges = torch.arange(count + 1, dtype=torch.float64) * covered / max(1, count)
+    low, high = edges[:-1].floor().long(), edges[1:].floor().long()
+    return low + (torch.rand(count, generator=generator) * (high - low)).long()
+
+
+class CandidateJudge:
+    """Judges candidates on one grid; masks and sampled rows are made once and serve every layer and step."""
+
+    def __init__(self, grid: TokenGrid, candidates: Sequence[Pattern], rows: int, query_tile: int, key_tile: int):
+        self.grid, self.candidates, self.rows = grid, tuple(candidates), rows
+        self.tilings = {p.order: Tiling(grid, p.order, query_tile, key_tile) for p in self.candidates}
+        self.masks = [pattern.tile_mask(self.tilings[pattern.order]) for pattern in self.candidates]
+
+    def errors(self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, generator: torch.Generator) -> HeadErrors:
+        """Errors of every candidate for every head of q, k, v (B, S, H, D); gram (H, D, D) = W_O^T W_O per head."""
+        parts = [self._head(q[:, :, h], k[:, :, h], v[:, :, h], None if gram is None else gram[h], generator)
+                 for h in range(q.shape[2])]  # fmt: skip
+        return HeadErrors(*(torch.stack(column) for column in zip(*parts, strict=True)))
+
+    def _head(
+        self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        sums = torch.zeros(5, len(self.candidates), dtype=torch.float64)
+        rows_seen = 0
+        for order, tiling in self.tilings.items():
+            rows = sample_rows(tiling, self.rows, generator)
+            if not len(rows):
+                continue
+            rows_seen = len(rows)
+            chosen = [c for c, pattern in enumerate(self.candidates) if pattern.order == order]
+            masks = torch.stack([self.masks[c][rows // tiling.query_tile] for c in chosen]).to(q.device)
+            skip = torch.tensor([isinstance(self.candidates[c], Skip) for c in chosen], device=q.device)
+            for batch in range(q.shape[0]):
+                sums[:, chosen] += _judge(q[batch], k[batch], v[batch], rows, tiling, masks, skip, gram).cpu()
+        seen = max(1, rows_seen * q.shape[0])
+        projected, squared, output, mass, power = sums
+        mse = squared / (seen * q.shape[-1])
+        return projected / seen, squared / output.clamp_min(1e-30), mse, mass / seen, power / seen
+
+
+def _judge(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, tiling: Tiling, masks: Tensor, skip: Tensor, gram: Tensor | None
+) -> Tensor:
+    """Sums over rows of (projected, squared error, squared output, kept mass, power) per candidate: float64 (5, C).
+
+    q, k, v (S, D) of one head; masks (C, rows, key_tiles) in the tiling's order; skip (C,).
+    """
+    index = tiling.index.to(q.device)
+    query = q[index[rows.to(q.device)]].float()
+    k, v = k[index].float(), v[index].float()
+    weights = (query @ k.T * q.shape[-1] ** -0.5).softmax(-1)  # a row's sum is 1, so denominators are masses
+    exact = weights @ v
+    tiled = tiling.key_tiles * tiling.key_tile
+    tiled_weights = weights[:, :tiled].unflatten(1, (tiling.key_tiles, tiling.key_tile))
+    numerators = torch.einsum("rnk,nkd->rnd", tiled_weights, v[:tiled].unflatten(0, (-1, tiling.key_tile)))
+    masses = tiled_weights.sum(-1)
+    kept = masks.float()
+    numerator = torch.einsum("crn,rnd->crd", kept, numerators) + weights[:, tiled:] @ v[tiled:]
+    mass = torch.einsum("crn,rn->cr", kept, masses) + weights[:, tiled:].sum(-1)
+    output = numerator / mass.clamp_min(1e-20)[..., None]
+    live = ~skip[:, None]
+    error = torch.where(live[..., None], output, 0.0) - exact
+    squared, size = error.square().sum(-1), exact.square().sum(-1)
+    if gram is None:
+        projected, power = squared, size
+    else:
+        gram = gram.to(error)
+        projected, power = ((error @ gram) * error).sum(-1), ((exact @ gram) * exact).sum(-1)
+    sums = [projected, squared, size.expand_as(squared), mass * live, power.expand_as(squared)]
+    return torch.stack(sums).double().sum(-1)

@@ -1,0 +1,98 @@
+"""Profiles as safetensors files: the measures as tensors, the header as JSON in the file's metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, safe_open, save
+
+from ..kernels.patterns import pattern_from_dict
+from .profile import FLOWS, MEASURES, Profile, ProfileHeader
+from .writing import write_new
+
+FORMAT, VERSION = "sparse-vdit-profile", 1
+MOST_BYTES = 1 << 30
+
+
+class ProfileError(ValueError):
+    """A profile file that cannot be used; the message names the file and the field."""
+
+
+def save_profile(profile: Profile, path: str | Path, overwrite: bool = False) -> Path:
+    """Write a profile.
+
+    Raises:
+        FileExistsError: the file exists with other content and overwrite is False; nothing was written.
+    """
+    header = dataclasses.asdict(dataclasses.replace(profile.header, candidates=()))
+    header["candidates"] = [pattern.to_dict() for pattern in profile.header.candidates]
+    # one entry only: safetensors writes several in no fixed order, and equal profiles shall be equal files
+    text = json.dumps({"format": FORMAT, "version": VERSION, "header": header}, sort_keys=True)
+    tensors = {**profile.measures, "votes": profile.votes, "samples": profile.samples}
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"profile": text})
+    return write_new(Path(path), data, overwrite)
+
+
+def load_profile(path: str | Path) -> Profile:
+    """Read a profile; a file of unknown origin is checked before use.
+
+    Raises:
+        ProfileError: no readable profile; the message says what is wrong with which field.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ProfileError(f"{path.name}: {path.stat().st_size} bytes are too many for a profile")
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ProfileError(f"{path.name}: cannot be read as safetensors: {error}") from error
+    about = _about(path.name, metadata.get("profile"))
+    missing = {*MEASURES, "votes", "samples"} - tensors.keys()
+    if missing:
+        raise ProfileError(f"{path.name}: lacks the tensor {sorted(missing)[0]!r}")
+    try:
+        header = _header(about.get("header"))
+        measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
+        return Profile(header, measures, tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ProfileError(f"{path.name}: header: {error}") from error
+
+
+def _about(name: str, text: str | None) -> dict:
+    try:
+        about = json.loads(text or "")
+    except (ValueError, RecursionError) as error:
+        raise ProfileError(f"{name}: its metadata has no readable entry 'profile': {error}") from error
+    found = (about.get("format"), about.get("version")) if isinstance(about, dict) else about
+    if found != (FORMAT, VERSION):
+        raise ProfileError(f"{name}: format and version are {found!r}, expected {(FORMAT, VERSION)!r}")
+    return about
+
+
+def _header(data: dict) -> ProfileHeader:
+    names = {field.name for field in dataclasses.fields(ProfileHeader)}
+    if not isinstance(data, dict) or data.keys() != names:
+        odd = sorted(names.symmetric_difference(data)) if isinstance(data, dict) else data
+        raise ValueError(f"missing or unknown fields: {odd!r}")
+    for name in ("layers", "heads", "head_dim", "query_tile", "key_tile"):
+        if isinstance(data[name], bool) or not isinstance(data[name], int) or not 1 <= data[name] <= 4096:
+            raise ValueError(f"{name}: {data[name]!r} is no whole number from 1 to 4096")
+    if data["flow"] not in FLOWS:
+        raise ValueError(f"flow: {data['flow']!r}, expected one of {', '.join(FLOWS)}")
+    if len(data["grid"]) != 3 or not all(isinstance(size, int) and size >= 1 for size in data["grid"]):
+        raise ValueError(f"grid: {data['grid']!r}, expected three numbers of tokens")
+    candidates = tuple(pattern_from_dict(pattern) for pattern in data["candidates"])
+    densities = tuple(float(value) for value in data["densities"])
+    if not candidates or candidates[0].kind != "dense" or len(candidates) != len(densities):
+        raise ValueError("candidates: expected dense first and one density for each")
+    bands = tuple((float(high), float(low)) for high, low in data["bands"])
+    return ProfileHeader(**{
+        **data, "candidates": candidates, "densities": densities, "bands": bands,
+        "grid": tuple(data["grid"]), "prompts": tuple(str(prompt) for prompt in data["prompts"]),
+    })  # fmt: skip

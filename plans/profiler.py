@@ -1,0 +1,144 @@
+"""Measures a profile while a model generates: one call per attention layer and step.
+
+`flow="dense"` leaves the model's own output alone. `flow="sequential"` is Algorithm 1 of Sparse-vDiT: the pattern
+chosen for each head at once replaces its output, so that later layers and steps see the errors of earlier ones.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..kernels.attention import sparse_attention
+from ..kernels.grid import TokenGrid
+from ..kernels.lists import TileListBuilder, TileLists
+from ..kernels.patterns import Dense, Pattern
+from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from .errors import CandidateJudge
+from .profile import FLOWS, MEASURES, Profile, ProfileHeader
+from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice
+from .versions import installed_versions
+
+
+class Profiler:
+    """Collects the errors of all candidates over the observations of one or more generations.
+
+    Args:
+        candidates: patterns to judge; dense is put first when it is not there.
+        bands: (sigma_high, sigma_low) in falling order; observations outside all bands only pass through.
+        rows: query rows sampled per observation and head.
+        lam, epsilon: lambda and epsilon of the paper's Eq. 2 and 3, used by sequential flow alone.
+
+    Raises:
+        ValueError: an unknown flow, no band, or bands out of order.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        model: str,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        candidates: Sequence[Pattern],
+        bands: Sequence[tuple[float, float]],
+        rows: int = 256,
+        query_tile: int = QUERY_TILE,
+        key_tile: int = KEY_TILE,
+        flow: str = "dense",
+        seed: int = 0,
+        prompts: Sequence[str] = (),
+        lam: float = DEFAULT_LAMBDA,
+        epsilon: float = DEFAULT_EPSILON,
+    ):
+        if flow not in FLOWS:
+            raise ValueError(f"flow is {flow!r}, expected one of {', '.join(FLOWS)}")
+        if not bands or any(high <= low for high, low in bands) or list(bands) != sorted(bands, reverse=True):
+            raise ValueError(f"bands are {list(bands)!r}, expected (high, low) pairs in falling order")
+        if rows < 1:
+            raise ValueError(f"rows is {rows}, expected at least 1 query row to sample")
+        self.names = {"family": family, "model": model, "layers": layers, "heads": heads, "head_dim": head_dim}
+        self.candidates = (Dense(), *(p for p in candidates if not isinstance(p, Dense)))
+        self.bands, self.rows, self.flow, self.prompts = tuple(bands), rows, flow, tuple(prompts)
+        self.tiles = {"query_tile": query_tile, "key_tile": key_tile}
+        self.lam, self.epsilon, self.seed = lam, epsilon, seed
+        self.grid: TokenGrid | None = None
+        self.judge: CandidateJudge | None = None
+        self.lists: TileLists | None = None
+        self.generator = torch.Generator().manual_seed(seed)
+        self.projected = True
+        shape = (len(self.bands), layers, heads, len(self.candidates))
+        self.sums = {name: torch.zeros(shape, dtype=torch.float64) for name in MEASURES}
+        self.votes = torch.zeros(shape, dtype=torch.float64)
+        self.samples = torch.zeros(shape[:2], dtype=torch.int64)
+
+    @torch.no_grad()
+    def observe(
+        self, layer: int, sigma: float, q: Tensor, k: Tensor, v: Tensor, grid: TokenGrid, gram: Tensor | None
+    ) -> Tensor | None:
+        """Judge all candidates on one attention call.
+
+        Args:
+            q, k, v: (B, S, H, D).
+            gram: (H, D, D), W_O^T W_O of each head's columns of the output projection; None for plain ||dO||^2.
+
+        Returns:
+            None in dense flow, where the caller runs its own attention; else the output (B, S, H, D) that flows on.
+
+        Raises:
+            ValueError: another token grid than the first call's; a profile is of one grid.
+        """
+        band = next((n for n, (high, low) in enumerate(self.bands) if low < sigma <= high), None)
+        if band is None:
+            return None
+        self._bind(grid, q.device)
+        errors = self.judge.errors(q, k, v, gram, self.generator)
+        for name in MEASURES:
+            self.sums[name][band, layer] += getattr(errors, name)
+        self.samples[band, layer] += 1
+        self.projected &= gram is not None
+        if self.flow == "dense":
+            return None
+        chosen = paper_choice(errors.mse, torch.tensor(self.lists.densities), self.lam, self.epsilon)
+        self.votes[band, layer, torch.arange(len(chosen)), chosen] += 1
+        return sparse_attention(q, k, v, self.lists, chosen.tolist())
+
+    def profile(self) -> Profile:
+        """The means over everything observed so far.
+
+        Raises:
+            ValueError: nothing was observed yet.
+        """
+        if self.grid is None:
+            raise ValueError("nothing was observed: no attention call was recognised, or no step lay in a band")
+        header = ProfileHeader(
+            **self.names,
+            **self.tiles,
+            grid=self.grid.shape,
+            candidates=self.candidates,
+            densities=self.lists.densities,
+            bands=self.bands,
+            flow=self.flow,
+            projected=self.projected,
+            parameters={"rows": self.rows, "seed": self.seed, "lambda": self.lam, "epsilon": self.epsilon},
+            prompts=self.prompts,
+            versions=installed_versions(),
+            date=datetime.date.today().isoformat(),
+        )
+        count = self.samples.clamp_min(1)[..., None, None]
+        measures = {name: total / count for name, total in self.sums.items()}
+        return Profile(header, measures, self.votes.clone(), self.samples.clone())
+
+    def _bind(self, grid: TokenGrid, device: torch.device) -> None:
+        if self.grid is None:
+            self.grid = grid
+            self.judge = CandidateJudge(grid, self.candidates, self.rows, **self.tiles)
+            builder = TileListBuilder(grid, **self.tiles)
+            for pattern in self.candidates:
+                builder.add(pattern)
+            self.lists = builder.build().to(device)
+        elif grid != self.grid:
+            raise ValueError(f"token grid changed from {self.grid} to {grid}; profile one size at a time")

@@ -1,0 +1,59 @@
+"""Sampling and loading of the small Wan: Euler steps along the flow, with guidance, as ComfyUI's KSampler does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .model import LATENT_CHANNELS, AttentionHook, SmallWan, dense_attention
+
+WEIGHTS = Path(__file__).with_name("small_wan.safetensors")
+SHIFT = 3.0  # of the sigma schedule towards noise
+GUIDANCE = 3.0
+
+
+def load_model(file: Path = WEIGHTS) -> SmallWan:
+    """The trained model in fp32, ready to sample."""
+    model = SmallWan()
+    model.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+    return model.eval().requires_grad_(False)
+
+
+def sigma_schedule(steps: int) -> Tensor:
+    """Noise levels (steps + 1,) from 1 to 0, shifted towards noise."""
+    linear = torch.linspace(1, 0, steps + 1)
+    return SHIFT * linear / (1 + (SHIFT - 1) * linear)
+
+
+@torch.inference_mode()
+def sample(
+    model: SmallWan,
+    context: Tensor,
+    grid: tuple[int, int, int],
+    steps: int = 20,
+    seed: int = 0,
+    attention: Callable[[float], AttentionHook] | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Latents (B, 16, T, 2H, 2W) for context (B, L, 4096) on a token grid (T, H, W).
+
+    `attention(sigma)` gives the hook for each step; the words' and the wordless half of the guidance run as one batch.
+    """
+    frames, height, width = grid
+    shape = (context.shape[0], LATENT_CHANNELS, frames, 2 * height, 2 * width)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    sigmas = sigma_schedule(steps).tolist()
+    both = torch.cat([context, torch.zeros_like(context)])
+    for sigma, following in itertools.pairwise(sigmas):
+        hook = attention(sigma) if attention else dense_attention
+        timestep = torch.full((2 * len(x),), 1000 * sigma)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            words, wordless = model(torch.cat([x, x]), timestep, both, hook).float().chunk(2)
+        x = x + (following - sigma) * (wordless + GUIDANCE * (words - wordless))
+        on_step()
+    return x

@@ -1,0 +1,150 @@
+"""Trains the small Wan by flow matching (velocity = noise - video), as Wan does.
+
+    python -m small_wan.train --minutes 110 --out runs/small_wan      # from tests/; resumes when the folder has a run
+
+Saves `checkpoint.pt` (to resume), `loss.csv` (step, seconds, mean loss since the last line) and, at the end or with
+`--export`, the averaged weights in fp16 as ComfyUI loads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .model import SmallWan
+from .video import sample_batch
+
+# (frames, latent height, latent width, batch): about 5,000 tokens each, odd sizes among them
+SHAPES = ((5, 16, 24, 10), (7, 18, 22, 7), (5, 24, 32, 5), (9, 16, 24, 6), (9, 24, 32, 3))
+LOG_EVERY = 50
+EMA_DECAY = 0.998
+
+
+def noisy(latent: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Noisy latents, timesteps (B,) in 0..1000 and target velocity; times logit-normal, shifted towards noise."""
+    time_ = torch.sigmoid(torch.randn(latent.shape[0], generator=generator) + 0.7)
+    noise = torch.randn(latent.shape, generator=generator)
+    t = time_.view(-1, 1, 1, 1, 1)
+    return (1 - t) * latent + t * noise, 1000 * time_, noise - latent
+
+
+def make_optimizers(model: SmallWan) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for everything else."""
+    matrices = [
+        p for n, p in model.named_parameters() if n.startswith("blocks.") and n.endswith("weight") and p.ndim == 2
+    ]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+class Run:
+    """Everything that a training resumes from."""
+
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.seed = folder, seed
+        torch.manual_seed(seed)
+        self.model = SmallWan()
+        self.average = copy.deepcopy(self.model)
+        self.optimizers = make_optimizers(self.model)
+        self.peak_lr = [o.param_groups[0]["lr"] for o in self.optimizers]
+        self.step, self.seconds, self.log = 0, 0.0, []
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "checkpoint.pt").exists():
+            self.resume()
+
+    def resume(self) -> None:
+        state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "log": self.log,
+        }
+        part = self.folder / "checkpoint.part"
+        torch.save(state, part)
+        part.replace(self.folder / "checkpoint.pt")  # never half a checkpoint
+        lines = [f"{step},{seconds:.0f},{loss:.5f}" for step, seconds, loss in self.log]
+        (self.folder / "loss.csv").write_text("\n".join(["step,seconds,loss", *lines]) + "\n")
+
+    def train_step(self, progress: float, compiled: torch.nn.Module) -> float:
+        """One step on a batch that depends on seed and step number alone; returns the loss."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_000 + self.step)
+        frames, height, width, batch = SHAPES[self.step % len(SHAPES)]
+        latent, context = sample_batch(batch, frames, height, width, generator)
+        keep = torch.rand(batch, generator=generator) > 0.1  # the rest learns to do without words, for guidance
+        noised, timestep, target = noisy(latent, generator)
+        rate = min(1.0, self.step / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+        for optimizer, peak in zip(self.optimizers, self.peak_lr, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * rate
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            velocity = compiled(noised, timestep, context * keep[:, None, None])
+        loss = F.mse_loss(velocity.float(), target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        decay = min(EMA_DECAY, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+        return loss.item()
+
+
+def export(model: SmallWan, file: Path, run: Run) -> None:
+    """Weights in fp16 with the keys of a Wan 2.1 checkpoint."""
+    tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, file, metadata={"seed": str(run.seed), "steps": str(run.step), "seconds": f"{run.seconds:.0f}"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=110, help="whole training, resumed parts included")
+    parser.add_argument("--out", type=Path, default=Path("runs/small_wan"))
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler")
+    parser.add_argument("--export", type=Path, help="write the averaged weights here and train no further")
+    args = parser.parse_args()
+    run = Run(args.out, args.seed)
+    if args.export:
+        export(run.average, args.export, run)
+        return
+    compiled = torch.compile(run.model, dynamic=False) if args.compile else run.model
+    limit, start, recent = 60 * args.minutes, time.time() - run.seconds, []
+    while run.seconds < limit:
+        recent.append(run.train_step(run.seconds / limit, compiled))
+        run.seconds = time.time() - start
+        if run.step % LOG_EVERY == 0:
+            run.log.append((run.step, run.seconds, sum(recent) / len(recent)))
+            print(f"step {run.step}  {run.seconds:.0f} s  loss {run.log[-1][2]:.4f}", flush=True)
+            recent = []
+        if run.step % (4 * LOG_EVERY) == 0:
+            run.save()
+    run.save()
+    export(run.average, args.out / "small_wan.safetensors", run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Profiles on disk: round trip, merging, and files that are not what they say."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.plans.profile import MEASURES, merge_profiles
+from sparse_vdit.plans.profile_files import ProfileError, load_profile, save_profile
+from sparse_vdit.plans.profiler import Profiler
+
+GRID = TokenGrid(5, 7, 9, prefix=3)
+
+
+def make_profile(seed=0, prompt="a red disc", flow="dense"):
+    candidates = [Skip(), Diagonal(1, 0.25), MultiDiagonal(0.1, None), VerticalStripe()]
+    profiler = Profiler("wan", "toy", 2, 3, 16, candidates, [(1.0, 0.5), (0.5, 0.0)], rows=24, query_tile=32,
+                        key_tile=16, prompts=[prompt], flow=flow)  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    for layer, sigma in ((0, 0.9), (1, 0.9), (0, 0.3), (1, 0.3)):
+        q, k, v = (torch.randn(1, GRID.tokens, 3, 16, generator=generator) for _ in range(3))
+        profiler.observe(layer, sigma, q, k, v, GRID, torch.eye(16).expand(3, 16, 16))
+    return profiler.profile()
+
+
+def assert_same(first, second):
+    assert first.header == second.header
+    for name in MEASURES:
+        assert torch.equal(first.measures[name], second.measures[name])
+    assert torch.equal(first.votes, second.votes)
+    assert torch.equal(first.samples, second.samples)
+
+
+@pytest.mark.parametrize("flow", ["dense", "sequential"])
+def test_round_trip(tmp_path, flow):
+    profile = make_profile(flow=flow)
+    assert_same(load_profile(save_profile(profile, tmp_path / "a.safetensors")), profile)
+
+
+def test_saving_never_overwrites_silently(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save_profile(make_profile(0), file)
+    before = file.read_bytes()
+    save_profile(make_profile(0), file)
+    with pytest.raises(FileExistsError, match=r"a\.safetensors"):
+        save_profile(make_profile(1), file)
+    assert file.read_bytes() == before
+    save_profile(make_profile(1), file, overwrite=True)
+    assert_same(load_profile(file), make_profile(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_merged_profile_is_the_mean_over_all_observations():
+    first, second = make_profile(0, "a"), make_profile(1, "b")
+    third = make_profile(2, "b")
+    merged = merge_profiles(merge_profiles(first, second), third)
+    assert merged.header.prompts == ("a", "b")
+    assert (merged.samples == 3).all()
+    for name in MEASURES:
+        mean = (first.measures[name] + second.measures[name] + third.measures[name]) / 3
+        torch.testing.assert_close(merged.measures[name], mean)
+
+
+def test_profiles_of_other_grids_do_not_merge():
+    profile = make_profile()
+    other = replace(profile, header=replace(profile.header, grid=(5, 7, 10)))
+    with pytest.raises(ValueError, match="grid differs"):
+        merge_profiles(profile, other)
+
+
+def _about(change):
+    def apply(tensors, metadata):
+        about = json.loads(metadata["profile"])
+        change(about)
+        metadata["profile"] = json.dumps(about)
+
+    return apply
+
+
+def _header(change):
+    return _about(lambda about: change(about["header"]))
+
+
+BROKEN = {
+    "a missing tensor": (lambda t, m: t.pop("mse"), "'mse'"),
+    "a tensor of another shape": (lambda t, m: t.update(mse=torch.zeros(2, 2, 3, 4)), "mse"),
+    "infinite errors": (lambda t, m: t["relative"].fill_(torch.inf), "relative has values that are not finite"),
+    "another format": (_about(lambda a: a.update(format="plan")), "'plan'"),
+    "a newer version": (_about(lambda a: a.update(version=2)), ", 2"),
+    "no metadata": (lambda t, m: m.clear(), "'profile'"),
+    "half a header": (lambda t, m: m.update(profile=m["profile"][:50]), "'profile'"),
+    "a list": (lambda t, m: m.update(profile="[1]"), "format and version"),
+    "an unknown field": (_header(lambda h: h.update(extra=1)), "extra"),
+    "a lacking field": (_header(lambda h: h.pop("bands")), "bands"),
+    "layers as text": (_header(lambda h: h.update(layers="2")), "layers"),
+    "an unknown flow": (_header(lambda h: h.update(flow="upwards")), "flow"),
+    "an unknown pattern": (_header(lambda h: h["candidates"][1].update(kind="spiral")), "spiral"),
+    "dense not first": (_header(lambda h: h["candidates"].reverse()), "dense first"),
+    "a grid of two axes": (_header(lambda h: h.update(grid=[5, 7])), "grid"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN.values(), ids=BROKEN.keys())
+def test_broken_profiles(tmp_path, change, message):
+    good = save_profile(make_profile(), tmp_path / "good.safetensors")
+    tensors = load_file(good)
+    with safe_open(good, "pt") as file:
+        metadata = file.metadata()
+    change(tensors, metadata)
+    save_file(tensors, tmp_path / "broken.safetensors", metadata=metadata or None)
+    with pytest.raises(ProfileError, match=message) as caught:
+        load_profile(tmp_path / "broken.safetensors")
+    assert "broken.safetensors" in str(caught.value)
+
+
+def test_files_that_are_no_profiles(tmp_path):
+    (tmp_path / "text.safetensors").write_text("not safetensors")
+    for name in ("text.safetensors", "absent.safetensors"):
+        with pytest.raises(ProfileError, match=name):
+            load_profile(tmp_path / name)
+
+
+def test_nothing_observed_is_said():
+    with pytest.raises(ValueError, match="nothing was observed"):
+        Profiler("wan", "toy", 1, 1, 16, [Dense()], [(1.0, 0.0)]).profile()
