@@ -6,17 +6,16 @@ it is ever used as a path.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import stat
-import uuid
 from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
 from ..kernels.patterns import Pattern, pattern_from_dict
 from .plan import Band, Plan, Provenance
+from .writing import write_new
 
 FORMAT, VERSION = "sparse-vdit-plan", 1
 MOST_BYTES = 4_000_000
@@ -102,59 +101,6 @@ def save_plan(plan: Plan, path: str | os.PathLike, overwrite: bool = False) -> P
     text = plan_to_json(plan)
     plan_from_json(text, path.name)
     return write_new(path, text.encode(), overwrite)
-
-
-def write_new(path: Path, content: bytes, overwrite: bool = False) -> Path:
-    """Write a file whole or not at all; one that already has this content is left alone.
-
-    Raises:
-        FileExistsError: the file has other content and `overwrite` is False.
-        OSError: the folder is not there or cannot be written.
-    """
-    if _holds(path, content):
-        return path
-    if path.exists() and not overwrite:
-        raise _exists(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _publish(temporary, path, overwrite)
-    except FileExistsError:
-        if not _holds(path, content):  # another saver was faster, with other content
-            raise _exists(path) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return path
-
-
-def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
-    """Give the finished file its name in one step; FileExistsError if there is one and it must stay."""
-    if overwrite:
-        os.replace(temporary, path)
-        return
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except (OSError, NotImplementedError, AttributeError):  # no hard links here: reserve the name, then fill it
-        open(path, "xb").close()
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            path.unlink()
-            raise
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
-
-
-def _exists(path: Path) -> FileExistsError:
-    return FileExistsError(f"{path}: another file has this name, choose a new one or allow overwriting")
 
 
 def _open_regular(path: Path) -> BinaryIO:

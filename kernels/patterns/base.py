@@ -55,10 +55,12 @@ class Pattern(ABC):
         return picture
 
 
-def check_fraction(name: str, value: object) -> None:
-    """Raise ValueError unless value is None or a number in 0..1."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1):
-        raise ValueError(f"{name} is {value!r}, expected null or a number from 0 to 1")
+def check_fraction(name: str, value: object, optional: bool = True) -> None:
+    """Raise ValueError unless value is a number in 0..1, or None where that is allowed."""
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value!r}, expected {'null or ' if optional else ''}a number from 0 to 1")
 
 
 def check_count(name: str, value: object, most: int) -> None:

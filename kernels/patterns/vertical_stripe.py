@@ -33,7 +33,7 @@ class VerticalStripe(Pattern):
             if not isinstance(box, (list, tuple)) or len(box) != 6:
                 raise ValueError(f"columns[{number}] is {box!r}, expected six fractions (t0, t1, h0, h1, w0, w1)")
             for value in box:
-                check_fraction(f"columns[{number}] has a bound that", 2 if value is None else value)
+                check_fraction(f"columns[{number}]: a bound", value, optional=False)
             if any(low > high for low, high in zip(box[::2], box[1::2], strict=True)):
                 raise ValueError(f"columns[{number}] is {box!r}, a lower bound is above its upper bound")
         object.__setattr__(self, "columns", tuple(tuple(box) for box in self.columns))

@@ -1,0 +1,238 @@
+"""The seven nodes in a real ComfyUI: how they are described, and the way from a profile to a sparse video."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from comfyui.installation import ROOT
+from comfyui.prompts import base, ksampler, node, patch, profiled
+from comfyui.results import PLANS, counts, latents, report
+from comfyui.server import PromptError, Server
+from sparse_vdit.plans.files import load_plan
+from sparse_vdit.plans.profile_files import load_profile
+
+pytestmark = pytest.mark.comfyui
+pytest_plugins = ["comfyui.fixtures"]
+
+NODES = {
+    "SparseVDiTPatchModel": (["MODEL"], {"model": "MODEL", "plan": "SPARSE_VDIT_PLAN"}),
+    "SparseVDiTLoadPlan": (["SPARSE_VDIT_PLAN"], {}),
+    "SparseVDiTSavePlan": (["SPARSE_VDIT_PLAN"], {"plan": "SPARSE_VDIT_PLAN"}),
+    "SparseVDiTProfileHeads": (
+        ["LATENT", "SPARSE_VDIT_PROFILE"],
+        {
+            "noise": "NOISE",
+            "guider": "GUIDER",
+            "sampler": "SAMPLER",
+            "sigmas": "SIGMAS",
+            "latent_image": "LATENT",
+            "previous_profile": "SPARSE_VDIT_PROFILE",
+        },
+    ),
+    "SparseVDiTSearchPlan": (["SPARSE_VDIT_PLAN"], {"profile": "SPARSE_VDIT_PROFILE"}),
+    "SparseVDiTPreviewPlan": (["IMAGE", "STRING"], {"plan": "SPARSE_VDIT_PLAN"}),
+    "SparseVDiTCompareVideos": (["STRING", "IMAGE"], {"reference": "IMAGE", "video": "IMAGE"}),
+}
+
+
+def inputs(description: dict) -> Iterator[tuple[str, list]]:
+    """(name, [type, options]) of all inputs, those of dynamic combos included."""
+    for kind in ("required", "optional"):
+        for name, value in description.get(kind, {}).items():
+            yield name, value
+            for option in value[1].get("options", ()) if len(value) > 1 else ():
+                if isinstance(option, dict):
+                    yield from inputs(option["inputs"])
+
+
+def test_seven_nodes_with_frozen_ids_and_a_tooltip_on_everything(server: Server) -> None:
+    info = server.get("/object_info")
+    assert {name for name in info if name.startswith("SparseVDiT")} == set(NODES)
+    for name, (outputs, sockets) in NODES.items():
+        described = info[name]
+        assert described["category"] == "model/patch/Sparse-vDiT"
+        assert described["output"] == outputs
+        assert described["description"]
+        assert described["search_aliases"]
+        assert all(described["output_tooltips"]), name
+        found = dict(inputs(described["input"]))
+        assert {key: found[key][0] for key in sockets} == sockets
+        for key, value in found.items():
+            assert value[1].get("tooltip"), f"{name}.{key} has no tooltip"
+
+
+def search(rule: str = "budget: density", **options: float) -> dict:
+    """The search node; options of the rule carry its name, as the frontend sends them."""
+    values = {f"rule.{name}": value for name, value in (options or {"density": 0.8}).items()}
+    return node("SparseVDiTSearchPlan", profile=("profile", 0 + 1), rule=rule, **values)
+
+
+def test_profile_search_save_load_patch(server: Server) -> None:
+    """The whole way, in two workflows as a user would run them."""
+    before = len(server.log_text())
+    outputs = server.run(
+        {
+            **base(),
+            **profiled(bands=2),
+            "search": search(),
+            "keep": node(
+                "SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="mine", overwrite=False
+            ),
+            "show": node("SparseVDiTPreviewPlan", plan=("keep", 0)),
+        }
+    )
+    assert "measured 16 calls" in report(server, before)
+    assert outputs["keep"]["text"] == ["saved mine.json, mine.safetensors"]
+    assert "4 layers of 3 heads x 128" in outputs["show"]["text"][0]
+    assert outputs["show"]["images"]
+    plan = load_plan(server.base / PLANS / "mine.json")
+    profile = load_profile(server.base / PLANS / "mine.safetensors")
+    assert len(plan.bands) == 2
+    assert plan.grid == profile.header.grid == (5, 8, 11)
+    assert profile.header.prompts == ("scene 3",)
+    assert profile.header.projected
+    assert plan.density() <= 0.8
+
+    assert (
+        "user/mine"
+        in server.get("/object_info/SparseVDiTLoadPlan")["SparseVDiTLoadPlan"]["input"]["required"]["plan_name"][1][
+            "options"
+        ]
+    )
+    before = len(server.log_text())
+    load = {"plan": node("SparseVDiTLoadPlan", plan_name="user/mine")}
+    latents(server, {**base(), **load, "patch": patch(("plan", 0)), "sampler": ksampler(("patch", 0))})
+    assert counts(report(server, before))[0] > 0
+
+    with pytest.raises(PromptError, match="this name"):
+        server.run(
+            {
+                **base(),
+                **profiled(),
+                "search": search(),
+                "keep": node("SparseVDiTSavePlan", plan=("search", 0), file_name="mine", overwrite=False),
+            }
+        )
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"), [("budget: error", {"error": 0.1}), ("paper", {"lam": 0.5, "epsilon": 1.0})]
+)
+def test_the_other_rules(server: Server, rule: str, options: dict) -> None:
+    show = node("SparseVDiTPreviewPlan", plan=("search", 0))
+    outputs = server.run({**base(), **profiled(steps=2), "search": search(rule, **options), "show": show})
+    assert "mean density" in outputs["show"]["text"][0]
+
+
+def test_profiling_leaves_the_video_alone_and_previous_profiles_add_up(server: Server) -> None:
+    plain = {
+        **base(),
+        **profiled(),
+        "sampled": node(
+            "SamplerCustomAdvanced",
+            noise=("noise", 0),
+            guider=("guider", 0),
+            sampler=("sampler", 0),
+            sigmas=("sigmas", 0),
+            latent_image=("latent", 0),
+        ),
+    }
+    plain.pop("profile")
+    truth = latents(server, plain, "sampled")
+    assert (latents(server, {**base(), **profiled()}, "profile") == truth).all()
+    again = profiled()["profile"]
+    again["inputs"]["previous_profile"] = ["profile", 1]
+    keep = {
+        "search": node("SparseVDiTSearchPlan", profile=("again", 1), rule="budget: density", **{"rule.density": 0.9}),
+        "keep": node("SparseVDiTSavePlan", plan=("search", 0), profile=("again", 1), file_name="both", overwrite=True),
+    }
+    server.run({**base(), **profiled(), "again": again, **keep})
+    assert load_profile(server.base / PLANS / "both.safetensors").samples.tolist() == [[8, 8, 8, 8]]
+
+
+def test_sequential_flow_runs_sparse_while_measuring(server: Server) -> None:
+    flow = {"flow": "sequential", "flow.lam": 0.5, "flow.epsilon": 1.0}
+    show = node("SparseVDiTPreviewPlan", plan=("search", 0))
+    rule = search("paper", lam=0.5, epsilon=1.0)
+    outputs = server.run({**base(), **profiled(flow, steps=2), "search": rule, "show": show})
+    assert "mean density" in outputs["show"]["text"][0]
+
+
+def test_unknown_model_cannot_be_profiled_and_says_so(server: Server) -> None:
+    with pytest.raises(PromptError, match="heads cannot be measured: VaceWanModel"):
+        latents(server, {**base("vace.safetensors"), **profiled(steps=1)}, "profile")
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", "a\\\\b", "..", "", "C:x", "nul", "x" * 101])
+def test_names_with_path_parts_are_refused(server: Server, name: str) -> None:
+    (server.base / PLANS / "dense_for_names.json").write_text(DENSE_PLAN)
+    load = node("SparseVDiTLoadPlan", plan_name="user/dense_for_names")
+    keep = node("SparseVDiTSavePlan", plan=("load", 0), file_name=name, overwrite=True)
+    files = sorted(server.base.rglob("*.json"))
+    with pytest.raises(PromptError, match="is none that every system can write"):
+        server.run({"load": load, "keep": keep})
+    assert sorted(server.base.rglob("*.json")) == files
+
+
+@pytest.mark.parametrize("name", ["user/../../x", "../server", "/etc/passwd", "user/nothing"])
+def test_only_listed_plans_are_opened(server: Server, name: str) -> None:
+    load = node("SparseVDiTLoadPlan", plan_name=name)
+    with pytest.raises(PromptError, match="is not here"):
+        server.run({"load": load, "show": node("SparseVDiTPreviewPlan", plan=("load", 0))})
+
+
+def test_a_broken_plan_names_its_field(server: Server) -> None:
+    (server.base / PLANS / "broken.json").write_text(DENSE_PLAN.replace('"layers": 1', '"layers": true'))
+    load = node("SparseVDiTLoadPlan", plan_name="user/broken")
+    with pytest.raises(PromptError, match="layers: True is out of range"):
+        server.run({"load": load, "show": node("SparseVDiTPreviewPlan", plan=("load", 0))})
+
+
+def test_compare_videos(server: Server) -> None:
+    def compared(seed: int) -> str:
+        sampler = ksampler(("model", 0), steps=2, seed=seed)
+        prompt = {
+            **base(),
+            "first": ksampler(("model", 0), steps=2, seed=5),
+            "second": sampler,
+            "a": node("TestLatentToFrames", latent=("first", 0)),
+            "b": node("TestLatentToFrames", latent=("second", 0)),
+            "compare": node("SparseVDiTCompareVideos", reference=("a", 0), video=("b", 0), difference_gain=4.0),
+            "shown": node("PreviewImage", images=("compare", 1)),
+        }
+        outputs = server.run(prompt)
+        assert len(outputs["shown"]["images"]) == 5
+        return outputs["compare"]["text"][0]
+
+    assert compared(5) == "identical"
+    assert "PSNR" in compared(6)
+    assert "worst frame" in compared(6)
+
+
+def test_example_workflows_have_only_known_nodes_and_valid_inputs(server: Server) -> None:
+    info = server.get("/object_info")
+    files = sorted((ROOT / "example_workflows").glob("*.json"))
+    assert files
+    for file in files:
+        workflow = json.loads(file.read_text())
+        kinds = {item["id"]: item["type"] for item in workflow["nodes"]}
+        for item in workflow["nodes"]:
+            if item["type"] in ("Note", "MarkdownNote"):
+                continue
+            assert item["type"] in info, f"{file.name}: {item['type']} is unknown"
+            known = dict(inputs(info[item["type"]]["input"]))
+            for socket in item.get("inputs", ()):
+                assert socket["name"] in known, f"{file.name}: {item['type']} has no input {socket['name']}"
+        for number, source, output, target, slot, kind in workflow["links"]:
+            assert info[kinds[source]]["output"][output] == kind, f"{file.name}: link {number}"
+            nodes = {item["id"]: item for item in workflow["nodes"]}
+            assert nodes[target]["inputs"][slot]["link"] == number
+
+
+DENSE_PLAN = """{"format": "sparse-vdit-plan", "version": 1, "family": "wan", "layers": 1, "heads": 1,
+ "head_dim": 128, "grid": [1, 1, 1], "grade": "prior", "patterns": [{"kind": "dense", "order": "flat"}],
+ "bands": [{"sigma_high": 1.0, "sigma_low": 0.0, "heads": [[0]]}],
+ "provenance": {"model": "", "rule": "", "parameters": {}, "prompts": [], "versions": {}, "date": "", "source": "",
+  "notes": ""}}"""

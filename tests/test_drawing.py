@@ -1,0 +1,74 @@
+"""Pictures of plans and patterns: right size, right colours in the right places."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from sample_plans import large_plan, small_plan
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.plans.drawing import COLOURS, draw_pattern, draw_plan, shaded_colour
+from sparse_vdit.plans.plan import Band, uniform_plan
+
+pytest.importorskip("PIL")
+
+
+def test_plan_map_has_a_cell_for_each_head():
+    """Heads of 48 pixels, the map 72 pixels from the left: what is drawn in the middle of each cell."""
+    kinds = ("skip", "dense", "diagonal")
+    heads = ((1, 0, 0), (0, 0, 2), (0, 0, 0), (2, 1, 0))
+    alone = uniform_plan("wan", 4, 3, 128, (5, 4, 32), Dense())
+    patterns = (Skip(), Dense(), Diagonal())
+    plan = dataclasses.replace(alone, patterns=patterns, bands=(Band(1, 0, heads),))
+    picture = draw_plan(plan)
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+    dark = (picture == COLOURS["dense"]).all(-1).sum(1)
+    top = int((dark == 47).nonzero()[0][0]) - 1  # the dense head of the first layer, below a hairline
+    # a diagonal head of frames of one tile each computes a fifth of the pairs
+    colours = {**COLOURS, "diagonal": shaded_colour("diagonal", 0.2)}
+    for layer, row in enumerate(heads):
+        for head, number in enumerate(row):
+            y, x = top + 48 * layer + 24, 24 + 72 + 48 * head + 24
+            assert tuple(picture[y, x]) == colours[kinds[number]], (layer, head)
+
+
+@pytest.mark.parametrize("plan", [small_plan(), large_plan(grid=(9, 16, 12))], ids=["4x3", "40x40"])
+def test_plans_of_any_size_are_drawn(plan):
+    picture = draw_plan(plan)
+    assert picture.ndim == 3 and 300 < picture.shape[0] < 2000 and 300 < picture.shape[1] < 2000
+    assert (picture[0] == 255).all() and (picture[:, -1] == 255).all()  # a margin all round
+
+
+@pytest.mark.parametrize("layers, heads, bands", [(1, 1, 1), (60, 24, 1), (512, 256, 1), (2, 3, 64)])
+def test_extreme_plans_are_drawn(layers, heads, bands):
+    table = ((0,) * heads,) * layers
+    plan = uniform_plan("wan", layers, heads, 64, (3, 2, 2), Diagonal())
+    steps = tuple(Band(float(n + 1), float(n), table) for n in reversed(range(bands)))
+    picture = draw_plan(dataclasses.replace(plan, bands=steps))
+    assert max(picture.shape) < 6000
+
+
+def test_lower_density_is_paler():
+    for kind in ("diagonal", "multi_diagonal", "vertical_stripe"):
+        light = [sum(shaded_colour(kind, density)) for density in (0, 0.05, 0.2, 0.5, 1)]
+        assert light == sorted(set(light), reverse=True)
+        assert shaded_colour(kind, 1) == COLOURS[kind]
+
+
+@pytest.mark.parametrize(
+    "pattern", [Dense(), Skip(), Diagonal(), MultiDiagonal(), VerticalStripe()], ids=lambda pattern: pattern.kind
+)
+def test_pattern_picture_shows_every_pair(pattern):
+    """330 + 8 tokens are drawn 1 : 1, so that the picture can be compared with the rule pair by pair."""
+    grid = TokenGrid(5, 11, 6, 5, 3)
+    attended = pattern.draw(grid, 16, 8) == 255
+    picture = draw_pattern(pattern, grid, 16, 8)
+    colour = np.array(COLOURS["dense" if pattern.kind in ("dense", "skip") else pattern.kind], dtype=np.uint8)
+    inked = (picture == colour).all(-1)
+    part = inked[-(338 + 52 + 24) : -(52 + 24), 24 + 72 : 24 + 72 + 338]
+    assert np.array_equal(part, attended.numpy())
+
+
+def test_long_sequences_are_drawn_small():
+    picture = draw_pattern(MultiDiagonal(height=0.1, width=0.1), TokenGrid(9, 30, 40))
+    assert max(picture.shape) < 1000

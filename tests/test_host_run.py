@@ -1,0 +1,227 @@
+"""What the pack decides about a run, without ComfyUI: layouts from shapes, refusals, counting, the report's line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sparse_vdit.kernels.patterns import Dense, Diagonal
+from sparse_vdit.nodes.host import reasons
+from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
+from sparse_vdit.nodes.host.families import WAN, detect
+from sparse_vdit.nodes.host.override import LAYOUT, SEEN, attention_override, refusal
+from sparse_vdit.nodes.host.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.run import Run, current_run, pop_run, push_run
+from sparse_vdit.plans.plan import uniform_plan
+from torch import nn
+
+GRID = (5, 8, 11)
+TOKENS = 5 * 8 * 11
+
+
+class WanModel(nn.Module):
+    """The structure of ComfyUI's model that detection looks at."""
+
+    def __init__(self, patch_size: tuple = (1, 2, 2), ref_conv: object = None):
+        super().__init__()
+        self.patch_size, self.ref_conv, self.num_heads, self.dim = patch_size, ref_conv, 3, 384
+        self.blocks = nn.ModuleList([nn.Identity() for _ in range(4)])
+
+
+class VaceWanModel(WanModel):
+    pass
+
+
+def engine(pattern: object, start: float = 1.0, end: float = 0.0, layers: int = 4) -> PlanEngine:
+    return PlanEngine(uniform_plan("wan", layers, 3, 128, GRID, pattern), start, end, "torch")
+
+
+def qkv(batch: int = 2, tokens: int = TOKENS) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randn(batch, tokens, 384, generator=generator) for _ in range(3)]
+
+
+def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    q, k, v = (split_heads(x, 3, False).transpose(1, 2) for x in (q, k, v))
+    return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+@pytest.fixture
+def run() -> Run:
+    """A current run with a sparse plan, about to run a forward at sigma .5."""
+    run = Run(engine(Diagonal(0)), function=lambda q, k, v, heads, **kwargs: dense(q, k, v))
+    run.reason = run.engine.reason(0.5)
+    push_run(run)
+    yield run
+    pop_run(run)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (WanModel(), None),
+        (VaceWanModel(), "VaceWanModel is a variant of Wan"),
+        (WanModel((1, 1, 1)), "patches of (1, 1, 1)"),
+        (nn.Linear(2, 2), "Linear is no model the pack knows"),
+    ],
+)
+def test_detection_by_structure(model: nn.Module, says: str | None) -> None:
+    family, reason = detect(model)
+    assert (family is WAN) == (says is None)
+    assert says is None or says in reason
+    assert WAN.shape(WanModel()) == (4, 3, 128)
+
+
+@pytest.mark.parametrize(
+    ("shape", "extra", "layout"),
+    [
+        ((2, 16, 5, 16, 22), {}, (5, 8, 11, 0, 0)),
+        ((1, 16, 5, 15, 21), {}, (5, 8, 11, 0, 0)),  # padded up to whole patches
+        ((1, 16, 5, 16, 22), {"time_dim_concat": torch.zeros(1, 16, 2, 16, 22)}, (7, 8, 11, 0, 0)),
+        ((1, 16, 5, 16, 22), {"reference_latent": torch.zeros(1, 16, 16, 22)}, (5, 8, 11, 88, 0)),
+        ((1, 16, 3, 8, 12), {"context_latents": [torch.zeros(1, 16, 1, 8, 12)]}, (3, 4, 6, 0, 24)),
+        ((1, 16, 3, 8, 12), {"context_latents": [torch.zeros(1, 16, 2, 7, 11)] * 2}, (3, 4, 6, 0, 96)),
+    ],
+)
+def test_wan_layout_from_shapes(shape: tuple, extra: dict, layout: tuple) -> None:
+    assert WAN.layout(WanModel(ref_conv=nn.Identity()), shape, extra) == layout
+
+
+def test_wan_layout_without_a_reference_layer_or_with_strange_shapes() -> None:
+    reference = {"reference_latent": torch.zeros(1, 16, 16, 22)}
+    assert WAN.layout(WanModel(), (1, 16, 5, 16, 22), reference) == (5, 8, 11, 0, 0)
+    assert "axes" in WAN.layout(WanModel(), (1, 16, 16, 22), {})
+    strange = {"reference_latent": torch.zeros(1, 16, 1, 16, 22)}
+    assert "axes" in WAN.layout(WanModel(ref_conv=nn.Identity()), (1, 16, 5, 16, 22), strange)
+
+
+def test_refusals_by_static_facts() -> None:
+    q, k, v = qkv()
+    call = {"q": q, "k": k, "v": v, "heads": 3}
+    options = {LAYOUT: (*GRID, 0, 0), "block_index": 1, SEEN: 0}
+    assert refusal(call, options) is None
+    assert refusal({**call, "k": k[:, :7], "v": v[:, :7]}, options) == reasons.CROSS_ATTENTION
+    assert refusal(call, {**options, SEEN: 1}) == reasons.CROSS_ATTENTION  # a text as long as the video
+    assert refusal({**call, "mask": torch.ones(1)}, options) == reasons.MASKED
+    assert refusal({**call, "scale": 0.1}, options) == reasons.OWN_SCALE
+    assert refusal({**call, "enable_gqa": True}, options) == reasons.OWN_SCALE
+    assert refusal(call, {LAYOUT: options[LAYOUT]}) == reasons.NO_LAYER
+    assert refusal(call, {"block_index": 1}) == reasons.UNSEEN_FORWARD
+    assert refusal(call, {**options, LAYOUT: "why not"}) == "why not"
+    assert refusal(call, {**options, LAYOUT: (*GRID, 1, 0)}) == reasons.OTHER_TOKENS
+    assert refusal({**call, "skip_reshape": True}, options) == reasons.OTHER_HEADS
+
+
+def test_dense_decisions_by_noise_level() -> None:
+    plan = engine(Diagonal(0), start=0.9, end=0.2)
+    assert [plan.reason(sigma) for sigma in (0.95, 0.9, 0.2, 0.1)] == [
+        reasons.WARM_UP,
+        None,
+        None,
+        reasons.AFTER_END,
+    ]
+    half = PlanEngine(uniform_plan("wan", 4, 3, 128, GRID, Dense(), sigma_high=0.8, sigma_low=0.4), 1.0, 0.0, "torch")
+    assert half.reason(0.9) == half.reason(0.4) == reasons.NO_BAND
+    assert half.reason(0.5) is None
+
+
+@pytest.mark.parametrize("by_head", [False, True])
+@pytest.mark.parametrize("out_by_head", [False, True])
+def test_layouts_in_and_out(run: Run, by_head: bool, out_by_head: bool) -> None:
+    """(B, S, H*D) and (B, H, S, D) are the same numbers, through the Python way and through the compiled one."""
+    flat = qkv()
+    given = [x.unflatten(-1, (3, 128)).transpose(1, 2) if by_head else x for x in flat]
+    truth = run_attention(*flat, 3, 0, (*GRID, 0, 0), False, False, lambda: pytest.fail("went dense"))
+    if out_by_head:
+        truth = truth.unflatten(-1, (3, 128)).transpose(1, 2)
+    way = run_attention(*given, 3, 0, (*GRID, 0, 0), by_head, out_by_head, lambda: pytest.fail("went dense"))
+    assert torch.equal(way, truth)
+    assert torch.equal(attention_op(*given, 3, 0, *GRID, 0, 0, by_head, out_by_head), truth)
+    assert run.sparse == 3
+    assert merge_heads(truth.transpose(1, 2), True).shape == truth.shape
+
+
+def test_the_op_is_well_behaved(run: Run) -> None:
+    torch.library.opcheck(attention_op, (*qkv(1), 3, 0, *GRID, 0, 0, False, False))
+
+
+def test_override_runs_sparse_and_counts_dense_by_reason(run: Run) -> None:
+    q, k, v = qkv()
+    options = {LAYOUT: (*GRID, 0, 0), SEEN: None}
+    calls = []
+
+    def function(*args: object, **kwargs: object) -> torch.Tensor:
+        calls.append(kwargs)
+        return args[0]
+
+    for layer in range(2):
+        options["block_index"] = layer
+        kwargs = {"heads": 3, "transformer_options": options, "_inside_attn_wrapper": True}
+        attention_override(function, q, k, v, **kwargs)
+        attention_override(function, q, k[:, :7], v[:, :7], **kwargs)
+    assert run.sparse == 2
+    assert run.dense == {reasons.CROSS_ATTENTION: 2}
+    assert run.dense_reasons() == {}
+    assert all(call["_inside_attn_wrapper"] for call in calls)
+    assert len(calls) == 2
+
+
+def test_dense_calls_go_to_the_chained_override(run: Run) -> None:
+    q, k, v = qkv()
+    run.reason = reasons.WARM_UP
+    options = {LAYOUT: (*GRID, 0, 0), "block_index": 0, "sparse_vdit_chained": lambda func, *a, **kw: func(*a, **kw) + 1}
+    out = attention_override(lambda q, *rest, **kwargs: q, q, k, v, heads=3, transformer_options=options)
+    assert torch.equal(out, q + 1)
+    assert run.dense == {reasons.WARM_UP: 1}
+
+
+def test_without_a_run_everything_is_dense() -> None:
+    q, k, v = qkv()
+    assert current_run() is None
+    options = {LAYOUT: (*GRID, 0, 0), "block_index": 0}
+    out = attention_override(lambda q, *rest, **kwargs: q, q, k, v, heads=3, transformer_options=options)
+    assert torch.equal(out, q)
+
+
+def test_all_heads_dense_is_the_models_own_attention() -> None:
+    run = Run(engine(Dense()), function=None)
+    run.reason = run.engine.reason(0.5)
+    assert run.attend(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv())) is None
+    assert run.dense == {reasons.DENSE_HEADS: 1}
+
+
+def test_output_that_is_not_finite_is_noticed(run: Run) -> None:
+    q, k, v = qkv()
+    v[0, 5] = torch.inf
+    run.attend(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in (q, k, v)))
+    assert run.take_unfinished()
+    assert not run.take_unfinished()
+
+
+def test_report_line() -> None:
+    run = Run(None, None)
+    run.dense.update({reasons.WARM_UP: 24, reasons.CROSS_ATTENTION: 120})
+    run.sparse, run.density_sum, run.backend, run.seconds = 96, 96 * 0.31, "torch", 1.234
+    assert run.report() == (
+        "Sparse-vDiT: 96 sparse / 24 dense calls (warm-up 24), mean density 0.31, backend torch, "
+        "1234 ms in sparse attention"
+    )
+    run.note("said once")
+    run.note("said once")
+    assert run.report().endswith("; said once")
+    assert Run(None, None, refusal="why").report() == "Sparse-vDiT: everything runs dense: why"
+
+
+def test_every_reason_is_a_text_of_its_own() -> None:
+    texts = [value for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str)]
+    assert len(set(texts)) == len(texts) > 10
+
+
+def test_runs_nest_and_free_twice(run: Run) -> None:
+    inner = Run(engine(Dense()), None)
+    push_run(inner)
+    assert current_run() is inner
+    pop_run(inner)
+    pop_run(inner)
+    assert current_run() is run
+    run.free()
+    run.free()

@@ -1,0 +1,181 @@
+"""The house's rules: nodes -> plans -> kernels, ComfyUI under nodes/ alone, and a pack that works in any folder."""
+
+import ast
+import shutil
+import subprocess
+import sys
+
+import pytest
+from load_pack import ROOT
+
+LAYERS = ("kernels", "plans", "nodes")
+MAY_USE = {
+    "kernels": {"kernels"},
+    "plans": {"plans", "kernels"},
+    "nodes": {"nodes", "plans", "kernels"},
+    "": {"nodes"},  # the door
+}
+LIBRARIES = {
+    "kernels": {"torch", "triton"},
+    "plans": {"torch", "numpy", "safetensors", "PIL"},
+    "": set(),
+}
+OF_COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "execution"}
+OWN = {"kernels", "plans", "sparse_vdit"}  # `nodes` by itself is ComfyUI's own module
+
+
+def layer_of(path):
+    """The layer that a file (relative to the pack) is part of; the door is ''. None for tests and tools."""
+    top = path.split("/")[0] if "/" in path else ""
+    return top if top in LAYERS or path == "__init__.py" else None
+
+
+def relative_targets(path, node):
+    """Paths in the pack, as tuples of names, that a relative import reaches for; None above the pack."""
+    package = path.split("/")[:-1]
+    if node.level - 1 > len(package):
+        return None
+    base = tuple(package[: len(package) - (node.level - 1)])
+    base += tuple(node.module.split(".")) if node.module else ()
+    return [base] if node.module else [(*base, alias.name) for alias in node.names]
+
+
+def violations(path, source):
+    """What a file's imports break, in words; `path` is relative to the pack, with slashes."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            found += _relative(path, node)
+        elif isinstance(node, ast.ImportFrom):
+            found += _absolute(path, node.module)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                found += _absolute(path, alias.name)
+    return found
+
+
+def _relative(path, node):
+    layer = layer_of(path)
+    targets = relative_targets(path, node)
+    if targets is None:
+        return [f"{path}: imports from above the pack"]
+    if layer is None:
+        return [f"{path}: imports the pack relatively, use sparse_vdit"] if {t[0] for t in targets} & {*LAYERS} else []
+    return [f"{path}: imports {'.'.join(t)}" for t in targets if t[0] not in MAY_USE[layer]]
+
+
+def _absolute(path, name):
+    layer, top = layer_of(path), name.split(".")[0]
+    if layer is None:
+        return [f"{path}: imports {name} absolutely"] if top in ("kernels", "plans") else []
+    if top in OWN:
+        return [f"{path}: imports its own pack absolutely, {name}"]
+    if layer == "nodes" or top in sys.stdlib_module_names:
+        return []
+    if top in OF_COMFYUI or top.startswith("comfy") or top == "nodes":
+        return [f"{path}: imports {name} of ComfyUI outside nodes/"]
+    return [] if top in LIBRARIES[layer] else [f"{path}: imports {name}, which {layer or 'the door'} must not need"]
+
+
+def python_files():
+    skipped = {".git", "__pycache__", ".venv", "runs", "node_modules"}
+    for path in sorted(ROOT.rglob("*.py")):
+        relative = path.relative_to(ROOT)
+        if not skipped & {*relative.parts}:
+            yield relative.as_posix()
+
+
+@pytest.mark.parametrize("path", [*python_files()])
+def test_imports_run_one_way(path):
+    assert violations(path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+def test_all_layers_are_checked():
+    assert {"kernels", "plans", ""} <= {layer_of(path) for path in python_files()}
+
+
+@pytest.mark.parametrize(
+    "path, source",
+    [
+        ("kernels/a.py", "from ..plans.plan import Plan"),
+        ("kernels/a.py", "from .. import plans"),
+        ("kernels/patterns/a.py", "from ... import nodes"),
+        ("kernels/patterns/a.py", "from ....x import y"),
+        ("kernels/a.py", "from .. import __init__"),
+        ("kernels/a.py", "import numpy as np"),
+        ("kernels/a.py", "def f():\n    import comfy.model_management"),
+        ("kernels/a.py", "import kernels.grid"),
+        ("kernels/a.py", "from sparse_vdit.kernels.grid import TokenGrid"),
+        ("plans/a.py", "from ..nodes.host import x"),
+        ("plans/a.py", "import folder_paths"),
+        ("plans/a.py", "from comfy_api.latest import io"),
+        ("plans/a.py", "from server import PromptServer"),
+        ("plans/a.py", "import nodes"),
+        ("plans/a.py", "import requests"),
+        ("plans/a.py", "try:\n    import triton\nexcept ImportError:\n    pass"),
+        ("nodes/a.py", "from plans.plan import Plan"),
+        ("nodes/a.py", "from ...other_pack import x"),
+        ("__init__.py", "from .kernels import grid"),
+        ("__init__.py", "import torch"),
+        ("__init__.py", "import comfy"),
+        ("tests/test_a.py", "from kernels.grid import TokenGrid"),
+        ("benchmarks/a.py", "from ..kernels.grid import TokenGrid"),
+    ],
+)
+def test_the_check_finds(path, source):
+    assert len(violations(path, source)) == 1
+
+
+@pytest.mark.parametrize(
+    "path, source",
+    [
+        ("kernels/a.py", "import math, torch\nimport triton.language as tl\nfrom .grid import TokenGrid"),
+        ("kernels/patterns/a.py", "from ..grid import TokenGrid\nfrom .base import Pattern\nfrom . import window"),
+        ("kernels/patterns/a.py", "from ... import kernels"),
+        ("plans/a.py", "import numpy\nfrom PIL import Image\nfrom ..kernels.grid import TokenGrid\nfrom . import plan"),
+        ("nodes/host/a.py", "import comfy.utils, folder_paths, nodes\nfrom ...plans.plan import Plan"),
+        ("__init__.py", "from .nodes import x"),
+        ("tests/test_a.py", "import sparse_vdit, numpy, comfy\nfrom load_pack import ROOT\nfrom . import sample"),
+    ],
+)
+def test_the_check_allows(path, source):
+    assert violations(path, source) == []
+
+
+# ComfyUI imports a pack from its folder's path, under a module name made from that path
+LOAD = """
+import importlib, importlib.util, pathlib, sys
+
+folder = pathlib.Path(sys.argv[1])
+name = str(folder).replace(".", "_x_")
+spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+pack = sys.modules[name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+assert callable(pack.comfy_entrypoint) and pack.WEB_DIRECTORY == "./web"
+for layer in ("kernels", "plans"):
+    for path in sorted((folder / layer).rglob("*.py")):
+        parts = [part for part in path.relative_to(folder).with_suffix("").parts if part != "__init__"]
+        if "triton" in path.stem and importlib.util.find_spec("triton") is None:
+            continue
+        importlib.import_module(".".join([name, *parts]))
+        print("/".join(parts))
+foreign = [n for n in sys.modules if n.split(".")[0] in ("comfy", "folder_paths", "kernels", "plans", "sparse_vdit")]
+assert not foreign, foreign
+assert not [n for n in sys.modules if n.startswith(name + ".nodes")], "kernels and plans need no nodes"
+"""
+
+
+def test_pack_can_be_imported_from_any_folder(tmp_path):
+    folder = tmp_path / "custom.nodes" / "my pack-2"
+    copied = [path for path in python_files() if layer_of(path) is not None]
+    for path in copied:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, folder / path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    result = subprocess.run(
+        [sys.executable, "-c", LOAD, str(folder)], cwd=elsewhere, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    modules = result.stdout.split()
+    assert {"kernels/grid", "kernels/patterns/dense", "plans/plan", "plans/files"} <= {*modules}
