@@ -49,6 +49,15 @@ def test_all_dense_plan_changes_nothing(server: Server, plain: torch.Tensor) -> 
     assert "plan is dense here" in report(server, before)
 
 
+def test_all_dense_plan_through_our_kernels_changes_nothing(server: Server, plain: torch.Tensor) -> None:
+    """A named backend computes dense heads too, where auto leaves them to the model's own attention."""
+    add_plan(server, "dense", Dense())
+    before = len(server.log_text())
+    result = latents(server, patched("dense", backend="torch", start_percent=0.0))
+    assert counts(report(server, before))[1] == 0
+    assert 0 < relative_difference(result, plain) <= 1e-5
+
+
 def test_without_a_plan_the_model_is_bit_equal_and_says_what_to_do(server: Server, plain: torch.Tensor) -> None:
     before = len(server.log_text())
     assert torch.equal(latents(server, patched(None)), plain)

@@ -168,7 +168,11 @@ def test_override_runs_sparse_and_counts_dense_by_reason(run: Run) -> None:
 def test_dense_calls_go_to_the_chained_override(run: Run) -> None:
     q, k, v = qkv()
     run.reason = reasons.WARM_UP
-    options = {LAYOUT: (*GRID, 0, 0), "block_index": 0, "sparse_vdit_chained": lambda func, *a, **kw: func(*a, **kw) + 1}
+    options = {
+        LAYOUT: (*GRID, 0, 0),
+        "block_index": 0,
+        "sparse_vdit_chained": lambda func, *a, **kw: func(*a, **kw) + 1,
+    }
     out = attention_override(lambda q, *rest, **kwargs: q, q, k, v, heads=3, transformer_options=options)
     assert torch.equal(out, q + 1)
     assert run.dense == {reasons.WARM_UP: 1}

@@ -13,7 +13,7 @@ from torch import Tensor
 from .model import LATENT_CHANNELS, AttentionHook, SmallWan, dense_attention
 
 WEIGHTS = Path(__file__).with_name("small_wan.safetensors")
-SHIFT = 3.0  # of the sigma schedule towards noise
+SHIFT = 8.0  # of the sigma schedule towards noise, as ComfyUI has it for Wan
 GUIDANCE = 3.0
 
 

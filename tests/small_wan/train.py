@@ -20,32 +20,44 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .model import SmallWan
+from .sample import SHIFT
 from .video import sample_batch
 
-# (frames, latent height, latent width, batch): about 5,000 tokens each, odd sizes among them
-SHAPES = ((5, 16, 24, 10), (7, 18, 22, 7), (5, 24, 32, 5), (9, 16, 24, 6), (9, 24, 32, 3))
+# (frames, latent height, latent width, batch): about 3,000 tokens each, odd sizes among them
+SHAPES = ((5, 16, 24, 6), (7, 18, 22, 4), (5, 24, 32, 3), (9, 16, 24, 4), (9, 24, 32, 2))
 LOG_EVERY = 50
 EMA_DECAY = 0.998
 
 
 def noisy(latent: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Noisy latents, timesteps (B,) in 0..1000 and target velocity; times logit-normal, shifted towards noise."""
-    time_ = torch.sigmoid(torch.randn(latent.shape[0], generator=generator) + 0.7)
+    """Noisy latents, timesteps (B,) in 0..1000 and target velocity.
+
+    Most times lie where sampling spends its steps, close to noise: an object of many pixels shows through all but the
+    last few percent of noise, so only there the words decide what it becomes. The rest is uniform, for the details.
+    """
+    uniform, detail = torch.rand(2, latent.shape[0], generator=generator)
+    time_ = torch.where(detail < 0.25, uniform, SHIFT * uniform / (1 + (SHIFT - 1) * uniform))
     noise = torch.randn(latent.shape, generator=generator)
     t = time_.view(-1, 1, 1, 1, 1)
     return (1 - t) * latent + t * noise, 1000 * time_, noise - latent
 
 
 def make_optimizers(model: SmallWan) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for everything else."""
+    """Muon for the matrices of the blocks, AdamW for everything else.
+
+    A step of AdamW moves an output by about rate * inputs, so the 4096-wide text embedding needs a small rate: with the
+    common one its words never settle.
+    """
     matrices = [
         p for n, p in model.named_parameters() if n.startswith("blocks.") and n.endswith("weight") and p.ndim == 2
     ]
-    chosen = {id(p) for p in matrices}
+    words = [model.text_embedding[0].weight]
+    chosen = {id(p) for p in (*matrices, *words)}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [
         torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.AdamW(words, lr=4e-5, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
 
@@ -59,7 +71,7 @@ class Run:
         self.average = copy.deepcopy(self.model)
         self.optimizers = make_optimizers(self.model)
         self.peak_lr = [o.param_groups[0]["lr"] for o in self.optimizers]
-        self.step, self.seconds, self.log = 0, 0.0, []
+        self.step, self.seconds, self.stage_start, self.log = 0, 0.0, 0.0, []
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "checkpoint.pt").exists():
             self.resume()
@@ -71,6 +83,7 @@ class Run:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+        self.stage_start = state["stage_start"]
 
     def save(self) -> None:
         state = {
@@ -79,6 +92,7 @@ class Run:
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
+            "stage_start": self.stage_start,
             "log": self.log,
         }
         part = self.folder / "checkpoint.part"
@@ -125,6 +139,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/small_wan"))
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler")
+    parser.add_argument("--new-stage", action="store_true", help="on resuming, begin the rate's schedule anew")
     parser.add_argument("--export", type=Path, help="write the averaged weights here and train no further")
     args = parser.parse_args()
     run = Run(args.out, args.seed)
@@ -132,9 +147,11 @@ def main() -> None:
         export(run.average, args.export, run)
         return
     compiled = torch.compile(run.model, dynamic=False) if args.compile else run.model
+    if args.new_stage:
+        run.stage_start = run.seconds
     limit, start, recent = 60 * args.minutes, time.time() - run.seconds, []
     while run.seconds < limit:
-        recent.append(run.train_step(run.seconds / limit, compiled))
+        recent.append(run.train_step((run.seconds - run.stage_start) / (limit - run.stage_start), compiled))
         run.seconds = time.time() - start
         if run.step % LOG_EVERY == 0:
             run.log.append((run.step, run.seconds, sum(recent) / len(recent)))

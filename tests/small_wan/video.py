@@ -1,7 +1,7 @@
 """Procedural video with structure, described in words: textured shapes that move, turn and pass behind each other.
 
 A scene is a line of words per object and one for the background. The words are the conditioning, encoded by fixed
-random vectors as wide as a T5 embedding; what they do not say (places, phases, depth) is left to the noise.
+random vectors as wide as a T5 embedding; what they do not say (exact places, phases, waves) is left to the noise.
 Pixels become latents by a fixed orthonormal mapping (2x2 pixels x RGB -> 16 channels), so that no VAE is needed.
 """
 
@@ -31,9 +31,12 @@ DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up
 MOTIONS = ("still", *DIRECTIONS)
 SPINS = {"straight": 0.0, "turning": 0.22}  # radians per frame
 GROUNDS = {"night": (-0.75, -0.7, -0.45), "forest": (-0.65, -0.4, -0.7), "dusk": (-0.35, -0.65, -0.5)}
+PLACES = tuple(
+    f"{row}-{column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right")
+)  # of the object in the middle of the clip
 SPEED = 0.055  # frame heights per frame
 DRIFT = 0.03
-VOCABULARY = (*KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting")
+VOCABULARY = (*KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting", *PLACES)
 MAX_OBJECTS = 2
 CONTEXT_TOKENS = MAX_OBJECTS + 1
 _SCALE = 2.0  # latents of about unit variance
@@ -65,7 +68,7 @@ def random_scene(generator: torch.Generator) -> Scene:
         return words[int(torch.randint(len(words), (), generator=generator))]
 
     count = 1 + int(torch.randint(MAX_OBJECTS, (), generator=generator))
-    lines = [(pick(SIZES), pick(COLOURS), pick(KINDS), pick(SPINS), pick(MOTIONS)) for _ in range(count)]
+    lines = [(pick(SIZES), pick(COLOURS), pick(KINDS), pick(PLACES), pick(SPINS), pick(MOTIONS)) for _ in range(count)]
     return Scene((*lines, (pick(GROUNDS), "drifting", pick(DIRECTIONS))))
 
 
@@ -127,11 +130,13 @@ def render(scenes: list[Scene], frames: int, height: int, width: int, generator:
     for slot in range(MAX_OBJECTS):
         lines = [scene.lines[slot] if slot < len(scene.lines) - 1 else None for scene in scenes]
         present = _column([line is not None for line in lines])
-        lines = [line or ("small", "white", "disc", "straight", "still") for line in lines]
-        velocity = torch.tensor([_velocity(line[4], SPEED) for line in lines])[..., None, None, None]
-        place = (uniform(2)[:, :2] - 0.5) * torch.tensor([0.75 * width / height, 0.65])[:, None, None, None]
+        lines = [line or ("small", "white", "disc", "middle-centre", "straight", "still") for line in lines]
+        velocity = torch.tensor([_velocity(line[5], SPEED) for line in lines])[..., None, None, None]
+        cells = torch.tensor([divmod(PLACES.index(line[3]), 3) for line in lines]) - 1.0
+        room = torch.tensor([0.25 * width / height, 0.25])[:, None, None, None]  # between neighbouring places
+        place = (cells.flip(1)[..., None, None, None] + uniform(2) - 0.5) * room
         dx, dy = x - place[:, 0] - velocity[:, 0] * t, y - place[:, 1] - velocity[:, 1] * t
-        spin = _column([SPINS[line[3]] for line in lines])
+        spin = _column([SPINS[line[4]] for line in lines])
         angle = (uniform() - 0.5) * (spin > 0) * 2 * math.pi + spin * t
         radius = _column([SIZES[line[0]] for line in lines])
         u = (dx * angle.cos() + dy * angle.sin()) / radius

@@ -1,0 +1,125 @@
+"""The main job, without ComfyUI or GPU: profile a small Wan, search a plan, generate dense and sparse, compare.
+
+Writes into --out: side_by_side.webp, plan.png, plan.json, profile.safetensors, result.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import torch
+from pictures import side_by_side
+from PIL import Image
+from small_wan_runs import (
+    FAMILY,
+    GRID,
+    KEY_TILE,
+    QUERY_TILE,
+    ROOT,
+    STEPS,
+    WARMUP,
+    WEIGHTS,
+    generate,
+    load_model,
+    profile_scenes,
+    random_scene,
+)
+from sparse_vdit.plans.drawing import draw_plan
+from sparse_vdit.plans.files import save_plan
+from sparse_vdit.plans.metrics import ssim, video_psnr
+from sparse_vdit.plans.profile_files import save_profile
+from sparse_vdit.plans.search import search_budget
+
+PROFILE_SEED, PROMPT_SEED = 501, 77  # scenes of the profile, and a scene it has not seen
+
+
+class Progress:
+    """A progress bar on one line."""
+
+    def __init__(self, title: str, total: int):
+        self.title, self.total, self.done, self.start = title, total, 0, time.perf_counter()
+        self.show()
+
+    def step(self) -> None:
+        self.done += 1
+        self.show()
+
+    def show(self) -> None:
+        filled = 30 * self.done // self.total
+        seconds = time.perf_counter() - self.start
+        end = "\n" if self.done == self.total else ""
+        bar = "#" * filled + "." * (30 - filled)
+        print(f"\r{self.title:<34} [{bar}] {self.done}/{self.total}  {seconds:5.1f} s", end=end, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "demo", help="folder for the results")
+    parser.add_argument("--density", type=float, default=0.35, help="mean attention density outside the warm-up")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=5, help="of the noise; the same for both videos")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    model = load_model()
+
+    scenes = [random_scene(torch.Generator().manual_seed(PROFILE_SEED + n)) for n in range(2)]
+    bar = Progress("Profiling heads on two prompts", 2 * args.steps)
+    profile = profile_scenes(model, scenes, steps=args.steps, on_step=bar.step)
+    plan = search_budget(profile, density=args.density)
+    counts = ", ".join(f"{count} {kind}" for kind, count in plan.counts().items() if count)
+    print(f"Plan over {len(plan.bands)} bands x {plan.layers} layers x {plan.heads} heads: {counts}")
+
+    scene = random_scene(torch.Generator().manual_seed(PROMPT_SEED))
+    bar = Progress("Generating, dense", args.steps)
+    dense, dense_run = generate(model, [scene], None, args.seed, args.steps, on_step=bar.step)
+    bar = Progress("Generating, sparse", args.steps)
+    sparse, sparse_run = generate(model, [scene], plan, args.seed, args.steps, on_step=bar.step)
+
+    density = plan.density(query_tile=QUERY_TILE, key_tile=KEY_TILE)
+    result = {
+        "prompt": str(scene),
+        "density": density,
+        "dense": dense_run,
+        "sparse": sparse_run,
+        "psnr": video_psnr(dense[0], sparse[0]),
+        "ssim": ssim(dense[0], sparse[0]).mean().item(),
+    }
+    show_table(result)
+    side_by_side({"dense": dense[0], f"sparse, density {density:.2f}": sparse[0]}, args.out / "side_by_side.webp")
+    Image.fromarray(draw_plan(plan)).save(args.out / "plan.png")
+    save_plan(plan, args.out / "plan.json", overwrite=True)
+    save_profile(profile, args.out / "profile.safetensors", overwrite=True)
+    (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(f"Written to {os.path.relpath(args.out)}: " + ", ".join(sorted(p.name for p in args.out.iterdir())))
+
+
+def show_table(result: dict) -> None:
+    """Dense and sparse side by side, in words and figures."""
+    print(f"\nPrompt: {result['prompt']}")
+    print(f"{FAMILY}, {'x'.join(map(str, GRID))} tokens, first {WARMUP:.0%} of the steps dense\n")
+    print(f"{'':<34}{'dense':>10}{'sparse':>10}")
+    rows = {
+        "mean density after the warm-up": (1.0, result["density"]),
+        "attention calls, sparse": (result["dense"]["sparse_calls"], result["sparse"]["sparse_calls"]),
+        "attention calls, dense": (result["dense"]["dense_calls"], result["sparse"]["dense_calls"]),
+        "PSNR against dense, dB": ("-", result["psnr"]),
+        "SSIM against dense": ("-", result["ssim"]),
+        "seconds (CPU)": (result["dense"]["seconds"], result["sparse"]["seconds"]),
+    }
+    for name, values in rows.items():
+        cells = [f"{value:>10.2f}" if isinstance(value, float) else f"{value:>10}" for value in values]
+        print(f"{name:<34}{''.join(cells)}")
+    print("\nOn a CPU and 1,620 tokens sparse attention saves no time; speed needs a GPU and a long video.\n")
+
+
+if __name__ == "__main__":
+    if not WEIGHTS.exists():
+        sys.exit(f"{WEIGHTS.name} is missing beside {WEIGHTS.parent.name}/sample.py; get a complete checkout")
+    main()

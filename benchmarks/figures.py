@@ -1,0 +1,73 @@
+"""Makes the README's pictures in docs/: the patterns, videos of the small Wan, its loss curve, a searched plan.
+
+python benchmarks/figures.py [patterns | samples | loss | plan] [--plan FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from pictures import contact_sheet, line_plot, side_by_side
+from PIL import Image
+from small_wan_runs import GRID, ROOT, WEIGHTS, generate, load_model, random_scene
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.plans.drawing import draw_pattern, draw_plan
+from sparse_vdit.plans.files import load_plan
+
+DOCS = ROOT / "docs"
+SAMPLE_SEED, SAMPLES = 9101, 6
+
+
+def draw_patterns() -> None:
+    """One picture per kind on a small grid, side by side."""
+    grid = TokenGrid(5, 8, 10, prefix=16)
+    kinds = (Dense(), Skip(), Diagonal(0), MultiDiagonal(0.0, 0.0), VerticalStripe())
+    panels = [draw_pattern(pattern, grid, 16, 8) for pattern in kinds]
+    height = max(panel.shape[0] for panel in panels)
+    padded = [np.pad(p, ((0, height - len(p)), (0, 8), (0, 0)), constant_values=255) for p in panels]
+    Image.fromarray(np.concatenate(padded, 1)).save(DOCS / "patterns.png", optimize=True)
+
+
+def draw_samples() -> None:
+    """A contact sheet of dense videos of the small Wan, and the same as an animation."""
+    scenes = [random_scene(torch.Generator().manual_seed(SAMPLE_SEED + n)) for n in range(SAMPLES)]
+    videos, _ = generate(load_model(), scenes, None, seed=11)
+    rows = {str(scene): video for scene, video in zip(scenes, videos, strict=True)}
+    contact_sheet(rows, DOCS / "small_wan.webp")
+    side_by_side({f"{n + 1}": video for n, video in enumerate(videos)}, DOCS / "small_wan_moving.webp")
+
+
+def draw_loss() -> None:
+    """The loss curve of the shipped weights."""
+    with open(WEIGHTS.with_name("loss.csv"), newline="") as file:
+        rows = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    steps, losses = zip(*rows, strict=True)
+    line_plot(list(steps), list(losses), ("training step", "flow-matching loss, mean of 50 steps"), DOCS / "loss.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", nargs="*", default=["patterns", "samples", "loss", "plan"])
+    parser.add_argument(
+        "--plan", type=Path, default=ROOT / "runs" / "demo" / "plan.json", help="for the plan's picture"
+    )
+    args = parser.parse_args()
+    DOCS.mkdir(exist_ok=True)
+    makers = {"patterns": draw_patterns, "samples": draw_samples, "loss": draw_loss}
+    for name in args.which:
+        if name in makers:
+            makers[name]()
+        elif name == "plan" and args.plan.exists():
+            Image.fromarray(draw_plan(load_plan(args.plan))).save(DOCS / "plan.png", optimize=True)
+        else:
+            parser.error(f"{name!r} cannot be drawn: {', '.join(makers)}, or plan with an existing --plan FILE")
+    print("Made", ", ".join(sorted(path.name for path in DOCS.iterdir())), "for a grid of", "x".join(map(str, GRID)))
+
+
+if __name__ == "__main__":
+    main()

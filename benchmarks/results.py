@@ -1,0 +1,45 @@
+"""Result files: one JSON per benchmark, device and day, that tables and figures are made from."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from small_wan_runs import ROOT
+from sparse_vdit.plans.versions import installed_versions
+
+FOLDER = ROOT / "benchmarks" / "results"
+
+
+def device_name() -> str:
+    """The GPU's name, or `cpu`."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def save_results(benchmark: str, rows: list[dict]) -> str:
+    """Write rows under benchmarks/results; returns the file's name."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    date = datetime.date.today().isoformat()
+    device = device_name()
+    content = {
+        "benchmark": benchmark,
+        "device": device if device != "cpu" else f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
+        "versions": installed_versions(),
+        "commit": commit,
+        "date": date,
+        "command": " ".join(["python", Path(sys.argv[0]).relative_to(ROOT).as_posix()
+                             if Path(sys.argv[0]).is_absolute() else sys.argv[0], *sys.argv[1:]]),
+        "rows": rows,
+    }  # fmt: skip
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    file = FOLDER / f"{benchmark}-{slug}-{date}.json"
+    lines = ",\n".join("  " + json.dumps(row) for row in rows)
+    head = json.dumps({k: v for k, v in content.items() if k != "rows"}, indent=1)
+    file.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
+    return file.relative_to(ROOT).as_posix()

@@ -1,0 +1,116 @@
+"""Profiling and sampling the small Wan with plans: what the demo and the quality benchmark share."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import load_pack  # noqa: E402, F401
+from small_wan.model import AttentionHook, SmallWan, dense_attention  # noqa: E402
+from small_wan.sample import WEIGHTS, load_model, sample, sigma_schedule  # noqa: E402
+from small_wan.video import Scene, encode, random_scene, to_video  # noqa: E402
+from sparse_vdit.kernels.attention import sparse_attention  # noqa: E402
+from sparse_vdit.kernels.grid import TokenGrid  # noqa: E402
+from sparse_vdit.plans.binding import BoundPlan  # noqa: E402
+from sparse_vdit.plans.candidates import default_candidates  # noqa: E402
+from sparse_vdit.plans.plan import Plan  # noqa: E402
+from sparse_vdit.plans.profile import Profile  # noqa: E402
+from sparse_vdit.plans.profiler import Profiler  # noqa: E402
+
+GRID = (9, 12, 15)  # odd sizes on purpose: 1,620 tokens fill no whole number of tiles
+STEPS = 20
+WARMUP = 0.2  # share of the steps that stays dense
+# The kernels' tiles are 128 x 64 tokens. Against a real video's 32,760 tokens that is fine, against these 1,620 it is
+# half a frame, so the small model gets tiles in proportion.
+QUERY_TILE, KEY_TILE = 32, 16
+
+FAMILY = "wan"
+
+__all__ = [
+    "FAMILY", "GRID", "KEY_TILE", "QUERY_TILE", "ROOT", "STEPS", "WARMUP", "WEIGHTS",
+    "generate", "load_model", "profile_scenes", "random_scene",
+]  # fmt: skip
+
+
+def warmup_sigma(steps: int = STEPS) -> float:
+    """Noise level below which attention may be sparse."""
+    return sigma_schedule(steps)[round(WARMUP * steps)].item() + 1e-6
+
+
+def output_grams(model: SmallWan) -> list[Tensor]:
+    """W_O^T W_O of each head of each layer, (heads, head_dim, head_dim)."""
+    grams = []
+    for block in model.blocks:
+        per_head = block.self_attn.o.weight.unflatten(1, (model.num_heads, -1))  # (dim, H, D)
+        grams.append(torch.einsum("ohd,ohe->hde", per_head, per_head))
+    return grams
+
+
+def profile_scenes(
+    model: SmallWan, scenes: list[Scene], bands: int = 2, flow: str = "dense", steps: int = STEPS, every: int = 3,
+    rows: int = 192, grid: tuple[int, int, int] = GRID, lam: float = 0.5, epsilon: float = 1.0,
+    on_step: Callable[[], None] = lambda: None,
+) -> Profile:  # fmt: skip
+    """Profile over one generation per scene; in dense flow every `every`-th step after the warm-up is measured."""
+    sigmas = sigma_schedule(steps).tolist()
+    first = round(WARMUP * steps)
+    edges = [warmup_sigma(steps), *(sigmas[first + (steps - first) * n // bands] + 1e-6 for n in range(1, bands)), 0.0]
+    profiler = Profiler(
+        FAMILY, "small Wan of the tests", model.num_layers, model.num_heads, 128, default_candidates(),
+        list(itertools.pairwise(edges)), rows=rows, query_tile=QUERY_TILE, key_tile=KEY_TILE,
+        flow=flow, prompts=[str(scene) for scene in scenes], lam=lam, epsilon=epsilon,
+    )  # fmt: skip
+    grams = output_grams(model)
+    token_grid = TokenGrid(*grid)
+
+    def attention(sigma: float) -> AttentionHook:
+        measured = flow == "sequential" or sigmas.index(sigma) % every == 0
+
+        def hook(layer: int, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int]) -> Tensor:
+            out = None
+            if measured and sigma <= edges[0]:
+                out = profiler.observe(layer, sigma, q, k, v, token_grid, grams[layer])
+            return dense_attention(layer, q, k, v, grid) if out is None else out
+
+        return hook
+
+    for number, scene in enumerate(scenes):
+        sample(model, encode([scene]), grid, steps, seed=1000 + number, attention=attention, on_step=on_step)
+    return profiler.profile()
+
+
+def generate(
+    model: SmallWan, scenes: list[Scene], plan: Plan | None, seed: int, steps: int = STEPS,
+    grid: tuple[int, int, int] = GRID, on_step: Callable[[], None] = lambda: None,
+) -> tuple[Tensor, dict]:  # fmt: skip
+    """Video (B, frames, H, W, 3) in 0..1 and what ran: sparse and dense calls, seconds."""
+    bound = plan and BoundPlan(plan, QUERY_TILE, KEY_TILE)
+    calls: Counter[str] = Counter()
+
+    def attention(sigma: float) -> AttentionHook:
+        band = plan.band_at(sigma) if plan else None
+
+        def hook(layer: int, q: Tensor, k: Tensor, v: Tensor, shape: tuple[int, int, int]) -> Tensor:
+            if band is None:
+                calls["dense"] += 1
+                return dense_attention(layer, q, k, v, shape)
+            calls["sparse"] += 1
+            lists, table = bound.lists(TokenGrid(*shape), q.device)
+            return sparse_attention(q, k, v, lists, table[band][layer])
+
+        return hook
+
+    start = time.perf_counter()
+    latent = sample(model, encode(scenes), grid, steps, seed, attention, on_step)
+    report = {"sparse_calls": calls["sparse"], "dense_calls": calls["dense"], "seconds": time.perf_counter() - start}
+    return (to_video(latent).permute(0, 2, 3, 4, 1) + 1) / 2, report

@@ -1,0 +1,95 @@
+"""Attention by plan: what a run of the patch node does with each self-attention call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from ...kernels.attention import AUTO, choose_backend, sparse_attention
+from ...kernels.grid import TokenGrid
+from ...kernels.lists import TileLists
+from ...plans.binding import BoundPlan, Table
+from ...plans.plan import Plan
+from . import reasons
+from .families import Layout
+from .run import Run
+
+
+class PlanEngine:
+    """Runs a plan between two noise levels.
+
+    Args:
+        plan: fits the model (`BoundPlan.mismatch` said so).
+        sigma_start, sigma_end: above and below them everything is dense.
+        backend: name for `sparse_attention`.
+        pause: context in which tables that outlive a forward are made.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sigma_start: float,
+        sigma_end: float,
+        backend: str,
+        pause: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.bound = BoundPlan(plan)
+        self.plan, self.backend, self.pause = plan, backend, pause
+        self.sigma_start, self.sigma_end = sigma_start, sigma_end
+        self.band: int | None = None
+        self._warned: set[Layout] = set()
+
+    def reason(self, sigma: float) -> str | None:
+        """Warm-up, the end, or no band; chooses the band otherwise."""
+        if sigma > self.sigma_start:
+            return reasons.WARM_UP
+        if sigma < self.sigma_end:
+            return reasons.AFTER_END
+        self.band = self.plan.band_at(sigma)
+        return reasons.NO_BAND if self.band is None else None
+
+    def prepare(self, layout: Layout, device: torch.device) -> None:
+        """Tile lists for a layout; `BoundPlan` keeps them."""
+        self._lists(layout, device)
+
+    def _lists(self, layout: Layout, device: torch.device) -> tuple[TileLists, Table]:
+        with self.pause():
+            return self.bound.lists(TokenGrid(*layout), device)
+
+    def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:
+        """Sparse attention with the heads' lists, or why not."""
+        if not 0 <= layer < self.plan.layers:
+            return reasons.NO_LAYER
+        if q.shape[2:] != (self.plan.heads, self.plan.head_dim):
+            return reasons.OTHER_HEADS
+        lists, table = self._lists(layout, q.device)
+        head_lists = table[self.band][layer]
+        if self.backend == AUTO and all(lists.densities[number] >= 1 for number in head_lists):
+            return reasons.DENSE_HEADS  # the model's own attention is the faster way to the same result
+        try:
+            name, passed_over = choose_backend(q, lists, self.backend)
+        except ValueError as error:
+            run.note(str(error))
+            return reasons.REFUSED
+        stop = run.clock(q.device)
+        out = sparse_attention(q, k, v, lists, head_lists, name)
+        stop()
+        self._warn(run, layout)
+        if passed_over is not None:
+            name = f"{name} ({passed_over})"
+        run.count_sparse(out, sum(lists.densities[number] for number in head_lists) / len(head_lists), name)
+        return out
+
+    def _warn(self, run: Run, layout: Layout) -> None:
+        if layout not in self._warned:
+            self._warned.add(layout)
+            warning = self.bound.distance_warning(TokenGrid(*layout))
+            if warning is not None:
+                run.note(warning)
+
+    def free(self) -> None:
+        """Drop all tile lists."""
+        self.bound = BoundPlan(self.plan)

@@ -1,0 +1,54 @@
+"""Where plans lie: shipped with the pack (plans/<family>/), and the user's (models/sparse_vdit_plans).
+
+Nodes get names out of a listing, never paths, so that no workflow can make them open another file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import folder_paths
+
+SHIPPED = Path(__file__).resolve().parents[2] / "plans"
+FOLDER = "sparse_vdit_plans"
+USER_PREFIX = "user/"
+
+_FILE_NAME = re.compile(r"[^/\\:*?\"<>|\x00-\x1f]{1,100}")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices on Windows
+
+
+def register() -> None:
+    """Tell ComfyUI of the user's plan folder; extra_model_paths.yaml may add more of them."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    paths, _ = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, {".json"})
+
+
+def plan_files() -> dict[str, Path]:
+    """Plans by the name that nodes show: `<family>/<name>` for shipped ones, then `user/<name>`."""
+    found = {f"{path.parent.name}/{path.stem}": path for path in sorted(SHIPPED.glob("*/*.json"))}
+    for folder in folder_paths.get_folder_paths(FOLDER):
+        root = Path(folder)
+        for path in sorted(root.rglob("*.json")) if root.is_dir() else ():
+            name = USER_PREFIX + path.relative_to(root).with_suffix("").as_posix()
+            found.setdefault(name, path)
+    return found
+
+
+def user_file(name: str, suffix: str) -> Path:
+    """Path in the user's plan folder for a new file; makes the folder.
+
+    Raises:
+        ValueError: a name that is no plain file name.
+    """
+    name = name.strip().removesuffix(suffix)
+    if not _FILE_NAME.fullmatch(name) or _RESERVED.fullmatch(name) or name.startswith(".") or name.endswith((".", " ")):
+        raise ValueError(
+            f"file name {name!r} is none that every system can write: "
+            'expected up to 100 characters without / \\ : * ? " < > |, no folder, not starting or ending with a dot'
+        )
+    folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}{suffix}"

@@ -1,0 +1,67 @@
+"""Profiling: what a run of Profile Heads does with each self-attention call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...kernels.grid import TokenGrid
+from ...plans.profiler import Profiler
+from . import reasons
+from .families import Family, Layout
+from .run import Run
+
+
+class ProfileEngine:
+    """Shows every self-attention call to the profiler; the video stays dense unless the profiler's flow is not.
+
+    Args:
+        profiler: collects the measures.
+        model: diffusion model, whose output matrices the errors go through.
+        family: where they are.
+    """
+
+    def __init__(self, profiler: Profiler, model: nn.Module, family: Family):
+        self.profiler, self.model, self.family = profiler, model, family
+        self.sigma = 0.0
+        self.observed = 0
+        self._grams: dict[int, Tensor] = {}
+
+    def reason(self, sigma: float) -> str | None:
+        """Never dense as a whole: every noise level is measured."""
+        self.sigma = sigma
+        return None
+
+    def prepare(self, layout: Layout, device: torch.device) -> None:
+        """The profiler keeps its own tables."""
+
+    def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:
+        """The profiler's output where attention flows on sparse, else the reason for dense."""
+        if layer not in self._grams:
+            self._grams[layer] = head_grams(self.family.output_layer(self.model, layer), q)
+        self.observed += 1
+        stop = run.clock(q.device)
+        out = self.profiler.observe(layer, self.sigma, q, k, v, TokenGrid(*layout), self._grams[layer])
+        stop()
+        if out is None:
+            return reasons.PROFILING
+        run.flag(out)
+        run.sparse += 1
+        return out
+
+    def free(self) -> None:
+        """Drop the output matrices and the model."""
+        self._grams.clear()
+        self.model = None
+
+
+def head_grams(output_layer: nn.Module, q: Tensor) -> Tensor:
+    """W_O_h^T W_O_h of every head, (H, D, D) float32, for q (B, S, H, D).
+
+    The identity is pushed through the layer itself, so that LoRAs, quantised and offloaded weights count as they run.
+    """
+    heads, head_dim = q.shape[2:]
+    unit = torch.eye(heads * head_dim, dtype=q.dtype, device=q.device)
+    weight = output_layer(unit).float() - output_layer(torch.zeros_like(unit[:1])).float()  # (H*D, dim), less the bias
+    weight = weight.unflatten(0, (heads, head_dim))
+    return weight @ weight.transpose(1, 2)

@@ -1,0 +1,33 @@
+"""Why attention ran dense, in words that stand in reports. One constant per reason, so that none is invented twice."""
+
+from __future__ import annotations
+
+# the noise level decides
+WARM_UP = "warm-up"
+AFTER_END = "after end_percent"
+NO_BAND = "no band of the plan covers this noise level"
+
+# the call decides
+CROSS_ATTENTION = "cross-attention"
+MASKED = "attention mask"
+OWN_SCALE = "own softmax scale or grouped heads"
+NO_LAYER = "block number unknown"
+OTHER_TOKENS = "sequence is not the token grid of this forward"
+OTHER_HEADS = "heads are not those of the model"
+UNSEEN_FORWARD = "forward was not seen by the pack"
+REFUSED = "backend refused"
+DENSE_HEADS = "plan is dense here"
+
+# the run decides
+NO_PLAN = (
+    "no plan is connected and none is shipped for this model yet: connect Load Sparse Plan, "
+    "or make a plan with Profile Heads and Search Sparse Plan"
+)
+NO_RUN = "no run is active"
+NOT_FINITE = "sparse output was not finite, the forward was computed again dense"
+PROFILING = "measured by Profile Heads"
+CUDA_GRAPHS = "the model is compiled with CUDA graphs, which would replay one decision for every step"
+REPLACED = "another node replaced the pack's attention after the run began"
+
+NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION})
+"""Reasons of calls that no plan is about; a report's count of dense calls leaves them out."""

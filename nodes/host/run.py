@@ -1,0 +1,159 @@
+"""The state of one sampling run: what was decided, what ran, and the line that says so.
+
+Runs lie on a stack of this module, never on a model or in its options: clones share those, compiled code outlives them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import reasons
+from .families import Layout
+
+
+class Engine(Protocol):
+    """What a run does with a self-attention call: attention by plan, or profiling."""
+
+    def reason(self, sigma: float) -> str | None:
+        """Why a forward at this noise level stays dense, None when it does not. Called once per forward."""
+
+    def prepare(self, layout: Layout, device: torch.device) -> None:
+        """Build what depends on the token layout, before the first block."""
+
+    def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:
+        """Output for q, k, v (B, S, H, D), or the reason to compute it dense."""
+
+    def free(self) -> None:
+        """Drop every tensor."""
+
+
+@dataclass
+class Run:
+    """One sampling run.
+
+    Attributes:
+        function: the model's own attention, undecorated; what compiled code falls back to.
+        chained: the override that was there before ours, None if there was none.
+        reason: why the forward now running is dense as a whole, None when it is not.
+        options: transformer_options of the forward now running.
+        refusal: why the run is dense as a whole, before it began.
+        unfinished: flag tensor, True once a sparse output of this forward was not finite.
+    """
+
+    engine: Engine | None
+    function: Callable | None
+    chained: Callable | None = None
+    reason: str | None = reasons.UNSEEN_FORWARD
+    options: dict | None = None
+    refusal: str | None = None
+    sparse: int = 0
+    dense: Counter = field(default_factory=Counter)
+    density_sum: float = 0.0
+    backend: str | None = None
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    unfinished: Tensor | None = None
+    spoiled: bool = False
+    _events: list = field(default_factory=list, repr=False)
+
+    def attend(self, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
+        """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense."""
+        if self.reason is not None:
+            self.dense[self.reason] += 1
+            return None
+        out = self.engine.attention(self, layer, layout, q, k, v)
+        if isinstance(out, str):
+            self.dense[out] += 1
+            return None
+        return out
+
+    def note(self, text: str) -> None:
+        """Remember something that the report must say, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def count_sparse(self, out: Tensor, density: float, backend: str) -> None:
+        """Count a sparse call and flag its output."""
+        self.sparse += 1
+        self.density_sum += density
+        self.backend = backend
+        self.flag(out)
+
+    def flag(self, out: Tensor) -> None:
+        """Remember whether an output is not finite, without waiting for the device."""
+        bad = ~torch.isfinite(out).all()
+        self.unfinished = bad if self.unfinished is None else self.unfinished.to(bad.device) | bad
+
+    def take_unfinished(self) -> bool:
+        """Whether a sparse output since the last call was not finite. Waits for the device once."""
+        bad, self.unfinished = self.unfinished, None
+        return bad is not None and bool(bad)
+
+    def clock(self, device: torch.device) -> Callable[[], None]:
+        """Start timing attention; call the result at its end. CUDA times are read when the run is over."""
+        if device.type != "cuda":
+            start = time.perf_counter()
+            return lambda: self._add_seconds(time.perf_counter() - start)
+        with torch.cuda.device(device):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+        self._events.append((start, end))
+        return lambda: end.record(torch.cuda.current_stream(device))
+
+    def _add_seconds(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def read_clocks(self) -> None:
+        """Add up the CUDA times taken so far."""
+        for start, end in self._events:
+            end.synchronize()
+            self.seconds += start.elapsed_time(end) / 1000
+        self._events.clear()
+
+    def free(self) -> None:
+        """Drop everything that holds memory. May be called more than once."""
+        self.options = self.unfinished = None
+        self._events.clear()
+        self.engine.free()
+
+    def dense_reasons(self) -> Counter:
+        """Reasons of the dense self-attention calls."""
+        return Counter({name: n for name, n in self.dense.items() if name not in reasons.NOT_SELF_ATTENTION})
+
+    def report(self) -> str:
+        """The line that says what ran."""
+        if self.refusal is not None:
+            return "; ".join([f"Sparse-vDiT: everything runs dense: {self.refusal}", *self.notes])
+        dense = self.dense_reasons()
+        why = ", ".join(f"{name} {count}" for name, count in dense.most_common())
+        text = f"Sparse-vDiT: {self.sparse} sparse / {dense.total()} dense calls" + (f" ({why})" if why else "")
+        if self.sparse:
+            text += f", mean density {self.density_sum / self.sparse:.2f}, backend {self.backend}"
+            text += f", {1000 * self.seconds:.0f} ms in sparse attention"
+        return "; ".join([text, *self.notes])
+
+
+_stack: list[Run] = []
+
+
+def current_run() -> Run | None:
+    """The run that is sampling now, None outside of sampling."""
+    return _stack[-1] if _stack else None
+
+
+def push_run(run: Run) -> None:
+    """Make a run the current one."""
+    _stack.append(run)
+
+
+def pop_run(run: Run) -> None:
+    """Take a run off; nothing happens when it is off already."""
+    if run in _stack:
+        _stack.remove(run)

@@ -1,0 +1,61 @@
+"""Load Sparse Plan: a shipped or own plan by its name."""
+
+from __future__ import annotations
+
+import hashlib
+
+from comfy_api.latest import io
+
+from ..plans.files import load_plan
+from .host.plan_folders import FOLDER, plan_files
+from .sockets import CATEGORY, PlanType
+
+NOTHING = "(no plan yet: make one with Profile Heads)"
+
+
+class LoadPlan(io.ComfyNode):
+    """Lists shipped plans and the user's, reads and checks the chosen one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="SparseVDiTLoadPlan",
+            display_name="Load Sparse Plan",
+            category=CATEGORY,
+            description="Loads the plan that says which pattern each attention head runs. Plans ship with the pack "
+            f"for known models; your own lie in models/{FOLDER}.",
+            search_aliases=["sparse plan", "load plan", "sparse attention", "faster", "speed"],
+            inputs=[
+                io.Combo.Input(
+                    "plan_name",
+                    options=list(plan_files()) or [NOTHING],
+                    tooltip="Plans that ship with the pack stand under their model's family, your own under user. "
+                    f"Put plan files into models/{FOLDER} and press R to see them here.",
+                )
+            ],
+            outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, plan_name: str) -> bool | str:
+        """Name the mend when a workflow asks for a plan that is not here."""
+        if plan_name in plan_files():
+            return True
+        if plan_name == NOTHING:
+            return "there is no plan yet: make one with Profile Heads, Search Sparse Plan and Save Sparse Plan"
+        return f"plan {plan_name!r} is not here: choose another, or put its file into models/{FOLDER}"
+
+    @classmethod
+    def fingerprint_inputs(cls, plan_name: str) -> str:
+        """The file's content, so that an edited plan is read again."""
+        path = plan_files().get(plan_name)
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
+
+    @classmethod
+    def execute(cls, plan_name: str) -> io.NodeOutput:
+        """The checked plan."""
+        path = plan_files().get(plan_name)
+        if path is None:
+            raise ValueError(cls.validate_inputs(plan_name))
+        return io.NodeOutput(load_plan(path))

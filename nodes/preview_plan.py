@@ -1,0 +1,60 @@
+"""Preview Sparse Plan: a picture of which head runs what, and the plan in words."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..plans.drawing import draw_plan
+from ..plans.plan import Plan
+from .sockets import CATEGORY, PlanType
+
+
+class PreviewPlan(io.ComfyNode):
+    """Draws the plan and shows it on the node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="SparseVDiTPreviewPlan",
+            display_name="Preview Sparse Plan",
+            category=CATEGORY,
+            description="Shows a plan: a map of layers and heads coloured by pattern, one for each band of noise "
+            "levels, and a summary in words.",
+            search_aliases=["show plan", "view plan", "sparse plan", "plan viewer"],
+            is_output_node=True,
+            inputs=[PlanType.Input("plan", tooltip="The plan to show.")],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The map, one row for each layer."),
+                io.String.Output(display_name="summary", tooltip="The plan in words, with where it comes from."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, plan: Plan) -> io.NodeOutput:
+        """Picture and words."""
+        image = torch.from_numpy(draw_plan(plan)).float()[None] / 255
+        text = summary(plan)
+        shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+        return io.NodeOutput(image, text, ui=shown)
+
+
+def summary(plan: Plan) -> str:
+    """A plan in words: model, density, patterns, bands, origin."""
+    density = plan.density()
+    kinds = ", ".join(f"{kind} {count}" for kind, count in plan.counts().items() if count)
+    frames, height, width = plan.grid
+    lines = [
+        f"{plan.family}: {plan.layers} layers of {plan.heads} heads x {plan.head_dim}, grade {plan.grade}",
+        f"mean density {density:.2f} on {frames}x{height}x{width} tokens",
+        f"heads by pattern: {kinds}",
+    ]
+    for number, band in enumerate(plan.bands):
+        lines.append(f"band {number}: noise {band.sigma_low:g} to {band.sigma_high:g}")
+    origin = plan.provenance
+    known = {"model": origin.model, "rule": origin.rule, "date": origin.date, "source": origin.source}
+    lines += [f"{name}: {value}" for name, value in known.items() if value]
+    if origin.notes:
+        lines.append(origin.notes)
+    return "\n".join(lines)

@@ -1,0 +1,213 @@
+"""Profile Heads: samples a video and measures on the way what each pattern would cost each head."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+
+import comfy.model_management
+import comfy.sample
+import comfy.utils
+import latent_preview
+from comfy_api.latest import io
+from torch import nn
+
+from ..plans.candidates import default_candidates
+from ..plans.profile import Profile, merge_profiles
+from ..plans.profiler import Profiler
+from .host import reasons
+from .host.families import Family, describe
+from .host.install import install
+from .host.profile_engine import ProfileEngine
+from .host.report import show_on_node
+from .host.run import Run
+from .sockets import CATEGORY, ProfileType
+
+DENSE, SEQUENTIAL = "dense", "sequential"
+LOG = logging.getLogger("sparse_vdit")
+
+
+class ProfileHeads(io.ComfyNode):
+    """SamplerCustomAdvanced with a profiler inside."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="SparseVDiTProfileHeads",
+            display_name="Profile Heads (Sparse-vDiT)",
+            category=CATEGORY,
+            description="Generates a video like SamplerCustomAdvanced and measures on the way how each attention head "
+            "would fare with each pattern. Run it once per model, at the size you mostly use, then search a plan.",
+            search_aliases=["profile", "calibrate", "measure heads", "sparse attention", "make plan"],
+            inputs=[
+                io.Noise.Input("noise", tooltip="As for SamplerCustomAdvanced."),
+                io.Guider.Input("guider", tooltip="The model to measure, and its prompt."),
+                io.Sampler.Input("sampler", tooltip="As for SamplerCustomAdvanced."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip="As for SamplerCustomAdvanced. For Wan 2.2, SplitSigmas gives each of the two models its "
+                    "part, each with a Profile Heads of its own.",
+                ),
+                io.Latent.Input("latent_image", tooltip="The empty latent, or what the sampler before has left."),
+                ProfileType.Input(
+                    "previous_profile",
+                    optional=True,
+                    tooltip="Measurements to add these to: of another prompt, or of the other Wan 2.2 model. "
+                    "Its bands, flow and size must be the same.",
+                ),
+                io.Int.Input(
+                    "rows",
+                    default=256,
+                    min=16,
+                    max=8192,
+                    step=16,
+                    tooltip="Tokens of each head that are measured. More is slower and steadier.",
+                ),
+                io.Int.Input(
+                    "bands",
+                    default=1,
+                    min=1,
+                    max=16,
+                    tooltip="Parts of the noise schedule with a plan of their own. More follows the model closer and "
+                    "needs more steps to measure.",
+                ),
+                io.DynamicCombo.Input(
+                    "flow",
+                    tooltip="dense measures every layer of the untouched video. sequential is Algorithm 1 of the "
+                    "paper: each layer already runs the patterns chosen for the layers before it.",
+                    options=[
+                        io.DynamicCombo.Option(DENSE, []),
+                        io.DynamicCombo.Option(
+                            SEQUENTIAL,
+                            [
+                                io.Float.Input(
+                                    "lam",
+                                    display_name="lambda",
+                                    default=0.5,
+                                    min=0.0,
+                                    max=10.0,
+                                    step=0.05,
+                                    tooltip="Weight of the saved computation against the error (lambda in Eq. 2).",
+                                ),
+                                io.Float.Input(
+                                    "epsilon",
+                                    default=1.0,
+                                    min=0.0,
+                                    max=100.0,
+                                    step=0.05,
+                                    tooltip="Heads whose best pattern errs more than this stay dense (Eq. 3).",
+                                ),
+                            ],
+                        ),
+                    ],
+                ),
+                io.String.Input(
+                    "prompt_label",
+                    default="",
+                    optional=True,
+                    tooltip="Kept with the measurements, to tell later what they were made on. Not used to generate.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The generated video's latent."),
+                ProfileType.Output(display_name="profile", tooltip="For Search Sparse Plan."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        noise: object,
+        guider: object,
+        sampler: object,
+        sigmas: object,
+        latent_image: dict,
+        rows: int,
+        bands: int,
+        flow: dict,
+        prompt_label: str = "",
+        previous_profile: Profile | None = None,
+    ) -> io.NodeOutput:
+        """Latent and profile.
+
+        Raises:
+            ValueError: a model that is not known, or no call that could be measured; says why.
+        """
+        node_id = cls.hidden.unique_id
+        engines: list[ProfileEngine] = []
+
+        def make_engine(patcher: object, model: nn.Module, family: Family) -> ProfileEngine:
+            layers, heads, head_dim = family.shape(model)
+            sampling = patcher.get_model_object("model_sampling")
+            choice = {name: flow[name] for name in ("lam", "epsilon") if name in flow}
+            profiler = Profiler(
+                family.name,
+                describe(model, family),
+                layers,
+                heads,
+                head_dim,
+                default_candidates(),
+                previous_profile.header.bands if previous_profile is not None else noise_bands(sampling, bands),
+                rows=rows,
+                flow=flow["flow"],
+                seed=noise.seed % 2**31,
+                prompts=(prompt_label,) if prompt_label else (),
+                **choice,
+            )
+            engines.append(ProfileEngine(profiler, model, family))
+            return engines[-1]
+
+        def finish(run: Run) -> None:
+            if run.refusal is not None:
+                raise ValueError(f"heads cannot be measured: {run.refusal}")
+            text = f"Sparse-vDiT: measured {engines[-1].observed} calls in {run.seconds:.1f} s"
+            other = {name: n for name, n in run.dense_reasons().items() if name != reasons.PROFILING}
+            text += "".join(f", {name} {count}" for name, count in other.items())
+            LOG.info(text)
+            show_on_node(text, node_id)
+            if not engines[-1].observed:
+                raise ValueError(f"no attention call could be measured: {text}")
+
+        guider = copy.copy(guider)
+        guider.model_patcher = guider.model_patcher.clone()
+        guider.model_options = guider.model_patcher.model_options
+        install(guider.model_patcher, make_engine, finish)
+        latent = sample(noise, guider, sampler, sigmas, latent_image)
+        profile = engines[-1].profiler.profile()
+        if previous_profile is not None:
+            profile = merge_profiles(previous_profile, profile)
+        return io.NodeOutput(latent, profile)
+
+
+def noise_bands(model_sampling: object, count: int) -> tuple[tuple[float, float], ...]:
+    """(sigma_high, sigma_low) of `count` equal parts of the whole schedule, whatever part of it is sampled."""
+    edges = [float(model_sampling.percent_to_sigma(part / count)) for part in range(count + 1)]
+    return tuple(itertools.pairwise(edges))
+
+
+def sample(noise: object, guider: object, sampler: object, sigmas: object, latent_image: dict) -> dict:
+    """What SamplerCustomAdvanced does: latent in, sampled latent out."""
+    latent = latent_image.copy()
+    samples = comfy.sample.fix_empty_latent_channels(
+        guider.model_patcher,
+        latent["samples"],
+        latent.pop("downscale_ratio_spacial", None),
+        latent.pop("downscale_ratio_temporal", None),
+    )
+    latent["samples"] = samples
+    callback = latent_preview.prepare_callback(guider.model_patcher, sigmas.shape[-1] - 1)
+    result = guider.sample(
+        noise.generate_noise(latent),
+        samples,
+        sampler,
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=noise.seed,
+    )
+    latent["samples"] = result.to(comfy.model_management.intermediate_device())
+    return latent

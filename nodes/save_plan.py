@@ -1,0 +1,56 @@
+"""Save Sparse Plan: keeps a plan where Load Sparse Plan finds it."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..plans.files import save_plan
+from ..plans.plan import Plan
+from ..plans.profile import Profile
+from ..plans.profile_files import save_profile
+from .host.plan_folders import FOLDER, user_file
+from .sockets import CATEGORY, PlanType, ProfileType
+
+
+class SavePlan(io.ComfyNode):
+    """Writes the plan, and the profile when one is connected."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="SparseVDiTSavePlan",
+            display_name="Save Sparse Plan",
+            category=CATEGORY,
+            description=f"Saves a plan in models/{FOLDER}, where Load Sparse Plan lists it as user/<name>.",
+            search_aliases=["save plan", "sparse plan", "export plan"],
+            is_output_node=True,
+            inputs=[
+                PlanType.Input("plan", tooltip="The plan to save, from Search Sparse Plan."),
+                io.String.Input("file_name", default="my_plan", tooltip="Name of the file, without folder and ending."),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Replace a different plan of this name. Off: that is an error, and nothing is written.",
+                ),
+                ProfileType.Input(
+                    "profile",
+                    optional=True,
+                    tooltip="Saved beside the plan as .safetensors, to search other plans from it later.",
+                ),
+            ],
+            outputs=[PlanType.Output(display_name="plan", tooltip="The same plan, to go on with.")],
+        )
+
+    @classmethod
+    def execute(cls, plan: Plan, file_name: str, overwrite: bool, profile: Profile | None = None) -> io.NodeOutput:
+        """Saved plan.
+
+        Raises:
+            ValueError: a name with folders or signs that file systems refuse.
+            FileExistsError: another plan of this name, and overwrite is off.
+        """
+        saved = [save_plan(plan, user_file(file_name, ".json"), overwrite)]
+        if profile is not None:
+            saved.append(save_profile(profile, user_file(file_name, ".safetensors"), overwrite))
+        return io.NodeOutput(plan, ui=ui.PreviewText("saved " + ", ".join(path.name for path in saved)))

@@ -1,0 +1,27 @@
+"""One running ComfyUI for all test modules that name this file in `pytest_plugins`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .installation import comfyui_path
+from .models import write_models
+from .results import PLANS
+from .server import Server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the pack, the test pack and the small models; skips where there is no ComfyUI."""
+    comfyui = comfyui_path()
+    if comfyui is None:
+        pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; nothing of the nodes was tested in a real ComfyUI")
+    base = tmp_path_factory.mktemp("comfyui")
+    for folder in ("models/diffusion_models", PLANS):
+        (base / folder).mkdir(parents=True)
+    write_models(base / "models/diffusion_models")
+    running = Server(comfyui, base)
+    yield running
+    running.stop()

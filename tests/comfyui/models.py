@@ -1,0 +1,38 @@
+"""Small model files for the server, with the keys of real checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from small_wan.model import SmallWan
+
+from .installation import ROOT
+
+TRAINED = ROOT / "tests" / "small_wan" / "small_wan.safetensors"
+
+
+def small_wan_weights() -> dict[str, torch.Tensor]:
+    """The trained small Wan; random weights that give finite latents where its file is not there."""
+    if TRAINED.is_file():
+        return load_file(TRAINED)
+    torch.manual_seed(11)
+    model = SmallWan()
+    torch.nn.init.normal_(model.head.head.weight, std=0.02)
+    return {name: value.half().contiguous() for name, value in model.state_dict().items()}
+
+
+def write_models(folder: Path) -> None:
+    """`small_wan.safetensors`, and `vace.safetensors`, a variant that the pack must leave alone."""
+    weights = small_wan_weights()
+    save_file(weights, folder / "small_wan.safetensors")
+    dim = weights["head.modulation"].shape[-1]
+    generator = torch.Generator().manual_seed(12)
+    extra = {f"vace_{name}": value.clone() for name, value in weights.items() if name.startswith("blocks.0.")}
+    for name, shape in (("blocks.0.before_proj", (dim, dim)), ("blocks.0.after_proj", (dim, dim))):
+        extra[f"vace_{name}.weight"] = (torch.randn(shape, generator=generator) * 0.01).half()
+        extra[f"vace_{name}.bias"] = torch.zeros(dim).half()
+    extra["vace_patch_embedding.weight"] = (torch.randn(dim, 96, 1, 2, 2, generator=generator) * 0.01).half()
+    extra["vace_patch_embedding.bias"] = torch.zeros(dim).half()
+    save_file({**weights, **extra}, folder / "vace.safetensors")

@@ -1,0 +1,58 @@
+"""Nodes for tests alone: conditioning out of the small Wan's own words, instead of a text encoder."""
+
+import torch
+
+from .small_wan.video import encode, random_scene, to_video
+
+
+class SceneConditioning:
+    """Conditioning of the scene that a seed draws; seed -1 is the empty prompt."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"seed": ("INT", {"default": 0, "min": -1, "max": 2**31})}}
+
+    def make(self, seed):
+        context = encode([random_scene(torch.Generator().manual_seed(max(seed, 0)))])
+        return ([[context * (seed >= 0), {}]],)
+
+
+class LatentToFrames:
+    """RGB frames of the small Wan's latents; they need no VAE."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"latent": ("LATENT",)}}
+
+    def make(self, latent):
+        return ((to_video(latent["samples"])[0].movedim(0, -1) + 1) / 2,)
+
+
+class MarkedAttention:
+    """An attention of its own, whose results differ a little from ComfyUI's, as Sage's do."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"model": ("MODEL",)}}
+
+    def make(self, model):
+        model = model.clone()
+        model.model_options["transformer_options"]["optimized_attention_override"] = _marked_attention
+        return (model,)
+
+
+def _marked_attention(func, *args, **kwargs):
+    return func(*args, **kwargs) * 1.01
+
+
+NODE_CLASS_MAPPINGS = {
+    "TestSceneConditioning": SceneConditioning,
+    "TestLatentToFrames": LatentToFrames,
+    "TestMarkedAttention": MarkedAttention,
+}

@@ -1,0 +1,170 @@
+"""The one-pass errors against direct computation of every candidate, and what flows on while profiling."""
+
+import pytest
+import torch
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.lists import pattern_density
+from sparse_vdit.kernels.oracle import masked_attention, pattern_attention, sequence_mask
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.kernels.tiling import Tiling
+from sparse_vdit.plans.candidates import default_candidates
+from sparse_vdit.plans.errors import CandidateJudge, sample_rows
+from sparse_vdit.plans.profiler import Profiler
+from sparse_vdit.plans.rules import paper_choice
+from tolerances import assert_close
+
+GRID = TokenGrid(5, 7, 9, prefix=3, suffix=2)
+TILES = (32, 16)
+CANDIDATES = (Dense(), Skip(), Diagonal(1, 0.25), MultiDiagonal(0.1, None), VerticalStripe(), Diagonal(0, order="deep"))
+HEADS, HEAD_DIM, DIM = 3, 24, 40
+
+
+def inputs(batch=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(batch, GRID.tokens, HEADS, HEAD_DIM, generator=generator) for _ in range(3))
+
+
+def projection(seed=2):
+    weight = torch.randn(DIM, HEADS, HEAD_DIM, generator=torch.Generator().manual_seed(seed))
+    return weight, torch.einsum("ohd,ohe->hde", weight, weight)
+
+
+@pytest.mark.parametrize("number", range(len(CANDIDATES)), ids=[c.describe() for c in CANDIDATES])
+def test_one_pass_equals_direct_computation(number):
+    """With all rows sampled, every measure must be what masking S x S softmax gives."""
+    q, k, v = inputs()
+    weight, gram = projection()
+    tiling = Tiling(GRID, CANDIDATES[number].order, *TILES)
+    covered = tiling.query_tiles * tiling.query_tile
+    judge = CandidateJudge(GRID, [CANDIDATES[number]], covered, *TILES)
+    errors = judge.errors(q, k, v, gram, torch.Generator().manual_seed(0))
+
+    rows = tiling.index[:covered]
+    exact = pattern_attention(q, k, v, [Dense()] * HEADS, GRID, *TILES)[:, rows]
+    sparse = pattern_attention(q, k, v, [CANDIDATES[number]] * HEADS, GRID, *TILES)[:, rows]
+    difference = sparse - exact
+    projected = torch.einsum("ohd,bshd->bsho", weight.double(), difference).square().sum(-1).mean((0, 1))
+    power = torch.einsum("ohd,bshd->bsho", weight.double(), exact).square().sum(-1).mean((0, 1))
+    expected = {
+        "projected": projected,
+        "relative": difference.square().sum((0, 1, 3)) / exact.square().sum((0, 1, 3)),
+        "mse": difference.square().mean((0, 1, 3)),
+        "power": power,
+    }
+    if not isinstance(CANDIDATES[number], Skip):
+        mask = sequence_mask(CANDIDATES[number], GRID, *TILES)
+        ones = torch.ones_like(v)
+        full = masked_attention(q, k, ones * mask.any(), [torch.ones_like(mask)] * HEADS)
+        assert torch.allclose(full, torch.ones_like(full))
+        scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * HEAD_DIM**-0.5
+        kept = (scores.softmax(-1) * mask).sum(-1)[:, :, rows]
+        expected["kept_mass"] = kept.mean((0, 2))
+    for name, value in expected.items():
+        torch.testing.assert_close(getattr(errors, name)[:, 0], value, rtol=1e-3, atol=1e-9, msg=name)
+
+
+def test_plain_errors_without_a_projection():
+    q, k, v = inputs()
+    judge = CandidateJudge(GRID, CANDIDATES, 1000, *TILES)
+    identity = torch.eye(HEAD_DIM).expand(HEADS, -1, -1)
+    plain, through_identity = (
+        judge.errors(q, k, v, gram, torch.Generator().manual_seed(0)) for gram in (None, identity)
+    )
+    torch.testing.assert_close(plain.projected, through_identity.projected)
+
+
+def test_sampled_rows_are_spread_over_all_query_tiles():
+    tiling = Tiling(GRID, "flat", *TILES)
+    rows = sample_rows(tiling, 3 * tiling.query_tiles, torch.Generator().manual_seed(4))
+    assert len(rows.unique()) == len(rows)
+    assert (rows // 32).bincount(minlength=tiling.query_tiles).tolist() == [3] * tiling.query_tiles
+    assert len(sample_rows(tiling, 10_000, torch.Generator())) == tiling.query_tiles * 32
+    assert len(sample_rows(Tiling(TokenGrid(1, 2, 3), "flat", *TILES), 5, torch.Generator())) == 0
+
+
+def test_sampling_estimates_the_full_error():
+    q, k, v = inputs(batch=1)
+    full, sampled = (
+        CandidateJudge(GRID, CANDIDATES, rows, *TILES).errors(q, k, v, None, torch.Generator().manual_seed(3)).mse
+        for rows in (10_000, 90)
+    )
+    assert full[:, 0].abs().max() < 1e-10
+    torch.testing.assert_close(sampled[:, 1:], full[:, 1:], rtol=0.35, atol=0)
+
+
+def make_profiler(flow, **settings):
+    return Profiler("wan", "toy", 1, HEADS, HEAD_DIM, CANDIDATES, [(1.0, 0.5), (0.5, 0.0)], rows=200,
+                    query_tile=TILES[0], key_tile=TILES[1], flow=flow, **settings)  # fmt: skip
+
+
+def test_dense_flow_leaves_the_output_to_the_caller():
+    assert make_profiler("dense").observe(0, 0.7, *inputs(), GRID, None) is None
+
+
+def test_sequential_flow_returns_the_output_of_the_choice():
+    """Algorithm 1: what flows on is each head's chosen pattern by Eq. 2 and 3."""
+    q, k, v = inputs()
+    profiler = make_profiler("sequential", lam=0.05, epsilon=0.04)
+    output = profiler.observe(0, 0.7, q, k, v, GRID, None)
+    profile = profiler.profile()
+    densities = torch.tensor([pattern_density(pattern, GRID, *TILES) for pattern in CANDIDATES])
+    loss = profile.measures["mse"][0, 0] + 0.05 * densities
+    expected = []
+    for row in loss.tolist():
+        best = min(range(1, len(row)), key=lambda c: row[c])
+        expected.append(0 if row[best] > 0.04 else best)
+    assert profile.votes[0, 0].argmax(-1).tolist() == expected
+    assert_close(output, pattern_attention(q, k, v, [CANDIDATES[c] for c in expected], GRID, *TILES))
+
+
+@pytest.mark.parametrize(
+    ("mse", "lam", "epsilon", "expected"),
+    [
+        ([0.0, 0.5, 0.2], 0.5, 1.0, 2),  # both under epsilon: the smaller loss
+        ([0.0, 0.5, 0.3], 2.0, 1.0, 1),  # a large lambda prefers the sparser one
+        ([0.0, 1.5, 1.3], 0.5, 1.0, 0),  # all above epsilon: dense
+        ([0.0, 1.5, 0.99], 0.02, 1.0, 2),  # one just below
+    ],
+)
+def test_equation_2_and_3(mse, lam, epsilon, expected):
+    densities = torch.tensor([1.0, 0.0, 0.4])
+    assert int(paper_choice(torch.tensor([mse]), densities, lam, epsilon)) == expected
+
+
+def test_noise_levels_outside_the_bands_are_not_measured():
+    profiler = Profiler("wan", "toy", 1, HEADS, HEAD_DIM, CANDIDATES, [(0.8, 0.4)], query_tile=32, key_tile=16)
+    for sigma in (0.9, 0.4, 0.1):
+        profiler.observe(0, sigma, *inputs(), GRID, None)
+    with pytest.raises(ValueError, match="nothing was observed"):
+        profiler.profile()
+    profiler.observe(0, 0.8, *inputs(), GRID, None)
+    assert profiler.profile().samples.tolist() == [[1]]
+
+
+def test_another_grid_in_the_middle_is_refused():
+    profiler = make_profiler("dense")
+    profiler.observe(0, 0.7, *inputs(), GRID, None)
+    with pytest.raises(ValueError, match="token grid changed"):
+        profiler.observe(0, 0.7, *inputs(), TokenGrid(5, 7, 9, 2, 3), None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"flow": "up"}, "'up'"),
+        ({"bands": []}, "bands"),
+        ({"bands": [(0.2, 0.5)]}, "bands"),
+        ({"rows": 0}, "rows is 0"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Profiler("wan", "toy", 1, 1, 8, CANDIDATES, **{"bands": [(1.0, 0.0)], **settings})
+
+
+def test_default_candidates_hold_every_kind_of_the_paper():
+    candidates = default_candidates()
+    assert {c.kind for c in candidates} == {"dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe"}
+    assert len(set(candidates)) == len(candidates)
+    assert candidates[0] == Dense()
