@@ -26,7 +26,7 @@ COLOURS = {
     "cyan": (-0.7, 0.85, 0.95),
     "white": (0.95, 0.95, 0.95),
 }
-SIZES = {"small": 0.2, "large": 0.3}  # radius in frame heights
+SIZES = {"small": 0.24, "large": 0.36}  # radius in frame heights
 DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")
 MOTIONS = ("still", *DIRECTIONS)
 SPINS = {"straight": 0.0, "turning": 0.22}  # radians per frame
