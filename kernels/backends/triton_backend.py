@@ -15,6 +15,7 @@ from torch import Tensor
 from ..lists import TileLists
 from ..tiling import KEY_TILE, QUERY_TILE
 
+TRITON_FOUND = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the tests run the kernel without a GPU
 HEAD_DIMS = (64, 128)
 DTYPES = (torch.bfloat16, torch.float16)
@@ -35,7 +36,7 @@ CONFIGS = {64: LaunchConfig(warps=8, stages=3), 128: LaunchConfig(warps=8, stage
 
 def refusal(q: Tensor, lists: TileLists) -> str | None:
     """Why this backend cannot run a call with q (B, S, H, D), in words; None when it can."""
-    if importlib.util.find_spec("triton") is None:
+    if not TRITON_FOUND:
         return "Triton is not installed (on Windows: pip install triton-windows)"
     if q.dtype not in DTYPES:
         return f"dtype {str(q.dtype).removeprefix('torch.')} is neither bfloat16 nor float16"
