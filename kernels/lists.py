@@ -17,6 +17,7 @@ from .patterns import Pattern, Skip
 from .tiling import KEY_TILE, QUERY_TILE, Tiling
 
 PREFETCH = 2  # entries a kernel may read past the end of a row
+MOST_COLUMNS = 1 << 27  # a quarter of a gigabyte; a run of known models needs a few megabytes
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class TileListBuilder:
             grid=self.grid,
             query_tile=self.query_tile,
             key_tile=self.key_tile,
-            columns=torch.cat([*self._columns, torch.zeros(PREFETCH)]).to(dtype),
+            columns=torch.cat([*self._columns, torch.zeros(PREFETCH, dtype=torch.int64)]).to(dtype),
             starts=torch.tensor(starts, dtype=torch.int32).view(-1, rows),
             counts=torch.tensor(counts, dtype=torch.int32).view(-1, rows),
             orders=torch.tensor([ORDERS.index(pattern.order) for pattern in self._ids], dtype=torch.int32),
@@ -121,6 +122,11 @@ class TileListBuilder:
             self._rows[key] = (self._used, len(columns))
             self._columns.append(columns)
             self._used += len(columns)
+            if self._used > MOST_COLUMNS:
+                raise ValueError(
+                    f"tile lists of {len(self._ids)} patterns on {self.grid} tokens have over {MOST_COLUMNS} entries: "
+                    "use a plan with fewer patterns"
+                )
         return self._rows[key]
 
 

@@ -43,7 +43,7 @@ class LoadPlan(io.ComfyNode):
         if plan_name in plan_files():
             return True
         if plan_name == NOTHING:
-            return "there is no plan yet: make one with Profile Heads, Search Sparse Plan and Save Sparse Plan"
+            return "no plan is chosen: choose one, or make it with Profile Heads, Search Sparse Plan, Save Sparse Plan"
         return f"plan {plan_name!r} is not here: choose another, or put its file into models/{FOLDER}"
 
     @classmethod

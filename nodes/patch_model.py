@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from comfy_api.latest import io
 from torch import nn
 
@@ -16,11 +14,11 @@ from .host.install import install, pause_malloc_graph
 from .host.plan_engine import PlanEngine
 from .host.report import report
 from .host.run import Run
+from .host.shipped_plans import shipped_plan
 from .sockets import CATEGORY, PlanType
 
 PRESETS = ("faithful", "balanced", "fast")
 DEFAULT_PRESET = "balanced"
-LOG = logging.getLogger("sparse_vdit")
 
 
 class PatchModel(io.ComfyNode):
@@ -115,12 +113,14 @@ class PatchModel(io.ComfyNode):
         preset_ignored = plan is not None and preset != DEFAULT_PRESET
 
         def make_engine(patcher: object, diffusion_model: nn.Module, family: Family) -> PlanEngine | str:
-            reason = refusal(plan, diffusion_model, family)
+            shape = family.shape(diffusion_model)
+            chosen = plan or shipped_plan(family.name, shape, preset)
+            reason = refusal(chosen, family.name, shape)
             if reason is not None:
                 return reason
             percent_to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
             return PlanEngine(
-                plan,
+                chosen,
                 float(percent_to_sigma(start_percent)),
                 float(percent_to_sigma(end_percent)),
                 backend,
@@ -137,8 +137,6 @@ class PatchModel(io.ComfyNode):
         return io.NodeOutput(patched)
 
 
-def refusal(plan: Plan | None, diffusion_model: nn.Module, family: Family) -> str | None:
-    """Why a plan cannot run on a model, None when it can."""
-    if plan is None:
-        return reasons.NO_PLAN
-    return BoundPlan(plan).mismatch(family.name, *family.shape(diffusion_model))
+def refusal(plan: Plan | None, family: str, shape: tuple[int, int, int]) -> str | None:
+    """Why a plan cannot run on a model of (layers, heads, head_dim), None when it can."""
+    return reasons.NO_PLAN if plan is None else BoundPlan(plan).mismatch(family, *shape)

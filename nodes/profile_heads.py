@@ -11,7 +11,7 @@ import comfy.sample
 import comfy.utils
 import latent_preview
 from comfy_api.latest import io
-from torch import nn
+from torch import Tensor, nn
 
 from ..plans.candidates import default_candidates
 from ..plans.profile import Profile, merge_profiles
@@ -55,7 +55,7 @@ class ProfileHeads(io.ComfyNode):
                     "previous_profile",
                     optional=True,
                     tooltip="Measurements to add these to: of another prompt, or of the other Wan 2.2 model. "
-                    "Its bands, flow and size must be the same.",
+                    "Its flow and size must be the same, its noise levels the same or others altogether.",
                 ),
                 io.Int.Input(
                     "rows",
@@ -141,7 +141,6 @@ class ProfileHeads(io.ComfyNode):
 
         def make_engine(patcher: object, model: nn.Module, family: Family) -> ProfileEngine:
             layers, heads, head_dim = family.shape(model)
-            sampling = patcher.get_model_object("model_sampling")
             choice = {name: flow[name] for name in ("lam", "epsilon") if name in flow}
             profiler = Profiler(
                 family.name,
@@ -150,7 +149,7 @@ class ProfileHeads(io.ComfyNode):
                 heads,
                 head_dim,
                 default_candidates(),
-                previous_profile.header.bands if previous_profile is not None else noise_bands(sampling, bands),
+                noise_bands(sigmas, bands),
                 rows=rows,
                 flow=flow["flow"],
                 seed=noise.seed % 2**31,
@@ -182,9 +181,16 @@ class ProfileHeads(io.ComfyNode):
         return io.NodeOutput(latent, profile)
 
 
-def noise_bands(model_sampling: object, count: int) -> tuple[tuple[float, float], ...]:
-    """(sigma_high, sigma_low) of `count` equal parts of the whole schedule, whatever part of it is sampled."""
-    edges = [float(model_sampling.percent_to_sigma(part / count)) for part in range(count + 1)]
+def noise_bands(sigmas: Tensor, count: int) -> tuple[tuple[float, float], ...]:
+    """(sigma_high, sigma_low) of `count` parts with equally many steps of the sampled schedule, and of no other noise.
+
+    Raises:
+        ValueError: fewer steps than bands.
+    """
+    steps = len(sigmas) - 1
+    if steps < count:
+        raise ValueError(f"bands is {count}, but only {steps} steps are sampled: use at most one band per step")
+    edges = [float(sigmas[round(part * steps / count)]) for part in range(count + 1)]
     return tuple(itertools.pairwise(edges))
 
 

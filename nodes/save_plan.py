@@ -36,7 +36,7 @@ class SavePlan(io.ComfyNode):
                 ProfileType.Input(
                     "profile",
                     optional=True,
-                    tooltip="Saved beside the plan as .safetensors, to search other plans from it later.",
+                    tooltip="Kept beside the plan as .safetensors.",
                 ),
             ],
             outputs=[PlanType.Output(display_name="plan", tooltip="The same plan, to go on with.")],

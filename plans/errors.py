@@ -59,6 +59,8 @@ class CandidateJudge:
         self.grid, self.candidates, self.rows = grid, tuple(candidates), rows
         self.tilings = {p.order: Tiling(grid, p.order, query_tile, key_tile) for p in self.candidates}
         self.masks = [pattern.tile_mask(self.tilings[pattern.order]) for pattern in self.candidates]
+        if not grid.video_tokens // query_tile:
+            raise ValueError(f"{grid} tokens hold no full tile of {query_tile}: too small a video to profile")
 
     def errors(self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, generator: torch.Generator) -> HeadErrors:
         """Errors of every candidate for every head of q, k, v (B, S, H, D); gram (H, D, D) = W_O^T W_O per head."""
@@ -73,8 +75,6 @@ class CandidateJudge:
         rows_seen = 0
         for order, tiling in self.tilings.items():
             rows = sample_rows(tiling, self.rows, generator)
-            if not len(rows):
-                continue
             rows_seen = len(rows)
             chosen = [c for c, pattern in enumerate(self.candidates) if pattern.order == order]
             masks = torch.stack([self.masks[c][rows // tiling.query_tile] for c in chosen]).to(q.device)

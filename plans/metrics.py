@@ -22,13 +22,14 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
         (frames,) float64.
     """
     _check(a, b)
-    error = (a.double() - b.double()).square().flatten(1).mean(1)
+    error = torch.stack([(x.double() - y.double()).square().mean() for x, y in zip(a, b, strict=True)])
     return -10 * error.log10()
 
 
 def video_psnr(a: Tensor, b: Tensor) -> float:
     """PSNR in dB over the mean squared error of all frames together."""
-    return float(psnr(a.flatten(0, 1)[None], b.flatten(0, 1)[None]))
+    error = (10 ** (psnr(a, b) / -10)).mean()  # frames are equally large
+    return float(-10 * error.log10())
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Kept whole, not only the best candidate, so that another rule or target needs no
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,7 +16,7 @@ from ..kernels.patterns import Pattern
 MEASURES = ("projected", "relative", "mse", "kept_mass", "power")
 FLOWS = ("dense", "sequential")
 MEASURED_ALIKE = (
-    "family", "layers", "heads", "head_dim", "grid", "query_tile", "key_tile", "candidates", "bands", "flow",
+    "family", "layers", "heads", "head_dim", "grid", "query_tile", "key_tile", "candidates", "flow",
 )  # fmt: skip
 
 
@@ -79,8 +80,8 @@ class Profile:
                 raise ValueError(
                     f"{name} is {tuple(tensor.shape)}, expected {shape} (bands, layers, heads, candidates)"
                 )
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"{name} has values that are not finite; profile again")
+            if not torch.isfinite(tensor).all() or (tensor < 0).any():
+                raise ValueError(f"{name} has values that are not finite or below zero; profile again")
         if tuple(self.samples.shape) != shape[:2]:
             raise ValueError(f"samples is {tuple(self.samples.shape)}, expected {shape[:2]} (bands, layers)")
 
@@ -90,7 +91,8 @@ class Profile:
 
 
 def merge_profiles(first: Profile, second: Profile) -> Profile:
-    """One profile over the observations of both, for example of several prompts or of both Wan 2.2 experts.
+    """One profile over the observations of both: means over equal bands, for example of several prompts, or the bands
+    of both where they do not overlap, for example of the two Wan 2.2 experts.
 
     Raises:
         ValueError: the two were not measured alike; the message names the first difference.
@@ -99,16 +101,41 @@ def merge_profiles(first: Profile, second: Profile) -> Profile:
         ours, theirs = getattr(first.header, name), getattr(second.header, name)
         if ours != theirs:
             raise ValueError(f"profiles cannot be merged, {name} differs: {ours!r} and {theirs!r}")
+    for name in ("lambda", "epsilon") if first.header.flow == "sequential" else ():
+        ours, theirs = first.header.parameters.get(name), second.header.parameters.get(name)
+        if ours != theirs:
+            raise ValueError(f"profiles of sequential flow cannot be merged, {name} differs: {ours!r} and {theirs!r}")
+    if first.header.bands != second.header.bands:
+        return _join_bands(first, second)
     samples = first.samples + second.samples
     share = (first.samples / samples.clamp_min(1)).double()[..., None, None]
     measures = {name: first.measures[name] * share + second.measures[name] * (1 - share) for name in MEASURES}
-    prompts = (*first.header.prompts, *(p for p in second.header.prompts if p not in first.header.prompts))
+    return Profile(_merged_header(first, second, first.header.bands), measures, first.votes + second.votes, samples)
+
+
+def _join_bands(first: Profile, second: Profile) -> Profile:
+    """Both profiles' bands side by side, in falling order."""
+    parts = [(band, profile, row) for profile in (first, second) for row, band in enumerate(profile.header.bands)]
+    parts.sort(key=lambda part: part[0], reverse=True)
+    bands = tuple(band for band, _, _ in parts)
+    if any(later[0] > earlier[1] for earlier, later in itertools.pairwise(bands)):
+        ours, theirs = first.header.bands, second.header.bands
+        raise ValueError(
+            f"profiles cannot be merged, their sigma bands overlap without being equal: {ours} and {theirs}"
+        )
+    measures = {name: torch.stack([p.measures[name][row] for _, p, row in parts]) for name in MEASURES}
+    votes = torch.stack([p.votes[row] for _, p, row in parts])
+    samples = torch.stack([p.samples[row] for _, p, row in parts])
+    return Profile(_merged_header(first, second, bands), measures, votes, samples)
+
+
+def _merged_header(first: Profile, second: Profile, bands: tuple[tuple[float, float], ...]) -> ProfileHeader:
     models = {first.header.model, second.header.model} - {""}
-    header = replace(
+    return replace(
         first.header,
-        prompts=prompts,
+        bands=bands,
+        prompts=(*first.header.prompts, *(p for p in second.header.prompts if p not in first.header.prompts)),
         model=" + ".join(sorted(models)),
         projected=first.header.projected and second.header.projected,
         date=max(first.header.date, second.header.date),
     )
-    return Profile(header, measures, first.votes + second.votes, samples)

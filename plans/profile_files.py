@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -45,6 +46,8 @@ def load_profile(path: str | Path) -> Profile:
     """
     path = Path(path)
     try:
+        if not path.is_file():
+            raise ProfileError(f"{path.name}: there is no such file")
         if path.stat().st_size > MOST_BYTES:
             raise ProfileError(f"{path.name}: {path.stat().st_size} bytes are too many for a profile")
         with safe_open(path, "pt") as file:
@@ -60,7 +63,7 @@ def load_profile(path: str | Path) -> Profile:
         header = _header(about.get("header"))
         measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
         return Profile(header, measures, tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ProfileError(f"{path.name}: header: {error}") from error
 
 
@@ -89,9 +92,16 @@ def _header(data: dict) -> ProfileHeader:
         raise ValueError(f"grid: {data['grid']!r}, expected three numbers of tokens")
     candidates = tuple(pattern_from_dict(pattern) for pattern in data["candidates"])
     densities = tuple(float(value) for value in data["densities"])
+    if not all(0 <= value <= 1 for value in densities):
+        raise ValueError(f"densities: {densities!r}, expected numbers from 0 to 1")
+    for name in ("parameters", "versions"):
+        if not isinstance(data[name], dict):
+            raise ValueError(f"{name}: {data[name]!r}, expected a table")
     if not candidates or candidates[0].kind != "dense" or len(candidates) != len(densities):
         raise ValueError("candidates: expected dense first and one density for each")
     bands = tuple((float(high), float(low)) for high, low in data["bands"])
+    if not all(0 <= low < high < math.inf for high, low in bands):
+        raise ValueError(f"bands: {bands!r}, expected pairs of a higher and a lower noise level")
     return ProfileHeader(**{
         **data, "candidates": candidates, "densities": densities, "bands": bands,
         "grid": tuple(data["grid"]), "prompts": tuple(str(prompt) for prompt in data["prompts"]),

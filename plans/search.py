@@ -63,7 +63,7 @@ def search_budget(
     bands = _bands(profile)
     errors, power = profile.measures["projected"][bands], profile.measures["power"][bands][..., 0]
     if weights is not None:
-        weights = weights.expand(power.shape)
+        weights = weights.expand((*profile.samples.shape, profile.header.heads))[bands]
         errors, power = errors * weights[..., None], power * weights
     errors = errors / power.sum().clamp_min(1e-30)
     cost = torch.tensor(profile.header.densities, dtype=torch.float64).expand_as(errors) / power.numel()
@@ -96,7 +96,7 @@ def _budget(objective: Tensor, spent: Tensor, limit: float) -> Tensor:
     choice = choose(2.0**high)
     if total(choice) > limit:
         raise SearchError(
-            f"target {limit:.4g} is out of reach, the candidates go down to {total(choice):.4g}; raise it"
+            f"the target is out of reach, the cheapest plan takes {total(choice) / limit:.2f} times as much: raise it"
         )
     for _ in range(80):
         middle = (low + high) / 2

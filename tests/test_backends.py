@@ -48,6 +48,13 @@ def bind(patterns, grid, query_tile=128, key_tile=64):
     return builder.build(), numbers
 
 
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch):
+    """Memory that a backend forgets to write is NaN, not by luck zero."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+
+
 def test_oracle_is_plain_attention_without_a_mask():
     grid = TokenGrid(3, 5, 7, prefix=2)
     q, k, v = inputs(grid, 3, 24, torch.float64)

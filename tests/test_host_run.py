@@ -11,7 +11,7 @@ from sparse_vdit.nodes.host.families import WAN, detect
 from sparse_vdit.nodes.host.override import LAYOUT, SEEN, attention_override, refusal
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.run import Run, current_run, pop_run, push_run
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan import Band, Plan, Provenance, uniform_plan
 from torch import nn
 
 GRID = (5, 8, 11)
@@ -31,8 +31,10 @@ class VaceWanModel(WanModel):
     pass
 
 
-def engine(pattern: object, start: float = 1.0, end: float = 0.0, layers: int = 4) -> PlanEngine:
-    return PlanEngine(uniform_plan("wan", layers, 3, 128, GRID, pattern), start, end, "torch")
+def engine(
+    pattern: object, start: float = 1.0, end: float = 0.0, layers: int = 4, backend: str = "torch"
+) -> PlanEngine:
+    return PlanEngine(uniform_plan("wan", layers, 3, 128, GRID, pattern), start, end, backend)
 
 
 def qkv(batch: int = 2, tokens: int = TOKENS) -> list[torch.Tensor]:
@@ -187,10 +189,37 @@ def test_without_a_run_everything_is_dense() -> None:
 
 
 def test_all_heads_dense_is_the_models_own_attention() -> None:
-    run = Run(engine(Dense()), function=None)
+    run = Run(engine(Dense(), backend="auto"), function=None)
     run.reason = run.engine.reason(0.5)
     assert run.attend(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv())) is None
     assert run.dense == {reasons.DENSE_HEADS: 1}
+
+
+def test_blocks_compiled_alone_share_code_but_not_patterns() -> None:
+    """Compiled code holds the first block's number; what counts is the block at work."""
+    patterns = (Diagonal(0), Dense())
+    plan = Plan("wan", 2, 3, 128, GRID, patterns, (Band(1.0, 0.0, ((0,) * 3, (1,) * 3)),), "measured", Provenance())
+    run = Run(PlanEngine(plan, 1.0, 0.0, "torch"), function=None)
+    run.reason = run.engine.reason(0.5)
+    push_run(run)
+    try:
+        outputs = []
+        for layer in (0, 1):
+            run.blocks = {"block_index": layer}
+            outputs.append(attention_op(*qkv(), 3, 0, *GRID, 0, 0, False, False))
+        run.blocks = None
+        assert torch.equal(attention_op(*qkv(), 3, 1, *GRID, 0, 0, False, False), outputs[1])
+    finally:
+        pop_run(run)
+    assert not torch.equal(outputs[0], outputs[1])
+
+
+def test_a_discarded_forward_is_not_counted(run: Run) -> None:
+    before = run.sparse, run.density_sum
+    run.attend(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv()))
+    assert run.sparse == before[0] + 1
+    run.discard_since(*before)
+    assert (run.sparse, run.density_sum) == before
 
 
 def test_output_that_is_not_finite_is_noticed(run: Run) -> None:

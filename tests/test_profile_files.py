@@ -64,6 +64,26 @@ def test_merged_profile_is_the_mean_over_all_observations():
         torch.testing.assert_close(merged.measures[name], mean)
 
 
+def test_sequential_profiles_of_other_rules_do_not_merge():
+    profile = make_profile(flow="sequential")
+    other = replace(profile, header=replace(profile.header, parameters={**profile.header.parameters, "epsilon": 2.0}))
+    with pytest.raises(ValueError, match="epsilon differs"):
+        merge_profiles(profile, other)
+
+
+def test_profiles_of_other_noise_levels_are_joined():
+    """The two experts of Wan 2.2: each was measured on its part of the schedule."""
+    profile = make_profile()
+    high = replace(profile, header=replace(profile.header, bands=((4.0, 2.0), (2.0, 1.0))))
+    for joined in (merge_profiles(high, profile), merge_profiles(profile, high)):
+        assert joined.header.bands == ((4.0, 2.0), (2.0, 1.0), (1.0, 0.5), (0.5, 0.0))
+        assert torch.equal(joined.measures["mse"], torch.cat([high.measures["mse"], profile.measures["mse"]]))
+        assert joined.samples.tolist() == [[1, 1]] * 4
+    overlapping = replace(profile, header=replace(profile.header, bands=((1.0, 0.7), (0.7, 0.0))))
+    with pytest.raises(ValueError, match="overlap"):
+        merge_profiles(profile, overlapping)
+
+
 def test_profiles_of_other_grids_do_not_merge():
     profile = make_profile()
     other = replace(profile, header=replace(profile.header, grid=(5, 7, 10)))
@@ -95,6 +115,11 @@ BROKEN = {
     "a list": (lambda t, m: m.update(profile="[1]"), "format and version"),
     "an unknown field": (_header(lambda h: h.update(extra=1)), "extra"),
     "a lacking field": (_header(lambda h: h.pop("bands")), "bands"),
+    "a negative error": (lambda t, m: t["mse"].fill_(-1.0), "below zero"),
+    "a density out of range": (_header(lambda h: h["densities"].__setitem__(1, 7)), "densities"),
+    "a density beyond all numbers": (_header(lambda h: h["densities"].__setitem__(1, 10**400)), "header"),
+    "parameters as a list": (_header(lambda h: h.update(parameters=[1])), "parameters"),
+    "bands upside down": (_header(lambda h: h.update(bands=[[0.0, 0.5], [0.5, 1.0]])), "bands"),
     "layers as text": (_header(lambda h: h.update(layers="2")), "layers"),
     "an unknown flow": (_header(lambda h: h.update(flow="upwards")), "flow"),
     "an unknown pattern": (_header(lambda h: h["candidates"][1].update(kind="spiral")), "spiral"),

@@ -81,6 +81,9 @@ def attention_op(
 ) -> Tensor:
     """What compiled code calls: the same attention, decided when it is executed. Output contiguous."""
     layout = (frames, height, width, prefix, suffix)
+    run = current_run()
+    if run is not None and run.blocks is not None:
+        layer = run.blocks.get("block_index", layer)
     out = run_attention(
         q,
         k,

@@ -62,7 +62,7 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
         finish(Run(None, None, refusal=engine))  # before sampling: strict mode need not wait for a video to fail
         return executor(*args, **kwargs)
     run = Run(engine, _own_attention(model), chained)
-    _forget_compiled(model, options, chained)
+    run.compiled = _forget_compiled(model, options, chained)
     options[OVERRIDE], options[CHAINED] = attention_override, chained
     push_run(run)
     try:
@@ -112,17 +112,20 @@ _compiled: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 """Diffusion model -> what its compiled code was made with: a function that gives the chained override."""
 
 
-def _forget_compiled(model: nn.Module, options: dict, chained: Callable | None) -> None:
+def _forget_compiled(model: nn.Module, options: dict, chained: Callable | None) -> bool:
     """Make a compiled model compile anew where its code was made without our override or with another chain.
+
+    Returns whether the model is compiled at all.
 
     ComfyUI drops the compiler's guards on transformer_options, so stale code would run silently.
     """
     if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile", options):
-        return
+        return False
     known = _compiled.get(model)
     if known is None or known() is not chained:
         torch._dynamo.reset()
         _compiled[model] = _reference(chained)
+    return True
 
 
 def _reference(chained: Callable | None) -> Callable[[], object]:
@@ -143,14 +146,21 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     run = current_run()
     if run is None:
         return executor(x, t, *args, **kwargs)
+    run.blocks = None
     run.options = args[3] if len(args) > 3 else kwargs.get("transformer_options", {})
     if run.options.get(OVERRIDE) is not attention_override:
         run.note(reasons.REPLACED)
     run.reason = reasons.NOT_FINITE if run.spoiled else run.engine.reason(float(t.flatten()[0]))
     if run.reason is None:
         _prepare(run, executor.class_obj.diffusion_model, x, kwargs)
+    calls, sparse, density_sum = run.calls(), run.sparse, run.density_sum
     out = executor(x, t, *args, **kwargs)
+    if run.compiled and run.calls() == calls:  # stale code, made without our override at this size
+        torch._dynamo.reset()
+        out = executor(x, t, *args, **kwargs)
+    run.compiled = False
     if run.take_unfinished():
+        run.discard_since(sparse, density_sum)
         run.spoiled, run.reason = True, reasons.NOT_FINITE
         run.note("sparse attention gave numbers that are not finite; that forward was repeated and the rest ran dense")
         out = executor(x, t, *args, **kwargs)
@@ -170,6 +180,9 @@ def _prepare(run: Run, model: nn.Module, x: torch.Tensor, extra: dict) -> None:
 def _diffusion_model(executor: object, *args: object, **kwargs: object) -> object:
     """Around the model's forward, inside of compiled code: shapes in, a tuple out, nothing else.
 
+    Where only single blocks are compiled, this runs as plain Python, and the run remembers the options that say which
+    block is at work: blocks then share code, and the block number in it is that of the first.
+
     Wan's positional arguments are x, timestep, context, clip_fea, time_dim_concat, transformer_options.
     """
     options = kwargs.get("transformer_options", args[5] if len(args) > 5 else None)
@@ -178,6 +191,9 @@ def _diffusion_model(executor: object, *args: object, **kwargs: object) -> objec
         extra = kwargs if len(args) < 5 else {**kwargs, "time_dim_concat": args[4]}
         options[LAYOUT] = why if family is None else family.layout(executor.class_obj, tuple(args[0].shape), extra)
         options[SEEN] = None
+        run = None if torch.compiler.is_compiling() else current_run()
+        if run is not None:
+            run.blocks = options
     return executor(*args, **kwargs)
 
 

@@ -56,8 +56,9 @@ class PlanEngine:
         self._lists(layout, device)
 
     def _lists(self, layout: Layout, device: torch.device) -> tuple[TileLists, Table]:
-        with self.pause():
-            return self.bound.lists(TokenGrid(*layout), device)
+        grid = TokenGrid(*layout)
+        with nullcontext() if self.bound.ready(grid, device) else self.pause():
+            return self.bound.lists(grid, device)
 
     def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:
         """Sparse attention with the heads' lists, or why not."""

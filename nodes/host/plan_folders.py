@@ -11,7 +11,8 @@ from pathlib import Path
 
 import folder_paths
 
-SHIPPED = Path(__file__).resolve().parents[2] / "plans"
+from .shipped_plans import SHIPPED
+
 FOLDER = "sparse_vdit_plans"
 USER_PREFIX = "user/"
 

@@ -43,8 +43,11 @@ class Run:
         chained: the override that was there before ours, None if there was none.
         reason: why the forward now running is dense as a whole, None when it is not.
         options: transformer_options of the forward now running.
+        blocks: options where the model writes which block is at work; None where it is compiled whole.
         refusal: why the run is dense as a whole, before it began.
         unfinished: flag tensor, True once a sparse output of this forward was not finite.
+        spoiled: whether such an output was seen; the rest of the run is dense.
+        compiled: whether the model is compiled and its code was not yet seen to reach the pack.
     """
 
     engine: Engine | None
@@ -52,6 +55,7 @@ class Run:
     chained: Callable | None = None
     reason: str | None = reasons.UNSEEN_FORWARD
     options: dict | None = None
+    blocks: dict | None = None
     refusal: str | None = None
     sparse: int = 0
     dense: Counter = field(default_factory=Counter)
@@ -61,6 +65,7 @@ class Run:
     seconds: float = 0.0
     unfinished: Tensor | None = None
     spoiled: bool = False
+    compiled: bool = False
     _events: list = field(default_factory=list, repr=False)
 
     def attend(self, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
@@ -88,8 +93,17 @@ class Run:
 
     def flag(self, out: Tensor) -> None:
         """Remember whether an output is not finite, without waiting for the device."""
-        bad = ~torch.isfinite(out).all()
+        # one number instead of a mask as large as the output: a sum keeps every infinity and NaN
+        bad = ~torch.isfinite(out.sum(dtype=torch.float32))
         self.unfinished = bad if self.unfinished is None else self.unfinished.to(bad.device) | bad
+
+    def discard_since(self, sparse: int, density_sum: float) -> None:
+        """Take back the sparse calls of a forward whose result is thrown away."""
+        self.sparse, self.density_sum = sparse, density_sum
+
+    def calls(self) -> int:
+        """Self-attention calls that reached the pack so far."""
+        return self.sparse + self.dense_reasons().total()
 
     def take_unfinished(self) -> bool:
         """Whether a sparse output since the last call was not finite. Waits for the device once."""
@@ -104,8 +118,12 @@ class Run:
         with torch.cuda.device(device):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-        self._events.append((start, end))
-        return lambda: end.record(torch.cuda.current_stream(device))
+
+        def stop() -> None:  # only a finished pair is kept: after an error in between there is no end to read
+            end.record(torch.cuda.current_stream(device))
+            self._events.append((start, end))
+
+        return stop
 
     def _add_seconds(self, seconds: float) -> None:
         self.seconds += seconds
@@ -119,9 +137,10 @@ class Run:
 
     def free(self) -> None:
         """Drop everything that holds memory. May be called more than once."""
-        self.options = self.unfinished = None
+        self.options = self.blocks = self.unfinished = None
         self._events.clear()
-        self.engine.free()
+        if self.engine is not None:
+            self.engine.free()
 
     def dense_reasons(self) -> Counter:
         """Reasons of the dense self-attention calls."""
