@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .model import SmallWan
@@ -75,6 +75,12 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "checkpoint.pt").exists():
             self.resume()
+
+    def begin_with(self, file: Path) -> None:
+        """Take the weights of a file, and nothing else of the run that made them."""
+        weights = {name: value.float() for name, value in load_file(file).items()}
+        self.model.load_state_dict(weights)
+        self.average.load_state_dict(weights)
 
     def resume(self) -> None:
         state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
@@ -139,10 +145,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/small_wan"))
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler")
+    parser.add_argument("--init", type=Path, help="weights to begin a new run with, for example the shipped ones")
     parser.add_argument("--new-stage", action="store_true", help="on resuming, begin the rate's schedule anew")
     parser.add_argument("--export", type=Path, help="write the averaged weights here and train no further")
     args = parser.parse_args()
     run = Run(args.out, args.seed)
+    if args.init and not run.step:
+        run.begin_with(args.init)
     if args.export:
         export(run.average, args.export, run)
         return
