@@ -20,6 +20,8 @@ from ..kernels.grid import TokenGrid
 from ..kernels.patterns import Pattern, Skip
 from ..kernels.tiling import Tiling
 
+CHUNK_BYTES = 256 << 20  # partial sums held at a time
+
 
 @dataclass(frozen=True)
 class HeadErrors:
@@ -53,35 +55,48 @@ def sample_rows(tiling: Tiling, rows: int, generator: torch.Generator) -> Tensor
 
 
 class CandidateJudge:
-    """Judges candidates on one grid; masks and sampled rows are made once and serve every layer and step."""
+    """Judges candidates on one grid; masks are made once and serve every layer and step.
+
+    Raises:
+        ValueError: a video too small to hold a full query tile.
+    """
 
     def __init__(self, grid: TokenGrid, candidates: Sequence[Pattern], rows: int, query_tile: int, key_tile: int):
         self.grid, self.candidates, self.rows = grid, tuple(candidates), rows
         self.tilings = {p.order: Tiling(grid, p.order, query_tile, key_tile) for p in self.candidates}
         self.masks = [pattern.tile_mask(self.tilings[pattern.order]) for pattern in self.candidates]
+        self.ranks = {order: tiling.index.argsort() for order, tiling in self.tilings.items()}
         if not grid.video_tokens // query_tile:
             raise ValueError(f"{grid} tokens hold no full tile of {query_tile}: too small a video to profile")
 
     def errors(self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, generator: torch.Generator) -> HeadErrors:
         """Errors of every candidate for every head of q, k, v (B, S, H, D); gram (H, D, D) = W_O^T W_O per head."""
-        parts = [self._head(q[:, :, h], k[:, :, h], v[:, :, h], None if gram is None else gram[h], generator)
-                 for h in range(q.shape[2])]  # fmt: skip
+        tokens = self.sample_tokens(generator)
+        parts = [
+            self._head(q[:, :, h], k[:, :, h], v[:, :, h], None if gram is None else gram[h], tokens)
+            for h in range(q.shape[2])
+        ]
         return HeadErrors(*(torch.stack(column) for column in zip(*parts, strict=True)))
 
-    def _head(
-        self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, generator: torch.Generator
-    ) -> tuple[Tensor, ...]:
+    def sample_tokens(self, generator: torch.Generator) -> Tensor:
+        """Sequence positions of sampled queries, the same for every candidate: in a full tile of every order."""
+        first, *others = self.tilings.values()
+        tokens = first.index[sample_rows(first, self.rows, generator)]
+        for tiling in others:
+            tokens = tokens[self.ranks[tiling.order][tokens] < tiling.query_tiles * tiling.query_tile]
+        return tokens
+
+    def _head(self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, tokens: Tensor) -> tuple[Tensor, ...]:
         sums = torch.zeros(5, len(self.candidates), dtype=torch.float64)
-        rows_seen = 0
         for order, tiling in self.tilings.items():
-            rows = sample_rows(tiling, self.rows, generator)
-            rows_seen = len(rows)
             chosen = [c for c, pattern in enumerate(self.candidates) if pattern.order == order]
-            masks = torch.stack([self.masks[c][rows // tiling.query_tile] for c in chosen]).to(q.device)
             skip = torch.tensor([isinstance(self.candidates[c], Skip) for c in chosen], device=q.device)
-            for batch in range(q.shape[0]):
-                sums[:, chosen] += _judge(q[batch], k[batch], v[batch], rows, tiling, masks, skip, gram).cpu()
-        seen = max(1, rows_seen * q.shape[0])
+            row_bytes = 4 * (tiling.key_tiles * q.shape[-1] + 2 * self.grid.tokens)
+            for rows in self.ranks[order][tokens].split(max(1, CHUNK_BYTES // row_bytes)):
+                masks = torch.stack([self.masks[c][rows // tiling.query_tile] for c in chosen]).to(q.device)
+                for batch in range(q.shape[0]):
+                    sums[:, chosen] += _judge(q[batch], k[batch], v[batch], rows, tiling, masks, skip, gram).cpu()
+        seen = max(1, len(tokens) * q.shape[0])
         projected, squared, output, mass, power = sums
         mse = squared / (seen * q.shape[-1])
         return projected / seen, squared / output.clamp_min(1e-30), mse, mass / seen, power / seen

@@ -7,6 +7,7 @@ from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.oracle import masked_attention, pattern_attention, sequence_mask
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
 from sparse_vdit.kernels.tiling import Tiling
+from sparse_vdit.plans import errors
 from sparse_vdit.plans.candidates import default_candidates
 from sparse_vdit.plans.errors import CandidateJudge, sample_rows
 from sparse_vdit.plans.profiler import Profiler
@@ -37,7 +38,7 @@ def test_one_pass_equals_direct_computation(number):
     tiling = Tiling(GRID, CANDIDATES[number].order, *TILES)
     covered = tiling.query_tiles * tiling.query_tile
     judge = CandidateJudge(GRID, [CANDIDATES[number]], covered, *TILES)
-    errors = judge.errors(q, k, v, gram, torch.Generator().manual_seed(0))
+    measured = judge.errors(q, k, v, gram, torch.Generator().manual_seed(0))
 
     rows = tiling.index[:covered]
     exact = pattern_attention(q, k, v, [Dense()] * HEADS, GRID, *TILES)[:, rows]
@@ -60,7 +61,7 @@ def test_one_pass_equals_direct_computation(number):
         kept = (scores.softmax(-1) * mask).sum(-1)[:, :, rows]
         expected["kept_mass"] = kept.mean((0, 2))
     for name, value in expected.items():
-        torch.testing.assert_close(getattr(errors, name)[:, 0], value, rtol=1e-3, atol=1e-9, msg=name)
+        torch.testing.assert_close(getattr(measured, name)[:, 0], value, rtol=1e-3, atol=1e-9, msg=name)
 
 
 def test_plain_errors_without_a_projection():
@@ -80,6 +81,31 @@ def test_sampled_rows_are_spread_over_all_query_tiles():
     assert (rows // 32).bincount(minlength=tiling.query_tiles).tolist() == [3] * tiling.query_tiles
     assert len(sample_rows(tiling, 10_000, torch.Generator())) == tiling.query_tiles * 32
     assert len(sample_rows(Tiling(TokenGrid(1, 2, 3), "flat", *TILES), 5, torch.Generator())) == 0
+
+
+def test_small_chunks_of_rows_change_nothing(monkeypatch):
+    q, k, v = inputs()
+    whole, chunked = None, None
+    for size in (errors.CHUNK_BYTES, 20_000):
+        monkeypatch.setattr(errors, "CHUNK_BYTES", size)
+        judge = CandidateJudge(GRID, CANDIDATES, 100, *TILES)
+        whole, chunked = judge.errors(q, k, v, None, torch.Generator().manual_seed(0)), whole
+    torch.testing.assert_close(whole.projected, chunked.projected)
+
+
+def test_every_candidate_is_judged_on_the_same_tokens():
+    judge = CandidateJudge(GRID, CANDIDATES, 10_000, *TILES)
+    tokens = judge.sample_tokens(torch.Generator().manual_seed(0))
+    for order in ("flat", "deep"):
+        tiling = Tiling(GRID, order, *TILES)
+        assert set(tokens.tolist()) <= set(tiling.index[: tiling.query_tiles * 32].tolist())
+    power = judge.errors(*inputs(), None, torch.Generator().manual_seed(0)).power
+    torch.testing.assert_close(power, power[:, :1].expand_as(power))
+
+
+def test_a_video_without_a_full_tile_is_refused():
+    with pytest.raises(ValueError, match="too small a video"):
+        CandidateJudge(TokenGrid(1, 5, 6), CANDIDATES, 10, *TILES)
 
 
 def test_sampling_estimates_the_full_error():
