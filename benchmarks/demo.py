@@ -1,6 +1,6 @@
 """The main job, without ComfyUI or GPU: profile a small Wan, search a plan, generate dense and sparse, compare.
 
-Writes into --out: side_by_side.webp, plan.png, plan.json, profile.safetensors, result.json.
+Writes into --out: side_by_side.webp, plan.png, plan.json, profile.safetensors, demo_result.json.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from sparse_vdit.plans.metrics import ssim, video_psnr
 from sparse_vdit.plans.profile_files import save_profile
 from sparse_vdit.plans.search import search_budget
 
+RESULTS = ("side_by_side.webp", "plan.png", "plan.json", "profile.safetensors", "demo_result.json")
 PROFILE_SEED, PROMPT_SEED = 501, 77  # scenes of the profile, and a scene it has not seen
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=5, help="of the noise; the same for both videos")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    prepare_folder(args.out)
     model = load_model()
 
     scenes = [random_scene(torch.Generator().manual_seed(PROFILE_SEED + n)) for n in range(2)]
@@ -96,8 +97,19 @@ def main() -> None:
     Image.fromarray(draw_plan(plan)).save(args.out / "plan.png")
     save_plan(plan, args.out / "plan.json", overwrite=True)
     save_profile(profile, args.out / "profile.safetensors", overwrite=True)
-    (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.out / RESULTS[-1]).write_text(json.dumps(result, indent=1) + "\n")
     print(f"Written to {os.path.relpath(args.out)}: " + ", ".join(sorted(p.name for p in args.out.iterdir())))
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder for the results; only what an earlier demo wrote is written over.
+
+    Exits with a message when files of these names lie there that no demo made.
+    """
+    taken = [name for name in RESULTS if (folder / name).exists()]
+    if taken and not (folder / RESULTS[-1]).exists():
+        sys.exit(f"{folder} has a {taken[0]} that is not of this demo: choose another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def show_table(result: dict) -> None:

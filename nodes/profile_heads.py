@@ -9,12 +9,13 @@ import logging
 import comfy.model_management
 import comfy.sample
 import comfy.utils
+import comfyui_version
 import latent_preview
 from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..plans.candidates import default_candidates
-from ..plans.profile import Profile, merge_profiles
+from ..plans.profile import Profile
 from ..plans.profiler import Profiler
 from .host import reasons
 from .host.families import Family, describe
@@ -22,7 +23,7 @@ from .host.install import install
 from .host.profile_engine import ProfileEngine
 from .host.report import show_on_node
 from .host.run import Run
-from .sockets import CATEGORY, ProfileType
+from .sockets import CATEGORY, ProfileType, paper_inputs
 
 DENSE, SEQUENTIAL = "dense", "sequential"
 LOG = logging.getLogger("sparse_vdit")
@@ -79,28 +80,7 @@ class ProfileHeads(io.ComfyNode):
                     "paper: each layer already runs the patterns chosen for the layers before it.",
                     options=[
                         io.DynamicCombo.Option(DENSE, []),
-                        io.DynamicCombo.Option(
-                            SEQUENTIAL,
-                            [
-                                io.Float.Input(
-                                    "lam",
-                                    display_name="lambda",
-                                    default=0.5,
-                                    min=0.0,
-                                    max=10.0,
-                                    step=0.05,
-                                    tooltip="Weight of the saved computation against the error (lambda in Eq. 2).",
-                                ),
-                                io.Float.Input(
-                                    "epsilon",
-                                    default=1.0,
-                                    min=0.0,
-                                    max=100.0,
-                                    step=0.05,
-                                    tooltip="Heads whose best pattern errs more than this stay dense (Eq. 3).",
-                                ),
-                            ],
-                        ),
+                        io.DynamicCombo.Option(SEQUENTIAL, paper_inputs()),
                     ],
                 ),
                 io.String.Input(
@@ -134,7 +114,8 @@ class ProfileHeads(io.ComfyNode):
         """Latent and profile.
 
         Raises:
-            ValueError: a model that is not known, or no call that could be measured; says why.
+            ValueError: a model that is not known, no call that could be measured, or a previous profile that was
+                measured otherwise; says why, the last at the first step.
         """
         node_id = cls.hidden.unique_id
         engines: list[ProfileEngine] = []
@@ -154,6 +135,8 @@ class ProfileHeads(io.ComfyNode):
                 flow=flow["flow"],
                 seed=noise.seed % 2**31,
                 prompts=(prompt_label,) if prompt_label else (),
+                versions={"comfyui": comfyui_version.__version__},
+                previous=previous_profile,
                 **choice,
             )
             engines.append(ProfileEngine(profiler, model, family))
@@ -175,10 +158,7 @@ class ProfileHeads(io.ComfyNode):
         guider.model_options = guider.model_patcher.model_options
         install(guider.model_patcher, make_engine, finish)
         latent = sample(noise, guider, sampler, sigmas, latent_image)
-        profile = engines[-1].profiler.profile()
-        if previous_profile is not None:
-            profile = merge_profiles(previous_profile, profile)
-        return io.NodeOutput(latent, profile)
+        return io.NodeOutput(latent, engines[-1].profiler.profile())
 
 
 def noise_bands(sigmas: Tensor, count: int) -> tuple[tuple[float, float], ...]:

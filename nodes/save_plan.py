@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..plans.files import save_plan
+from ..plans.files import plan_bytes
 from ..plans.plan import Plan
 from ..plans.profile import Profile
-from ..plans.profile_files import save_profile
+from ..plans.profile_files import profile_bytes
+from ..plans.writing import write_all
 from .host.plan_folders import FOLDER, user_file
 from .sockets import CATEGORY, PlanType, ProfileType
 
@@ -48,9 +49,10 @@ class SavePlan(io.ComfyNode):
 
         Raises:
             ValueError: a name with folders or signs that file systems refuse.
-            FileExistsError: another plan of this name, and overwrite is off.
+            FileExistsError: another plan or profile of this name, and overwrite is off; nothing is written.
         """
-        saved = [save_plan(plan, user_file(file_name, ".json"), overwrite)]
+        files = {user_file(file_name, ".json"): plan_bytes(plan)}
         if profile is not None:
-            saved.append(save_profile(profile, user_file(file_name, ".safetensors"), overwrite))
-        return io.NodeOutput(plan, ui=ui.PreviewText("saved " + ", ".join(path.name for path in saved)))
+            files[user_file(file_name, ".safetensors")] = profile_bytes(profile)
+        write_all(files, overwrite)
+        return io.NodeOutput(plan, ui=ui.PreviewText("saved " + ", ".join(path.name for path in files)))

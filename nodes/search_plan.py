@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..plans.plan import Plan
 from ..plans.profile import Profile
 from ..plans.search import search_budget, search_paper
-from .sockets import CATEGORY, PlanType, ProfileType
+from .sockets import CATEGORY, PlanType, ProfileType, paper_inputs
 
 BY_DENSITY, BY_ERROR, BY_PAPER = "budget: density", "budget: error", "paper"
 
@@ -60,29 +60,7 @@ class SearchPlan(io.ComfyNode):
                                 )
                             ],
                         ),
-                        io.DynamicCombo.Option(
-                            BY_PAPER,
-                            [
-                                io.Float.Input(
-                                    "lam",
-                                    display_name="lambda",
-                                    default=0.5,
-                                    min=0.0,
-                                    max=10.0,
-                                    step=0.05,
-                                    tooltip="Weight of the saved computation against the error (lambda in Eq. 2).",
-                                ),
-                                io.Float.Input(
-                                    "epsilon",
-                                    default=1.0,
-                                    min=0.0,
-                                    max=100.0,
-                                    step=0.05,
-                                    tooltip="Heads whose best pattern errs more than this stay dense (epsilon in "
-                                    "Eq. 3).",
-                                ),
-                            ],
-                        ),
+                        io.DynamicCombo.Option(BY_PAPER, paper_inputs()),
                     ],
                 ),
             ],

@@ -4,6 +4,31 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..plans.rules import DEFAULT_EPSILON, DEFAULT_LAMBDA
+
 PlanType = io.Custom("SPARSE_VDIT_PLAN")
 ProfileType = io.Custom("SPARSE_VDIT_PROFILE")
 CATEGORY = "model/patch/Sparse-vDiT"
+
+
+def paper_inputs() -> list[io.Float.Input]:
+    """Lambda and epsilon of the paper's rule, Eq. 2 and 3."""
+    return [
+        io.Float.Input(
+            "lam",
+            display_name="lambda",
+            default=DEFAULT_LAMBDA,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="Weight of the saved computation against the error (lambda in Eq. 2).",
+        ),
+        io.Float.Input(
+            "epsilon",
+            default=DEFAULT_EPSILON,
+            min=0.0,
+            max=100.0,
+            step=0.05,
+            tooltip="Heads whose best pattern errs more than this stay dense (epsilon in Eq. 3).",
+        ),
+    ]

@@ -97,10 +97,18 @@ def save_plan(plan: Plan, path: str | os.PathLike, overwrite: bool = False) -> P
         PlanError: the plan could not be read back; nothing is written.
         OSError: the folder is not there or cannot be written.
     """
-    path = Path(path)
+    return write_new(Path(path), plan_bytes(plan), overwrite)
+
+
+def plan_bytes(plan: Plan) -> bytes:
+    """What a plan's file holds.
+
+    Raises:
+        PlanError: the plan could not be read back.
+    """
     text = plan_to_json(plan)
-    plan_from_json(text, path.name)
-    return write_new(path, text.encode(), overwrite)
+    plan_from_json(text)
+    return text.encode()
 
 
 def _open_regular(path: Path) -> BinaryIO:

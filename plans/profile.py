@@ -90,6 +90,26 @@ class Profile:
         return [band for band, row in enumerate(self.samples.tolist()) if all(count > 0 for count in row)]
 
 
+def check_mergeable(first: ProfileHeader, second: ProfileHeader) -> None:
+    """Raise ValueError, naming the first difference, unless profiles with these headers can be merged."""
+    for name in MEASURED_ALIKE:
+        ours, theirs = getattr(first, name), getattr(second, name)
+        if ours != theirs:
+            raise ValueError(f"profiles cannot be merged, {name} differs: {ours!r} and {theirs!r}")
+    for name in ("lambda", "epsilon") if first.flow == "sequential" else ():
+        ours, theirs = first.parameters.get(name), second.parameters.get(name)
+        if ours != theirs:
+            raise ValueError(f"profiles of sequential flow cannot be merged, {name} differs: {ours!r} and {theirs!r}")
+    joined = sorted({*first.bands, *second.bands}, reverse=True)
+    if first.bands != second.bands and (
+        {*first.bands} & {*second.bands} or any(low < high for (_, low), (high, _) in itertools.pairwise(joined))
+    ):
+        raise ValueError(
+            "profiles cannot be merged, their sigma bands overlap without being equal: "
+            f"{first.bands} and {second.bands}"
+        )
+
+
 def merge_profiles(first: Profile, second: Profile) -> Profile:
     """One profile over the observations of both: means over equal bands, for example of several prompts, or the bands
     of both where they do not overlap, for example of the two Wan 2.2 experts.
@@ -97,14 +117,7 @@ def merge_profiles(first: Profile, second: Profile) -> Profile:
     Raises:
         ValueError: the two were not measured alike; the message names the first difference.
     """
-    for name in MEASURED_ALIKE:
-        ours, theirs = getattr(first.header, name), getattr(second.header, name)
-        if ours != theirs:
-            raise ValueError(f"profiles cannot be merged, {name} differs: {ours!r} and {theirs!r}")
-    for name in ("lambda", "epsilon") if first.header.flow == "sequential" else ():
-        ours, theirs = first.header.parameters.get(name), second.header.parameters.get(name)
-        if ours != theirs:
-            raise ValueError(f"profiles of sequential flow cannot be merged, {name} differs: {ours!r} and {theirs!r}")
+    check_mergeable(first.header, second.header)
     if first.header.bands != second.header.bands:
         return _join_bands(first, second)
     samples = first.samples + second.samples
@@ -118,11 +131,6 @@ def _join_bands(first: Profile, second: Profile) -> Profile:
     parts = [(band, profile, row) for profile in (first, second) for row, band in enumerate(profile.header.bands)]
     parts.sort(key=lambda part: part[0], reverse=True)
     bands = tuple(band for band, _, _ in parts)
-    if any(later[0] > earlier[1] for earlier, later in itertools.pairwise(bands)):
-        ours, theirs = first.header.bands, second.header.bands
-        raise ValueError(
-            f"profiles cannot be merged, their sigma bands overlap without being equal: {ours} and {theirs}"
-        )
     measures = {name: torch.stack([p.measures[name][row] for _, p, row in parts]) for name in MEASURES}
     votes = torch.stack([p.votes[row] for _, p, row in parts])
     samples = torch.stack([p.samples[row] for _, p, row in parts])

@@ -29,13 +29,17 @@ def save_profile(profile: Profile, path: str | Path, overwrite: bool = False) ->
     Raises:
         FileExistsError: the file exists with other content and overwrite is False; nothing was written.
     """
+    return write_new(Path(path), profile_bytes(profile), overwrite)
+
+
+def profile_bytes(profile: Profile) -> bytes:
+    """What a profile's file holds; equal profiles give equal bytes."""
     header = dataclasses.asdict(dataclasses.replace(profile.header, candidates=()))
     header["candidates"] = [pattern.to_dict() for pattern in profile.header.candidates]
     # one entry only: safetensors writes several in no fixed order, and equal profiles shall be equal files
     text = json.dumps({"format": FORMAT, "version": VERSION, "header": header}, sort_keys=True)
     tensors = {**profile.measures, "votes": profile.votes, "samples": profile.samples}
-    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"profile": text})
-    return write_new(Path(path), data, overwrite)
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"profile": text})
 
 
 def load_profile(path: str | Path) -> Profile:

@@ -7,7 +7,7 @@ chosen for each head at once replaces its output, so that later layers and steps
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ..kernels.lists import TileListBuilder, TileLists
 from ..kernels.patterns import Dense, Pattern
 from ..kernels.tiling import KEY_TILE, QUERY_TILE
 from .errors import CandidateJudge
-from .profile import FLOWS, MEASURES, Profile, ProfileHeader
+from .profile import FLOWS, MEASURES, Profile, ProfileHeader, check_mergeable, merge_profiles
 from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice
 from .versions import installed_versions
 
@@ -31,6 +31,8 @@ class Profiler:
         bands: (sigma_high, sigma_low) in falling order; observations outside all bands only pass through.
         rows: query rows sampled per observation and head.
         lam, epsilon: lambda and epsilon of the paper's Eq. 2 and 3, used by sequential flow alone.
+        versions: of what else took part, kept with those of the pack, Python and torch.
+        previous: measurements to add these to.
 
     Raises:
         ValueError: an unknown flow, no band, or bands out of order.
@@ -53,6 +55,8 @@ class Profiler:
         prompts: Sequence[str] = (),
         lam: float = DEFAULT_LAMBDA,
         epsilon: float = DEFAULT_EPSILON,
+        versions: Mapping[str, str] | None = None,
+        previous: Profile | None = None,
     ):
         if flow not in FLOWS:
             raise ValueError(f"flow is {flow!r}, expected one of {', '.join(FLOWS)}")
@@ -65,6 +69,8 @@ class Profiler:
         self.bands, self.rows, self.flow, self.prompts = tuple(bands), rows, flow, tuple(prompts)
         self.tiles = {"query_tile": query_tile, "key_tile": key_tile}
         self.lam, self.epsilon, self.seed = lam, epsilon, seed
+        self.versions = {**installed_versions(), **(versions or {})}
+        self.previous = previous
         self.grid: TokenGrid | None = None
         self.judge: CandidateJudge | None = None
         self.lists: TileLists | None = None
@@ -89,7 +95,8 @@ class Profiler:
             None in dense flow, where the caller runs its own attention; else the output (B, S, H, D) that flows on.
 
         Raises:
-            ValueError: another token grid than the first call's; a profile is of one grid.
+            ValueError: another token grid than the first call's, as a profile is of one grid; or a first call that
+                shows that the previous profile was measured otherwise.
         """
         band = next((n for n, (high, low) in enumerate(self.bands) if low < sigma <= high), None)
         if band is None:
@@ -107,14 +114,20 @@ class Profiler:
         return sparse_attention(q, k, v, self.lists, chosen.tolist())
 
     def profile(self) -> Profile:
-        """The means over everything observed so far.
+        """The means over everything observed so far, the previous profile included.
 
         Raises:
             ValueError: nothing was observed yet.
         """
         if self.grid is None:
             raise ValueError("nothing was observed: no attention call was recognised, or no step lay in a band")
-        header = ProfileHeader(
+        count = self.samples.clamp_min(1)[..., None, None]
+        measures = {name: total / count for name, total in self.sums.items()}
+        profile = Profile(self._header(), measures, self.votes.clone(), self.samples.clone())
+        return profile if self.previous is None else merge_profiles(self.previous, profile)
+
+    def _header(self) -> ProfileHeader:
+        return ProfileHeader(
             **self.names,
             **self.tiles,
             grid=self.grid.shape,
@@ -125,12 +138,9 @@ class Profiler:
             projected=self.projected,
             parameters={"rows": self.rows, "seed": self.seed, "lambda": self.lam, "epsilon": self.epsilon},
             prompts=self.prompts,
-            versions=installed_versions(),
+            versions=self.versions,
             date=datetime.date.today().isoformat(),
         )
-        count = self.samples.clamp_min(1)[..., None, None]
-        measures = {name: total / count for name, total in self.sums.items()}
-        return Profile(header, measures, self.votes.clone(), self.samples.clone())
 
     def _bind(self, grid: TokenGrid, device: torch.device) -> None:
         if self.grid is None:
@@ -140,5 +150,7 @@ class Profiler:
             for pattern in self.candidates:
                 builder.add(pattern)
             self.lists = builder.build().to(device)
+            if self.previous is not None:  # now, and not after minutes of sampling
+                check_mergeable(self.previous.header, self._header())
         elif grid != self.grid:
             raise ValueError(f"token grid changed from {self.grid} to {grid}; profile one size at a time")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -33,6 +34,19 @@ def write_new(path: Path, content: bytes, overwrite: bool = False) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink()
     return path
+
+
+def write_all(contents: Mapping[Path, bytes], overwrite: bool = False) -> None:
+    """Write several files that belong together; where one of the names is taken, none.
+
+    Raises:
+        FileExistsError, OSError: as `write_new`.
+    """
+    for path, content in contents.items():
+        if path.exists() and not overwrite and not _holds(path, content):
+            raise _exists(path)
+    for path, content in contents.items():
+        write_new(path, content, overwrite)
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> None:

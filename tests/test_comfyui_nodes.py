@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator
 
 import pytest
+import torch
 from comfyui.installation import ROOT
 from comfyui.prompts import base, ksampler, node, patch, profiled
 from comfyui.results import PLANS, counts, latents, report
 from comfyui.server import PromptError, Server
 from sparse_vdit.plans.files import load_plan
 from sparse_vdit.plans.profile_files import load_profile
+from sparse_vdit.plans.versions import pack_version
 
 pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]
@@ -153,11 +155,43 @@ def test_profiling_leaves_the_video_alone_and_previous_profiles_add_up(server: S
 
 
 def test_sequential_flow_runs_sparse_while_measuring(server: Server) -> None:
+    """Algorithm 1: what is measured is what flowed on, so the video differs, and each call votes for what it ran."""
     flow = {"flow": "sequential", "flow.lam": 0.5, "flow.epsilon": 1.0}
-    show = node("SparseVDiTPreviewPlan", plan=("search", 0))
+    keep = node("SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="flowed", overwrite=True)
     rule = search("paper", lam=0.5, epsilon=1.0)
-    outputs = server.run({**base(), **profiled(flow, steps=2), "search": rule, "show": show})
-    assert "mean density" in outputs["show"]["text"][0]
+    flowed = latents(server, {**base(), **profiled(flow, steps=2), "search": rule, "keep": keep}, "profile")
+    assert torch.isfinite(flowed).all()
+    assert not torch.equal(flowed, latents(server, {**base(), **profiled(steps=2)}, "profile"))
+    profile = load_profile(server.base / PLANS / "flowed.safetensors")
+    assert profile.header.flow == "sequential"
+    assert profile.votes.sum(-1).tolist() == [[[2.0] * 3] * 4]  # two steps: one vote for each of 4 layers x 3 heads
+    plan = load_plan(server.base / PLANS / "flowed.json")
+    chosen = [[profile.header.candidates[head] for head in layer] for layer in profile.votes[0].argmax(-1).tolist()]
+    assert [[plan.pattern(0, layer, head) for head in range(3)] for layer in range(4)] == chosen
+    assert plan.provenance.versions["comfyui"]
+    assert plan.provenance.versions["sparse-vdit"] == pack_version()
+
+
+def test_a_previous_profile_of_another_size_stops_at_the_first_step(server: Server) -> None:
+    first, again = profiled(steps=1), profiled(steps=400)
+    first["first"] = first.pop("profile")
+    again["profile"]["inputs"]["previous_profile"] = ["first", 1]
+    again["profile"]["inputs"]["latent_image"] = ["wide", 0]
+    wide = node("EmptyHunyuanLatentVideo", width=192, height=128, length=17, batch_size=1)
+    sigmas = node("BasicScheduler", model=("model", 0), scheduler="simple", steps=1, denoise=1.0)
+    first["first"]["inputs"]["sigmas"] = ["few", 0]
+    with pytest.raises(PromptError, match="profiles cannot be merged, grid differs"):
+        latents(server, {**base(), **first, **again, "wide": wide, "few": sigmas}, "profile")
+
+
+def test_save_plan_writes_nothing_when_the_profiles_name_is_taken(server: Server) -> None:
+    taken = server.base / PLANS / "taken.safetensors"
+    taken.write_bytes(b"mine")
+    keep = node("SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="taken", overwrite=False)
+    with pytest.raises(PromptError, match="another file has this name"):
+        server.run({**base(), **profiled(steps=1), "search": search(), "keep": keep})
+    assert taken.read_bytes() == b"mine"
+    assert not taken.with_suffix(".json").exists()
 
 
 def test_unknown_model_cannot_be_profiled_and_says_so(server: Server) -> None:

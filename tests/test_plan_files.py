@@ -9,6 +9,7 @@ import pytest
 from sample_plans import PROVENANCE, large_plan, listing, small_plan
 from sparse_vdit.plans import files
 from sparse_vdit.plans.files import PlanError, load_plan, plan_from_json, plan_to_json, save_plan
+from sparse_vdit.plans.writing import write_all
 
 
 @pytest.mark.parametrize("plan", [small_plan(), large_plan()], ids=["small", "large"])
@@ -145,3 +146,14 @@ def test_saving_into_no_folder_or_onto_a_folder_fails(tmp_path):
         with pytest.raises(OSError):
             save_plan(small_plan(), tmp_path / "folder", overwrite)
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_files_that_belong_together_are_written_together_or_not_at_all(tmp_path):
+    first, second = tmp_path / "a.json", tmp_path / "a.safetensors"
+    second.write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"a\.safetensors"):
+        write_all({first: b"1", second: b"2"})
+    assert not first.exists()
+    assert second.read_bytes() == b"mine"
+    write_all({first: b"1", second: b"2"}, overwrite=True)
+    assert (first.read_bytes(), second.read_bytes()) == (b"1", b"2")

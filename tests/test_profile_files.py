@@ -15,10 +15,10 @@ from sparse_vdit.plans.profiler import Profiler
 GRID = TokenGrid(5, 7, 9, prefix=3)
 
 
-def make_profile(seed=0, prompt="a red disc", flow="dense"):
+def make_profile(seed=0, prompt="a red disc", flow="dense", **options):
     candidates = [Skip(), Diagonal(1, 0.25), MultiDiagonal(0.1, None), VerticalStripe()]
     profiler = Profiler("wan", "toy", 2, 3, 16, candidates, [(1.0, 0.5), (0.5, 0.0)], rows=24, query_tile=32,
-                        key_tile=16, prompts=[prompt], flow=flow)  # fmt: skip
+                        key_tile=16, prompts=[prompt], flow=flow, **options)  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     for layer, sigma in ((0, 0.9), (1, 0.9), (0, 0.3), (1, 0.3)):
         q, k, v = (torch.randn(1, GRID.tokens, 3, 16, generator=generator) for _ in range(3))
@@ -62,6 +62,13 @@ def test_merged_profile_is_the_mean_over_all_observations():
     for name in MEASURES:
         mean = (first.measures[name] + second.measures[name] + third.measures[name]) / 3
         torch.testing.assert_close(merged.measures[name], mean)
+
+
+def test_a_profile_may_go_on_from_a_previous_one():
+    first = make_profile(0, "a")
+    assert_same(make_profile(1, "b", previous=first), merge_profiles(first, make_profile(1, "b")))
+    with pytest.raises(ValueError, match="flow differs"):  # at the first observation, not at the end
+        make_profile(1, previous=make_profile(0, flow="sequential"))
 
 
 def test_sequential_profiles_of_other_rules_do_not_merge():

@@ -83,7 +83,7 @@ def test_sigma_schedule_falls_from_one_to_zero():
 def test_generated_objects_have_the_colour_that_was_asked_for():
     """Of all object colours, the one asked for covers most pixels, in at least five of six videos."""
     asked = ("red", "green", "blue", "yellow", "magenta", "cyan")
-    lines = [("large", colour, "square", "middle-centre", "straight", "still") for colour in asked]
+    lines = [("large", colour, "square", "straight", "still") for colour in asked]
     scenes = [Scene((line, ("night", "drifting", "up"))) for line in lines]
     video = to_video(sample(load_model(), encode(scenes), (5, 8, 11), steps=12, seed=2))
     assert torch.isfinite(video).all()

@@ -3,6 +3,12 @@
 import torch
 from torch import Tensor
 
+SAMPLED = 1e-4
+"""The same model in fp32 by other code, compiled or not: largest ||x - y|| / ||y||."""
+
+SAMPLED_DENSE = 1e-5
+"""Latents of ComfyUI's own attention and of an all-dense plan."""
+
 RELATIVE_L2 = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 

@@ -99,6 +99,8 @@ def _own_attention(model: nn.Module) -> Callable:
 
 
 def _whole_run_reason(guider: object, options: dict) -> str | None:
+    if guider.model_patcher.get_additional_models_with_key("multigpu"):
+        return reasons.SEVERAL_GPUS
     if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile", options):
         return None
     compile_options = guider.model_options.get("torch_compile_kwargs") or {}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from .installation import comfyui_path
 from .models import write_models
-from .results import PLANS
+from .prompts import base, ksampler
+from .results import PLANS, latents
 from .server import Server
 
 
@@ -25,3 +27,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = Server(comfyui, base)
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def plain(server: Server) -> torch.Tensor:
+    """Latents of the unpatched model in four steps."""
+    result = latents(server, {**base(), "sampler": ksampler(("model", 0), 4)})
+    assert torch.isfinite(result).all()
+    assert result.std() > 0.1
+    return result

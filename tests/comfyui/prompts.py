@@ -29,6 +29,13 @@ def patch(plan: LINK | None = None, model: LINK = ("model", 0), **options: objec
     return node("SparseVDiTPatchModel", model=model, **{**inputs, **extra, **options})
 
 
+def patched(name: str | None, steps: int = 4, **options: object) -> dict:
+    """Workflow with the patch node, and the user's plan of this name unless it is None."""
+    plan = {} if name is None else {"plan": node("SparseVDiTLoadPlan", plan_name=f"user/{name}")}
+    link = None if name is None else ("plan", 0)
+    return {**base(), **plan, "patch": patch(link, **options), "sampler": ksampler(("patch", 0), steps)}
+
+
 def ksampler(model: LINK, steps: int = 4, cfg: float = 3.0, seed: int = 5) -> dict:
     """KSampler on the base's conditionings."""
     return node(

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from .installation import ROOT, comfyui_python
@@ -65,8 +66,14 @@ class Server:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
             return json.load(answer)
 
-    def run(self, prompt: dict, timeout: float = 240) -> dict:
+    def post(self, path: str) -> None:
+        """POST request without a body."""
+        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", b""), timeout=60).close()
+
+    def run(self, prompt: dict, timeout: float = 240, while_running: Callable[[], None] = lambda: None) -> dict:
         """Queue a workflow in API form, wait for it, return its outputs by node.
+
+        `while_running` is called again and again until the workflow is done.
 
         Raises:
             PromptError: refused, failed, or not done in time.
@@ -83,6 +90,7 @@ class Server:
             history = self.get(f"/history/{number}")
             if number in history:
                 return _outputs(history[number])
+            while_running()
             time.sleep(0.05)
         raise PromptError(f"not done after {timeout} s; log: {self.log_text()[-2000:]}")
 

@@ -25,6 +25,8 @@ from .video import sample_batch
 
 # (frames, latent height, latent width, batch): about 3,000 tokens each, odd sizes among them
 SHAPES = ((5, 16, 24, 6), (7, 18, 22, 4), (5, 24, 32, 3), (9, 16, 24, 4), (9, 24, 32, 2))
+STILLS = ((1, 16, 24, 32), (1, 18, 22, 30), (1, 24, 32, 16))
+STILL_SHARE = (0.85, 0.1)  # of the steps, at the beginning and at the end
 LOG_EVERY = 50
 EMA_DECAY = 0.998
 
@@ -40,6 +42,16 @@ def noisy(latent: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, T
     noise = torch.randn(latent.shape, generator=generator)
     t = time_.view(-1, 1, 1, 1, 1)
     return (1 - t) * latent + t * noise, 1000 * time_, noise - latent
+
+
+def choose_shape(progress: float, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Frames, latent height and width, batch: mostly stills at first, mostly clips at the end.
+
+    What a thing looks like is learned from stills, eight times as many scenes per step; how it moves, from clips.
+    """
+    share = STILL_SHARE[0] + (STILL_SHARE[1] - STILL_SHARE[0]) * progress
+    shapes = STILLS if torch.rand((), generator=generator) < share else SHAPES
+    return shapes[int(torch.randint(len(shapes), (), generator=generator))]
 
 
 def make_optimizers(model: SmallWan) -> list[torch.optim.Optimizer]:
@@ -110,7 +122,7 @@ class Run:
     def train_step(self, progress: float, compiled: torch.nn.Module) -> float:
         """One step on a batch that depends on seed and step number alone; returns the loss."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_000 + self.step)
-        frames, height, width, batch = SHAPES[self.step % len(SHAPES)]
+        frames, height, width, batch = choose_shape(progress, generator)
         latent, context = sample_batch(batch, frames, height, width, generator)
         keep = torch.rand(batch, generator=generator) > 0.1  # the rest learns to do without words, for guidance
         noised, timestep, target = noisy(latent, generator)

@@ -31,12 +31,9 @@ DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up
 MOTIONS = ("still", *DIRECTIONS)
 SPINS = {"straight": 0.0, "turning": 0.22}  # radians per frame
 GROUNDS = {"night": (-0.75, -0.7, -0.45), "forest": (-0.65, -0.4, -0.7), "dusk": (-0.35, -0.65, -0.5)}
-PLACES = tuple(
-    f"{row}-{column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right")
-)  # of the object in the middle of the clip
 SPEED = 0.055  # frame heights per frame
 DRIFT = 0.03
-VOCABULARY = (*KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting", *PLACES)
+VOCABULARY = (*KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting")
 MAX_OBJECTS = 2
 CONTEXT_TOKENS = MAX_OBJECTS + 1
 _SCALE = 2.0  # latents of about unit variance
@@ -68,7 +65,7 @@ def random_scene(generator: torch.Generator) -> Scene:
         return words[int(torch.randint(len(words), (), generator=generator))]
 
     count = 1 + int(torch.randint(MAX_OBJECTS, (), generator=generator))
-    lines = [(pick(SIZES), pick(COLOURS), pick(KINDS), pick(PLACES), pick(SPINS), pick(MOTIONS)) for _ in range(count)]
+    lines = [(pick(SIZES), pick(COLOURS), pick(KINDS), pick(SPINS), pick(MOTIONS)) for _ in range(count)]
     return Scene((*lines, (pick(GROUNDS), "drifting", pick(DIRECTIONS))))
 
 
@@ -127,16 +124,18 @@ def render(scenes: list[Scene], frames: int, height: int, width: int, generator:
     t = (torch.arange(frames) - (frames - 1) / 2)[:, None, None]
 
     image = _background(scenes, uniform, x, y, t)
+    sides = (uniform(1)[:, 0] < 0.5) * 2.0 - 1.0
     for slot in range(MAX_OBJECTS):
         lines = [scene.lines[slot] if slot < len(scene.lines) - 1 else None for scene in scenes]
         present = _column([line is not None for line in lines])
-        lines = [line or ("small", "white", "disc", "middle-centre", "straight", "still") for line in lines]
-        velocity = torch.tensor([_velocity(line[5], SPEED) for line in lines])[..., None, None, None]
-        cells = torch.tensor([divmod(PLACES.index(line[3]), 3) for line in lines]) - 1.0
-        room = torch.tensor([0.25 * width / height, 0.25])[:, None, None, None]  # between neighbouring places
-        place = (cells.flip(1)[..., None, None, None] + uniform(2) - 0.5) * room
+        lines = [line or ("small", "white", "disc", "straight", "still") for line in lines]
+        velocity = torch.tensor([_velocity(line[4], SPEED) for line in lines])[..., None, None, None]
+        # two objects begin on different sides, so that both can be seen before one hides the other
+        side = sides * (1 - 2 * slot)
+        across, down = uniform(1)[:, 0], uniform(1)[:, 0]
+        place = torch.stack([side * across * 0.4 * width / height, (down - 0.5) * 0.5], dim=1)
         dx, dy = x - place[:, 0] - velocity[:, 0] * t, y - place[:, 1] - velocity[:, 1] * t
-        spin = _column([SPINS[line[4]] for line in lines])
+        spin = _column([SPINS[line[3]] for line in lines])
         angle = (uniform() - 0.5) * (spin > 0) * 2 * math.pi + spin * t
         radius = _column([SIZES[line[0]] for line in lines])
         u = (dx * angle.cos() + dy * angle.sin()) / radius

@@ -1,5 +1,9 @@
 """Nodes for tests alone: conditioning out of the small Wan's own words, instead of a text encoder."""
 
+import itertools
+import sys
+from contextlib import contextmanager, nullcontext
+
 import torch
 
 from .small_wan.video import encode, random_scene, to_video
@@ -51,8 +55,62 @@ def _marked_attention(func, *args, **kwargs):
     return func(*args, **kwargs) * 1.01
 
 
+class TroubleAtStep:
+    """A MODEL with which something goes wrong in the second forward of every run.
+
+    `raise`: the forward fails. `replace`: another attention takes the place of the one that is there.
+    `not finite`: the pack's own sparse attention gives NaN.
+    """
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"model": ("MODEL",), "trouble": (["raise", "replace", "not finite"],)}}
+
+    def make(self, model, trouble):
+        model = model.clone()
+        calls = itertools.count()
+
+        def sampler_sample(executor, *args, **kwargs):
+            nonlocal calls
+            calls = itertools.count()
+            return executor(*args, **kwargs)
+
+        def predict_noise(executor, *args, **kwargs):
+            second = next(calls) == 1
+            if second and trouble == "raise":
+                raise RuntimeError("trouble was asked for")
+            if second and trouble == "replace":
+                args[2]["transformer_options"]["optimized_attention_override"] = _marked_attention
+            with _nan_once() if second and trouble == "not finite" else nullcontext():
+                return executor(*args, **kwargs)
+
+        model.add_wrapper("sampler_sample", sampler_sample)
+        model.add_wrapper("predict_noise", predict_noise)
+        return (model,)
+
+
+@contextmanager
+def _nan_once():
+    """The pack's sparse attention gives NaN in its first call."""
+    engine = next(module for name, module in sys.modules.items() if name.endswith("nodes.host.plan_engine"))
+    plain = engine.sparse_attention
+
+    def spoiled(*args, **kwargs):
+        engine.sparse_attention = plain
+        return plain(*args, **kwargs) * float("nan")
+
+    engine.sparse_attention = spoiled
+    try:
+        yield
+    finally:
+        engine.sparse_attention = plain
+
+
 NODE_CLASS_MAPPINGS = {
     "TestSceneConditioning": SceneConditioning,
     "TestLatentToFrames": LatentToFrames,
     "TestMarkedAttention": MarkedAttention,
+    "TestTroubleAtStep": TroubleAtStep,
 }

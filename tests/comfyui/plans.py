@@ -1,0 +1,20 @@
+"""Plans for the small Wan in the server's folder of the user's plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sparse_vdit.kernels.patterns import Pattern
+from sparse_vdit.plans.files import save_plan
+from sparse_vdit.plans.plan import uniform_plan
+
+from .results import PLANS
+from .server import Server
+
+LAYERS, HEADS, HEAD_DIM = 4, 3, 128
+
+
+def add_plan(server: Server, name: str, pattern: Pattern, **options: object) -> Path:
+    """A plan with one pattern for all heads of the small Wan, where Load Sparse Plan lists it as user/<name>."""
+    plan = uniform_plan("wan", LAYERS, HEADS, HEAD_DIM, (5, 8, 11), pattern, **options)
+    return save_plan(plan, server.base / PLANS / f"{name}.json", overwrite=True)
