@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .grid import TokenGrid
 from .order import ORDERS
-from .patterns import Pattern, Skip
+from .patterns import Pattern, Routed, Skip
 from .tiling import KEY_TILE, QUERY_TILE, Tiling
 
 PREFETCH = 2  # entries a kernel may read past the end of a row
@@ -31,6 +31,11 @@ class TileLists:
         orders: number of each list's token order in ORDERS, int32 (lists,).
         index: sequence position of each sorted token per order, int32 (orders, tokens).
         densities: computed query-key pairs / all pairs of each list.
+        routed: for lists whose key tiles are chosen at each call (`routing.py`), how many; their rows are empty here.
+
+    Raises:
+        ValueError: a list that reaches past the tables, names a tile that is not there, or leaves a query without any
+            key. Tables on the CPU only, where they are made.
     """
 
     grid: TokenGrid
@@ -42,17 +47,82 @@ class TileLists:
     orders: Tensor
     index: Tensor
     densities: tuple[float, ...]
+    routed: dict[int, int] = field(default_factory=dict)
+    _cache: dict = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.columns.device.type == "cpu":
+            self._check()
 
     def to(self, device: torch.device | str) -> TileLists:
         """The same lists on a device."""
         tensors = ("columns", "starts", "counts", "orders", "index")
         moved = {name: getattr(self, name).to(device) for name in tensors}
-        return TileLists(self.grid, self.query_tile, self.key_tile, **moved, densities=self.densities)
+        return TileLists(
+            self.grid, self.query_tile, self.key_tile, **moved, densities=self.densities, routed=self.routed
+        )
+
+    def slots(self, pair_lists: tuple[int, ...], heads: int) -> Tensor:
+        """What each row of programs of a launch works on: (batch, head, list), int32 (batch * heads, 3), densest first,
+        so that a launch does not end on its longest heads. Kept, as a copy to the device would hold up every call.
+
+        Args:
+            pair_lists: list of each (batch, head).
+        """
+        key = (pair_lists, heads)
+        if key not in self._cache:
+            order = sorted(range(len(pair_lists)), key=lambda pair: -self.densities[pair_lists[pair]])
+            rows = [(*divmod(pair, heads), pair_lists[pair]) for pair in order]
+            self._cache[key] = torch.tensor(rows, dtype=torch.int32).to(self.columns.device)
+        return self._cache[key]
+
+    def order_numbers(self) -> list[int]:
+        """`orders` on the host, asked of the device once."""
+        if "orders" not in self._cache:
+            self._cache["orders"] = self.orders.tolist()
+        return self._cache["orders"]
+
+    def kept(self) -> Tensor:
+        """One bit for each (list, row, key tile) that is attended, int32 words (lists, rows, tiles / 32)."""
+        if "kept" not in self._cache:
+            self._cache["kept"] = self._kept()
+        return self._cache["kept"]
+
+    def _kept(self) -> Tensor:
+        tiles = self.grid.video_tokens // self.key_tile
+        words = -(-tiles // 32)
+        bit = 1 << torch.arange(32, device=self.columns.device)
+        found = []
+        for starts, counts in zip(self.starts.long(), self.counts.long().clamp_min(0), strict=True):
+            row = torch.repeat_interleave(torch.arange(len(starts), device=starts.device), counts)
+            first = torch.repeat_interleave(starts - counts.cumsum(0) + counts, counts)
+            mask = torch.zeros(len(starts), 32 * words, dtype=torch.int64, device=starts.device)
+            mask[row, self.columns[first + torch.arange(len(row), device=starts.device)].long()] = 1
+            found.append((mask.view(len(starts), words, 32) * bit).sum(-1))
+        # from 0..2^32-1 to the signed number with the same bits
+        return torch.stack(found).add(2**31).remainder(2**32).sub(2**31).to(torch.int32) if found else self.counts
+
+    def _check(self) -> None:
+        tiles, entries = self.grid.video_tokens // self.key_tile, len(self.columns) - PREFETCH
+        columns = self.columns[:entries]
+        if entries and (columns.min() < 0 or columns.max() >= tiles):
+            worst = columns.max() if columns.max() >= tiles else columns.min()
+            raise ValueError(f"a tile list names key tile {int(worst)}, {self.grid} tokens have tiles 0 to {tiles - 1}")
+        if self.starts.numel() and ((self.starts < 0) | (self.starts + self.counts.clamp_min(0) > entries)).any():
+            raise ValueError(f"a tile list reaches past the {entries} entries of its table")
+        skipped = self.counts == -1
+        if (self.counts < -1).any() or (skipped.any(1) != skipped.all(1)).any():
+            raise ValueError("counts of a tile list must be 0 or more, or -1 in all rows for a skipped head")
+        online = torch.zeros(len(self.counts), dtype=torch.bool)
+        online[list(self.routed)] = True
+        if tiles * self.key_tile == self.grid.tokens and (self.counts[~online] == 0).any():
+            raise ValueError("a tile list is empty and there are no text keys: a query would attend nothing")
 
     @property
     def bytes(self) -> int:
         """Memory of all tables."""
         tables = (self.columns, self.starts, self.counts, self.orders, self.index)
+        tables = (*tables, *(kept for kept in self._cache.values() if isinstance(kept, Tensor)))
         return sum(table.numel() * table.element_size() for table in tables)
 
 
@@ -68,6 +138,7 @@ class TileListBuilder:
     _columns: list[Tensor] = field(default_factory=list)
     _lists: list[tuple[list[int], list[int]]] = field(default_factory=list)
     _densities: list[float] = field(default_factory=list)
+    _routed: dict[int, int] = field(default_factory=dict)
     _tilings: dict[str, Tiling] = field(default_factory=dict)
     _used: int = 0
 
@@ -100,6 +171,7 @@ class TileListBuilder:
             orders=torch.tensor([ORDERS.index(pattern.order) for pattern in self._ids], dtype=torch.int32),
             index=torch.stack([self.tiling(order).index for order in ORDERS]).to(torch.int32),
             densities=tuple(self._densities),
+            routed=dict(self._routed),
         )
 
     def _append(self, pattern: Pattern) -> None:
@@ -109,11 +181,18 @@ class TileListBuilder:
             self._lists.append(([0] * rows, [-1] * rows))
             self._densities.append(0.0)
             return
+        if isinstance(pattern, Routed):
+            kept = pattern.kept_tiles(tiling)
+            self._routed[len(self._lists)] = kept
+            start, count = self._intern(torch.ones(tiling.key_tiles, dtype=torch.bool))
+            self._lists.append(([0] * tiling.query_tiles + [start], [0] * tiling.query_tiles + [count]))
+            self._densities.append(tile_density(tiling, kept * tiling.query_tiles))
+            return
         mask = pattern.tile_mask(tiling)
         dense_row = torch.ones(1, tiling.key_tiles, dtype=torch.bool)
         parts = [self._intern(row) for row in torch.cat([mask, dense_row])]
         self._lists.append(([start for start, _ in parts], [count for _, count in parts]))
-        self._densities.append(tile_density(tiling, mask))
+        self._densities.append(tile_density(tiling, mask.sum().item()))
 
     def _intern(self, row: Tensor) -> tuple[int, int]:
         key = row.numpy().tobytes()
@@ -130,9 +209,9 @@ class TileListBuilder:
         return self._rows[key]
 
 
-def tile_density(tiling: Tiling, mask: Tensor) -> float:
-    """Computed query-key pairs / all pairs, dense rows and the dense segment counted in, of a tile mask."""
-    kept = mask.sum().item() * tiling.query_tile * tiling.key_tile
+def tile_density(tiling: Tiling, kept_tiles: int) -> float:
+    """Computed query-key pairs / all pairs, dense rows and the dense segment counted in, of so many tile pairs."""
+    kept = kept_tiles * tiling.query_tile * tiling.key_tile
     segment = tiling.query_tiles * tiling.query_tile * tiling.dense_keys
     dense = tiling.dense_rows * tiling.grid.tokens
     return (kept + segment + dense) / tiling.grid.tokens**2

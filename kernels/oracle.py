@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .call import AttentionCall
 from .grid import TokenGrid
 from .patterns import Pattern, Skip
 from .tiling import KEY_TILE, QUERY_TILE
@@ -50,3 +52,39 @@ def pattern_attention(
         for pattern in patterns
     ]
     return masked_attention(q, k, v, masks)
+
+
+def call_attention(call: AttentionCall) -> Tensor:
+    """What a call must give, from its tile lists, key bias and tail, one S x (S + tiles) matrix per head: (B, S, H, D)
+    fp64. `int8` is a way to compute and not part of the truth.
+    """
+    out = torch.zeros(call.q.shape, dtype=torch.float64)
+    for pair, number in enumerate(call.pair_lists):
+        batch, head = divmod(pair, call.q.shape[2])
+        if call.lists.counts[number, 0] >= 0:
+            bias = None if call.key_bias is None else call.key_bias[batch]
+            out[batch, :, head] = _one_head(call, number, *(x[batch, :, head] for x in (call.q, call.k, call.v)), bias)
+    return out
+
+
+def _one_head(call: AttentionCall, number: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    lists = call.lists
+    index = lists.index[lists.orders[number]].long()
+    q, k, v = (x[index].double() for x in (q, k, v))
+    tiles = lists.grid.video_tokens // lists.key_tile
+    kept = torch.zeros(lists.starts.shape[1], tiles, dtype=torch.bool)
+    for row, (start, count) in enumerate(zip(lists.starts[number], lists.counts[number], strict=True)):
+        kept[row, lists.columns[start : start + count].long()] = True
+    kept = kept[(torch.arange(len(q)) // lists.query_tile).clamp_max(len(kept) - 1)]  # for every query
+    scores = q @ k.T * q.shape[-1] ** -0.5
+    scores[:, : tiles * lists.key_tile].masked_fill_(~kept.repeat_interleave(lists.key_tile, 1), -torch.inf)
+    if bias is not None:
+        scores[:, lists.grid.video_tokens :] += bias.double()
+    if call.tail:
+        k_means, v_means = (x[: tiles * lists.key_tile].unflatten(0, (-1, lists.key_tile)).mean(1) for x in (k, v))
+        summaries = q @ k_means.T * q.shape[-1] ** -0.5 + math.log(lists.key_tile)
+        scores = torch.cat([scores, summaries.masked_fill(kept, -torch.inf)], 1)
+        v = torch.cat([v, v_means])
+    out = torch.empty_like(q)
+    out[index] = scores.softmax(1) @ v
+    return out

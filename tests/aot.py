@@ -1,10 +1,11 @@
-"""Compiles the Triton kernel for GPUs that are not there and reads what came out. Prints JSON; a process of its own.
+"""Compiles the Triton kernels for GPUs that are not there and reads what came out. Prints JSON; a process of its own.
 
 Ahead-of-time compilation needs TRITON_INTERPRET unset, the numeric tests need it set, so tests run this as a script:
 
-    python tests/aot.py sm_80 sm_90
+    python tests/aot.py sm_80 gfx942
 """
 
+import itertools
 import json
 import os
 import re
@@ -18,57 +19,71 @@ os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
 
 import load_pack  # noqa: F401
 import triton
-from sparse_vdit.kernels.backends.triton_backend import CONFIGS
-from sparse_vdit.kernels.backends.triton_kernel import block_sparse_fwd_kernel
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from sparse_vdit.kernels.backends.ahead_of_time import attention_kernel, helper_kernels
+from sparse_vdit.kernels.configs import HEAD_DIMS
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 120: 101_376}  # bytes one program may take
-TENSOR_CORE = ("HMMA", "HGMMA", "UTCHMMA", "QMMA")
-TABLES = {"SLOTS": "*i32", "STARTS": "*i32", "COUNTS": "*i32", "COLUMNS": "*i16", "ORDERS": "*i32", "INDEX": "*i32"}
+SHARED_MEMORY = {
+    "sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "sm_120": 101_376,
+    "gfx942": 65_536, "gfx1201": 65_536,
+}  # fmt: skip  # bytes one program may take
+TENSOR_CORE = r"\b(?:HMMA|HGMMA|UTCHMMA|QMMA|QGMMA|UTCQMMA|IMMA|IGMMA)\b"
+AMD_TENSOR_CORE = r"\bv_(?:mfma|wmma|smfmac)"
 
 
-def compile_kernel(capability: int, dtype: str, head_dim: int) -> object:
-    """The kernel as the launcher would compile it for a card of this compute capability."""
-    config = CONFIGS[head_dim]
-    constants = {"HEAD_DIM": head_dim, "QUERY_TILE": 128, "KEY_TILE": 64, "STAGES": config.stages, "UPCAST": False}
-    kernel = block_sparse_fwd_kernel
-    types = {**dict.fromkeys(("Q", "K", "V", "OUT"), f"*{dtype}"), **TABLES, "qk_scale": "fp32"}
-    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
-    aligned = [name for name in kernel.arg_names if name.startswith("stride_") or signature[name].startswith("*")]
-    attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": config.warps, "num_stages": config.stages}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-
-
-def read_out(compiled: object) -> dict:
-    """Shared memory, registers, spill instructions and tensor-core instructions of a compiled kernel."""
+def read_nvidia(compiled: object, arch: str) -> dict:
+    """Registers, spill and tensor-core instructions, and what the assembler warns of."""
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder, "kernel.cubin")
+        cubin, ptx = Path(folder, "kernel.cubin"), Path(folder, "kernel.ptx")
         cubin.write_bytes(compiled.asm["cubin"])
         usage = subprocess.run([TOOLS / "cuobjdump", "-res-usage", cubin], capture_output=True, text=True).stdout
         sass = subprocess.run([TOOLS / "nvdisasm", "-c", cubin], capture_output=True, text=True, check=True).stdout
+        warnings = ""
+        if arch == "sm_90":
+            ptx.write_text(compiled.asm["ptx"])
+            command = [TOOLS / "ptxas", "-v", "--gpu-name=sm_90a", "-o", Path(folder, "again.cubin"), ptx]
+            warnings = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     return {
-        "shared": compiled.metadata.shared,
         "registers": int(re.search(r"REG:(\d+)", usage).group(1)),
         "spills": len(re.findall(r"\b(?:LDL|STL)\b", sass)),
-        "tensor_core": sum(len(re.findall(rf"\b{name}\b", sass)) for name in TENSOR_CORE),
-        "async_copies": len(re.findall(r"\bLDGSTS\b", sass)),
+        "tensor_core": len(re.findall(TENSOR_CORE, sass)),
+        "serialised": "C7511" in warnings,
     }
 
 
+def read_amd(compiled: object, arch: str) -> dict:
+    """The same of AMD's assembly."""
+    text = compiled.asm["amdgcn"]
+
+    def number(name: str) -> int:
+        return int(re.search(rf"\.{name}:\s+(\d+)", text).group(1))
+
+    return {
+        "registers": number("vgpr_count"),
+        "spills": number("vgpr_spill_count"),
+        "tensor_core": len(re.findall(AMD_TENSOR_CORE, text)),
+        "serialised": False,
+    }
+
+
+def rows(arch: str) -> list[dict]:
+    """One row for each configuration of an architecture."""
+    found = []
+    read = read_nvidia if arch.startswith("sm_") else read_amd
+    for dtype, head_dim in itertools.product(("bf16", "fp16"), HEAD_DIMS):
+        kernels = {
+            "attention" + "_int8" * int8 + "_tail" * tail: attention_kernel(arch, dtype, head_dim, int8, tail)
+            for int8, tail in itertools.product((False, True), repeat=2)
+        } | helper_kernels(arch, dtype, head_dim)
+        for name, compiled in kernels.items():
+            row = {"arch": arch, "kernel": name, "dtype": dtype, "head_dim": head_dim}
+            shared = {"shared": compiled.metadata.shared, "shared_limit": SHARED_MEMORY[arch]}
+            found.append({**row, **shared, **read(compiled, arch)})
+    return found
+
+
 def main() -> None:
-    rows = []
-    for target in sys.argv[1:]:
-        capability = int(target.removeprefix("sm_"))
-        for dtype in ("bf16", "fp16"):
-            for head_dim in sorted(CONFIGS):
-                row = read_out(compile_kernel(capability, dtype, head_dim))
-                limit = SHARED_MEMORY[capability]
-                rows.append({"target": target, "dtype": dtype, "head_dim": head_dim, "shared_limit": limit, **row})
-    print(json.dumps(rows))
+    print(json.dumps([row for arch in sys.argv[1:] for row in rows(arch)]))
 
 
 if __name__ == "__main__":

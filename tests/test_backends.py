@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from sparse_vdit.kernels.attention import choose_backend, sparse_attention
 from sparse_vdit.kernels.backends import torch_backend, triton_backend
+from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.oracle import masked_attention, pattern_attention
@@ -103,7 +104,7 @@ def test_torch_backend_skips_tiles(monkeypatch):
     for pattern in PATTERNS:
         computed = 0
         lists, numbers = bind([pattern], grid, 32, 16)
-        torch_backend.attention(*inputs(grid, 1, 8, torch.float32, batch=1), lists, numbers)
+        sparse_attention(*inputs(grid, 1, 8, torch.float32, batch=1), lists, numbers, backend="torch")
         assert computed == pytest.approx(lists.densities[0] * grid.tokens**2)
 
 
@@ -115,7 +116,8 @@ def test_torch_backend_skips_tiles(monkeypatch):
 def test_triton_backend_interpreted(grid, dtype, head_dim):
     q, k, v = inputs(grid, len(PATTERNS), head_dim, dtype, batch=1)
     lists, numbers = bind(PATTERNS, grid)
-    assert_close(triton_backend.attention(q, k, v, lists, numbers), pattern_attention(q, k, v, PATTERNS, grid))
+    result = sparse_attention(q, k, v, lists, numbers, backend="triton")
+    assert_close(result, pattern_attention(q, k, v, PATTERNS, grid))
 
 
 @needs_triton
@@ -134,7 +136,8 @@ def test_triton_backend_takes_strided_inputs(layout):
     assert not q.is_contiguous()
     patterns = [Diagonal(1), MultiDiagonal(0.1, 0.1), Dense()]
     lists, numbers = bind(patterns, grid)
-    assert_close(triton_backend.attention(q, k, v, lists, numbers), pattern_attention(q, k, v, patterns, grid))
+    result = sparse_attention(q, k, v, lists, numbers, backend="triton")
+    assert_close(result, pattern_attention(q, k, v, patterns, grid))
 
 
 @pytest.mark.gpu
@@ -152,7 +155,8 @@ def test_triton_backend_on_gpu(grid, dtype, head_dim):
 def test_auto_says_why_triton_was_passed_over():
     grid = TokenGrid(3, 5, 7)
     lists, _ = bind([Dense()], grid)
-    name, reason = choose_backend(torch.zeros(1, grid.tokens, 1, 128), lists)
+    q = torch.zeros(1, grid.tokens, 1, 128)
+    name, reason = choose_backend(AttentionCall(q, q, q, lists, (0,)))
     assert name == "torch"
     assert "float32" in reason or "not installed" in reason
 

@@ -155,7 +155,7 @@ assert callable(pack.comfy_entrypoint) and pack.WEB_DIRECTORY == "./web"
 for layer in ("kernels", "plans"):
     for path in sorted((folder / layer).rglob("*.py")):
         parts = [part for part in path.relative_to(folder).with_suffix("").parts if part != "__init__"]
-        if "triton" in path.stem and importlib.util.find_spec("triton") is None:
+        if {"triton_kernels", "ahead_of_time"} & {*parts} and importlib.util.find_spec("triton") is None:
             continue
         importlib.import_module(".".join([name, *parts]))
         print("/".join(parts))

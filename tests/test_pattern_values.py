@@ -35,7 +35,7 @@ def test_dict_round_trip_through_json(pattern):
 
 
 def test_kinds_and_descriptions():
-    assert list(PATTERNS) == ["dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe"]
+    assert list(PATTERNS) == ["dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe", "routed"]
     assert Dense().describe() == "dense" and Skip().describe() == "skip"
     assert Diagonal(frames=1).describe() == "diagonal, own frame +-1"
     assert Diagonal(frames=2, height=0.1).describe() == "diagonal, own frame +-2, height +-10%"

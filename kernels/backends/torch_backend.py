@@ -6,74 +6,109 @@ S x S matrix exists. Query tiles with equal rows share one gather, others of equ
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..call import AttentionCall
 from ..lists import TileLists
 
 CHUNK_BYTES = 256 << 20  # gathered keys and values at a time
 
 
-def refusal(q: Tensor, lists: TileLists) -> str | None:
-    """Why this backend cannot run the call: never."""
+def refusal(call: AttentionCall) -> str | None:
+    """Why this backend cannot run the call: never. `int8` is a way to compute, not another result: it is not needed."""
     return None
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, lists: TileLists, head_lists: list[int]) -> Tensor:
-    """Attention of q, k, v (B, S, H, D), any strides, with one tile list per head -> (B, S, H, D)."""
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    heads_of: dict[int, list[int]] = defaultdict(list)
-    for head, number in enumerate(head_lists):
-        heads_of[number].append(head)
-    for number, heads in heads_of.items():
-        if int(lists.counts[number, 0]) < 0:
-            out[:, :, heads] = 0
+def attention(call: AttentionCall) -> Tensor:
+    """Output (B, S, H, D) of a call."""
+    out = torch.empty(call.q.shape, dtype=call.q.dtype, device=call.q.device)
+    by_head = out.transpose(1, 2)
+    pairs_of: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for pair, number in enumerate(call.pair_lists):
+        pairs_of[number].append(divmod(pair, call.q.shape[2]))
+    skipped = (call.lists.counts[:, 0] < 0).tolist()
+    for number, pairs in pairs_of.items():
+        batch, head = torch.tensor(pairs, device=out.device).unbind(1)
+        if skipped[number]:
+            by_head[batch, head] = 0
             continue
-        index = lists.index[int(lists.orders[number])].long()
-        # one contiguous copy per group of heads: (B * heads, S, D) in tile order
-        sorted_qkv = [x[:, :, heads].index_select(1, index).transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
-        result = _one_list(*sorted_qkv, lists, number)
-        out[:, index[:, None], torch.tensor(heads, device=q.device)] = result.unflatten(0, (-1, len(heads))).transpose(
-            1, 2
+        index = call.lists.index[call.lists.order_numbers()[number]].long()
+        q, k, v = (x.transpose(1, 2)[batch[:, None], head[:, None], index] for x in (call.q, call.k, call.v))
+        bias = None if call.key_bias is None else call.key_bias[batch].to(q.dtype)
+        by_head[batch[:, None], head[:, None], index] = _OneList(call.lists, number, k, v, bias, call.tail).attend(q)
+    return out
+
+
+class _OneList:
+    """Attention of heads that share one list, in tile order.
+
+    Args:
+        k, v: (N, S, D).
+        bias: (N, text tokens), added to the scores of the text keys.
+        tail: whether tiles left out count as their mean.
+    """
+
+    def __init__(self, lists: TileLists, number: int, k: Tensor, v: Tensor, bias: Tensor | None, tail: bool):
+        self.lists, self.bias = lists, bias
+        self.rows = lists.starts.shape[1] - 1
+        self.starts, self.counts = lists.starts[number].tolist(), lists.counts[number].tolist()
+        tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
+        self.k_tiles, self.v_tiles = (x[:, :tiled].unflatten(1, (-1, lists.key_tile)) for x in (k, v))
+        self.k_rest, self.v_rest = k[:, tiled:], v[:, tiled:]
+        tiles = (self.k_tiles, self.v_tiles)
+        self.means = [x.mean(2, dtype=torch.float32).to(k.dtype) for x in tiles] if tail else None
+
+    def attend(self, q: Tensor) -> Tensor:
+        """Output (N, S, D) for q (N, S, D)."""
+        n, tokens, dim = q.shape
+        tiled = self.rows * self.lists.query_tile
+        q_tiles = q[:, :tiled].unflatten(1, (-1, self.lists.query_tile)) if tiled else q[:, None, :0]
+        out = torch.empty_like(q)
+        out_tiles = out[:, :tiled].view_as(q_tiles)
+        tile_bytes = n * self.lists.key_tile * dim * q.element_size() * 2
+        for tile_rows, parts in _batches(self.starts[: self.rows], self.counts[: self.rows], tile_bytes):
+            query = q_tiles[:, tile_rows]
+            # equal rows: one gather serves them all
+            merged = query.flatten(1, 2)[:, None] if len(parts) == 1 else query
+            out_tiles[:, tile_rows] = self._softmax(merged, parts).view_as(query)
+        if tokens > tiled:
+            out[:, tiled:] = self._softmax(q[:, None, tiled:], [(self.starts[-1], self.counts[-1])])[:, 0]
+        return out
+
+    def _softmax(self, query: Tensor, parts: list[tuple[int, int]]) -> Tensor:
+        """Output (N, parts, rows, D) of query (N, parts, rows, D) over the key tiles of each part."""
+        chosen = torch.stack([self.lists.columns[start : start + count].long() for start, count in parts])
+        k, v = (
+            _gather(tiles, rest, chosen) for tiles, rest in ((self.k_tiles, self.k_rest), (self.v_tiles, self.v_rest))
         )
-    return out
+        if self.bias is None and self.means is None:
+            return F.scaled_dot_product_attention(query, k, v)
+        score_bias = torch.zeros(len(query), len(parts), k.shape[2], dtype=query.dtype, device=query.device)
+        if self.bias is not None and self.bias.shape[1]:
+            score_bias[:, :, -self.bias.shape[1] :] = self.bias[:, None]
+        if self.means is not None:
+            k, v = (
+                torch.cat([x, mean[:, None].expand(-1, len(parts), -1, -1)], 2)
+                for x, mean in zip((k, v), self.means, strict=True)
+            )
+            dropped = score_bias.new_full((len(parts), self.k_tiles.shape[1]), math.log(self.lists.key_tile))
+            dropped.scatter_(1, chosen, -torch.inf)
+            score_bias = torch.cat([score_bias, dropped.expand(len(query), -1, -1)], 2)
+        return F.scaled_dot_product_attention(query, k, v, score_bias[:, :, None])
 
 
-def _one_list(q: Tensor, k: Tensor, v: Tensor, lists: TileLists, number: int) -> Tensor:
-    """Attention of (N, S, D) in tile order with one list."""
-    n, tokens, dim = q.shape
-    query_tile, key_tile = lists.query_tile, lists.key_tile
-    rows = lists.starts.shape[1] - 1
-    tiled_keys = lists.grid.video_tokens // key_tile * key_tile
-    k_tiles, v_tiles = (x[:, :tiled_keys].reshape(n, -1, key_tile, dim) for x in (k, v))
-    k_rest, v_rest = k[:, tiled_keys:], v[:, tiled_keys:]
-    starts, counts = lists.starts[number].tolist(), lists.counts[number].tolist()
-    out = torch.empty_like(q)
-
-    def gather(tiles: Tensor, rest: Tensor, parts: list[tuple[int, int]]) -> Tensor:
-        chosen = torch.stack([lists.columns[start : start + count].long() for start, count in parts])
-        kept = tiles[:, chosen].reshape(n, len(parts), -1, dim)
-        return torch.cat([kept, rest[:, None].expand(-1, len(parts), -1, -1)], 2)
-
-    def attend(query: Tensor, parts: list[tuple[int, int]]) -> Tensor:
-        return F.scaled_dot_product_attention(query, gather(k_tiles, k_rest, parts), gather(v_tiles, v_rest, parts))
-
-    q_tiles = q[:, : rows * query_tile].reshape(n, rows, query_tile, dim)
-    out_tiles = out[:, : rows * query_tile].view(n, rows, query_tile, dim)
-    for tile_rows, parts in _batches(starts[:rows], counts[:rows], n, key_tile * dim * q.element_size() * 2):
-        query = q_tiles[:, tile_rows]
-        merged = query.reshape(n, 1, -1, dim) if len(parts) == 1 else query  # equal rows: one gather serves them all
-        out_tiles[:, tile_rows] = attend(merged, parts).view_as(query)
-    if tokens > rows * query_tile:
-        dense = slice(rows * query_tile, tokens)
-        out[:, dense] = attend(q[:, None, dense], [(starts[rows], counts[rows])])[:, 0]
-    return out
+def _gather(tiles: Tensor, rest: Tensor, chosen: Tensor) -> Tensor:
+    """Chosen tiles (parts, count) of tiles (N, T, tile, D), then all of rest (N, R, D): (N, parts, keys, D)."""
+    kept = tiles.index_select(1, chosen.flatten()).view(len(tiles), len(chosen), -1, tiles.shape[-1])
+    return torch.cat([kept, rest[:, None].expand(-1, len(chosen), -1, -1)], 2) if rest.shape[1] else kept
 
 
-def _batches(starts: list[int], counts: list[int], n: int, tile_bytes: int) -> list[tuple[list[int], list]]:
+def _batches(starts: list[int], counts: list[int], tile_bytes: int) -> list[tuple[list[int], list]]:
     """Query tiles that run together: (tile numbers, their distinct rows) with one row or as many as tiles."""
     same: dict[tuple[int, int], list[int]] = defaultdict(list)
     for tile, part in enumerate(zip(starts, counts, strict=True)):
@@ -85,7 +120,7 @@ def _batches(starts: list[int], counts: list[int], n: int, tile_bytes: int) -> l
         else:
             single[part[1]].append((tiles[0], part))
     for count, members in single.items():
-        size = max(1, CHUNK_BYTES // max(1, n * count * tile_bytes))
+        size = max(1, CHUNK_BYTES // max(1, count * tile_bytes))
         for first in range(0, len(members), size):
             tiles, parts = zip(*members[first : first + size], strict=True)
             batches.append((list(tiles), list(parts)))

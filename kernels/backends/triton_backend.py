@@ -1,81 +1,165 @@
 """The Triton backend: one launch per layer, every head with its own tile list and token order.
 
-Launching is separate from the kernel (`triton_kernel.py`), so that this file and its refusals import without Triton.
+Preparation and launches are separate from the kernels (`triton_kernels/`), so that this file and its refusals import
+without Triton, and from who launches, so that `compiled_backend.py` shares them.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
-from dataclasses import dataclass
+import shutil
+import sys
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from ..call import AttentionCall
+from ..configs import DTYPES, HEAD_DIMS, KernelConfig, device_arch, kernel_config
 from ..lists import TileLists
 from ..tiling import KEY_TILE, QUERY_TILE
+from .launcher import Launch, Launcher, through_triton
 
 TRITON_FOUND = importlib.util.find_spec("triton") is not None
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the tests run the kernel without a GPU
-HEAD_DIMS = (64, 128)
-DTYPES = (torch.bfloat16, torch.float16)
-LEAST_CAPABILITY = (8, 0)  # Triton compiles no tensor-core code for older NVIDIA cards
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the tests run the kernels without a GPU
+INTERPRETED_ARCH = "sm_80"
+FP8_MAX = 448.0
 
 
-@dataclass(frozen=True)
-class LaunchConfig:
-    """Warps and pipeline stages of one program; no autotuning, so that no first call stalls for minutes."""
-
-    warps: int
-    stages: int
-
-
-# 128 query rows x 64 keys: fits the shared memory of every target (96 KB at head_dim 128); fewer warps would spill
-CONFIGS = {64: LaunchConfig(warps=8, stages=3), 128: LaunchConfig(warps=8, stages=3)}
-
-
-def refusal(q: Tensor, lists: TileLists) -> str | None:
-    """Why this backend cannot run a call with q (B, S, H, D), in words; None when it can."""
+def refusal(call: AttentionCall) -> str | None:
+    """Why this backend cannot run a call, in words; None when it can."""
     if not TRITON_FOUND:
         return "Triton is not installed (on Windows: pip install triton-windows)"
+    reason, device = unsuited(call), call.q.device
+    if reason is not None or INTERPRETED:
+        return reason
+    if sys.platform == "linux" and not _has_compiler():
+        return "Triton needs a C compiler to start its kernels: install gcc"
+    if device.type != "cuda":
+        return f"device {device.type} has no Triton kernels"
+    if device_arch(device) is None:
+        name = torch.cuda.get_device_name(device)
+        return f"there are no kernels for {name}: NVIDIA from RTX 30 or A100 on, AMD MI300 and RX 9000"
+    return None
+
+
+def unsuited(call: AttentionCall) -> str | None:
+    """Why the kernels cannot run a call on any device, in words; None when they can."""
+    q = call.q
     if q.dtype not in DTYPES:
         return f"dtype {str(q.dtype).removeprefix('torch.')} is neither bfloat16 nor float16"
     if q.shape[-1] not in HEAD_DIMS:
         return f"head_dim {q.shape[-1]} is neither 64 nor 128"
-    if (lists.query_tile, lists.key_tile) != (QUERY_TILE, KEY_TILE):
-        return f"tiles are {lists.query_tile} x {lists.key_tile}, the kernel's are {QUERY_TILE} x {KEY_TILE}"
-    if q.device.type != "cuda":
-        return f"device {q.device.type} has no Triton kernels"
-    if torch.version.hip is None and torch.cuda.get_device_capability(q.device) < LEAST_CAPABILITY:
-        return f"{torch.cuda.get_device_name(q.device)} is older than compute capability 8.0"
+    if (call.lists.query_tile, call.lists.key_tile) != (QUERY_TILE, KEY_TILE):
+        tiles = f"{call.lists.query_tile} x {call.lists.key_tile}"
+        return f"tiles are {tiles}, the kernel's are {QUERY_TILE} x {KEY_TILE}"
     return None
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, lists: TileLists, head_lists: list[int]) -> Tensor:
-    """Attention of q, k, v (B, S, H, D), last dimension contiguous, one list per head -> (B, S, H, D) contiguous."""
-    from .triton_kernel import block_sparse_fwd_kernel
+@cache
+def _has_compiler() -> bool:
+    return bool(os.environ.get("CC")) or any(shutil.which(name) for name in ("gcc", "clang", "cc"))
 
-    batch, tokens, heads, head_dim = q.shape
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+
+def attention(call: AttentionCall) -> Tensor:
+    """Output (B, S, H, D), contiguous, of a call that `refusal` has nothing against."""
+    return run(call, INTERPRETED_ARCH if INTERPRETED else device_arch(call.q.device), through_triton)
+
+
+def run(call: AttentionCall, arch: str, launcher: Launcher) -> Tensor:
+    """Output (B, S, H, D), contiguous, by the kernels of an architecture, however they are launched."""
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (call.q, call.k, call.v))
+    config = kernel_config(arch, q.shape[-1], call.int8, call.tail)
+    slots = call.lists.slots(call.pair_lists, q.shape[2])
+    prepared = Prepared(k, v, slots, call, config, launcher)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    slots = launch_slots(lists, head_lists).to(q.device)
-    tiled_keys = lists.grid.video_tokens // lists.key_tile * lists.key_tile
-    rows = lists.starts.shape[1]
-    config = CONFIGS[head_dim]
-    launch_grid = (-(-tokens // lists.query_tile), batch * heads)
-    block_sparse_fwd_kernel[launch_grid](
-        q, k, v, out, slots, lists.starts, lists.counts, lists.columns, lists.orders, lists.index,
-        head_dim**-0.5 * 1.4426950408889634,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        heads, tokens, tiled_keys, rows,
-        HEAD_DIM=head_dim, QUERY_TILE=lists.query_tile, KEY_TILE=lists.key_tile, STAGES=config.stages,
-        UPCAST=INTERPRETED and q.dtype == torch.bfloat16,
-        num_warps=config.warps, num_stages=config.stages,
-    )  # fmt: skip
+    launcher(attention_launch(q, k, v, out, slots, call, prepared, config))
     return out
 
 
-def launch_slots(lists: TileLists, head_lists: list[int]) -> Tensor:
-    """(heads, 2) int32 of (head, list), densest first, so that the launch does not end on its longest heads."""
-    order = sorted(range(len(head_lists)), key=lambda head: -lists.densities[head_lists[head]])
-    return torch.tensor([(head, head_lists[head]) for head in order], dtype=torch.int32)
+class Prepared:
+    """What is made of k and v before attention: 8-bit keys, means of tiles. Nothing of it for the plain kernel."""
+
+    def __init__(
+        self, k: Tensor, v: Tensor, slots: Tensor, call: AttentionCall, config: KernelConfig, launcher: Launcher
+    ):
+        self.key_bias = self.k_int8 = self.k_scale = self.v_scale = self.k_means = self.v_means = self.kept = None
+        lists, (batch, tokens, heads, head_dim) = call.lists, k.shape
+        if call.key_bias is not None:
+            self.key_bias = text_bias(call.key_bias, lists)
+        mean = k.mean(1, dtype=torch.float32).contiguous() if call.int8 else None
+        if call.int8:
+            self.k_int8 = torch.empty(batch * heads, tokens, head_dim, dtype=torch.int8, device=k.device)
+            tiles = -(-tokens // lists.key_tile)
+            self.k_scale = torch.empty(batch * heads, tiles, dtype=torch.float32, device=k.device)
+            launcher(quantize_launch(k, mean, self.k_int8, self.k_scale, slots, lists))
+        if config.pv == "fp8":
+            self.v_scale = v.abs().amax(1).float().clamp_min(1e-12).contiguous()
+        if call.tail:
+            self.k_means = tile_means(k, slots, lists, lists.key_tile, launcher, mean)
+            self.v_means = tile_means(v, slots, lists, lists.key_tile, launcher)
+            self.kept = lists.kept()
+
+
+def attention_launch(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, slots: Tensor, call: AttentionCall, prepared: Prepared,
+    config: KernelConfig,
+) -> Launch:  # fmt: skip
+    """The launch that fills out (B, S, H, D)."""
+    lists, (batch, tokens, heads, head_dim) = call.lists, q.shape
+    tiles = lists.grid.video_tokens // lists.key_tile
+    arguments = (
+        q, k, v, out, slots, lists.starts, lists.counts, lists.columns, lists.orders, lists.index,
+        _or(prepared.key_bias, slots), _or(prepared.k_int8, slots), _or(prepared.k_scale, slots),
+        _or(prepared.v_scale, slots), _or(prepared.k_means, q), _or(prepared.v_means, q), _or(prepared.kept, slots),
+        head_dim**-0.5 * math.log2(math.e),
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        heads, tokens, lists.grid.video_tokens, tiles * lists.key_tile, lists.starts.shape[1], tiles,
+        int(prepared.key_bias is not None),
+    )  # fmt: skip
+    constants = {
+        "HEAD_DIM": head_dim, "QUERY_TILE": lists.query_tile, "KEY_TILE": lists.key_tile, "ROWS": config.rows,
+        "STAGES": config.stages, "INT8": call.int8, "PV": config.pv, "TAIL": call.tail,
+        "UPCAST": INTERPRETED and q.dtype == torch.bfloat16,
+    }  # fmt: skip
+    grid = (-(-tokens // config.rows) * batch * heads, 1)
+    return Launch("attention", grid, arguments, constants, config.warps, config.stages)
+
+
+def _or(tensor: Tensor | None, unused: Tensor) -> Tensor:
+    """A pointer that the kernel never follows where there is nothing to point at."""
+    return unused if tensor is None else tensor
+
+
+def text_bias(key_bias: Tensor, lists: TileLists) -> Tensor:
+    """(B, prefix + suffix) as the kernel reads it: from the first video token past the tiles on, in units of log 2."""
+    return (key_bias.float() * math.log2(math.e)).clamp_min(-1e30).contiguous()
+
+
+def quantize_launch(
+    k: Tensor, mean: Tensor, k_int8: Tensor, k_scale: Tensor, slots: Tensor, lists: TileLists
+) -> Launch:
+    """The launch that fills k_int8 (B*H, S, D) and k_scale (B*H, tiles) from k (B, S, H, D) and its mean (B, H, D), in
+    tile order."""
+    heads, tokens, head_dim = k.shape[2], k.shape[1], k.shape[3]
+    tables = (slots, lists.orders, lists.index)
+    arguments = (k, mean, k_int8, k_scale, *tables, *k.stride()[:3], heads, tokens)
+    constants = {"HEAD_DIM": head_dim, "KEY_TILE": lists.key_tile}
+    return Launch("quantize_keys", (k_scale.shape[1], slots.shape[0]), arguments, constants, warps=4)
+
+
+def tile_means(
+    x: Tensor, slots: Tensor, lists: TileLists, tile: int, launcher: Launcher, shift: Tensor | None = None
+) -> Tensor:
+    """Means (B*H, tiles, D) of x (B, S, H, D) over full tiles in each head's token order, less shift (B, H, D)."""
+    batch, tokens, heads, head_dim = x.shape
+    tiles = lists.grid.video_tokens // tile
+    out = torch.empty(batch * heads, tiles, head_dim, dtype=x.dtype, device=x.device)
+    if tiles:
+        tables = (slots, lists.orders, lists.index)
+        arguments = (x, _or(shift, slots), out, *tables, *x.stride()[:3], heads, tokens, int(shift is not None))
+        constants = {"HEAD_DIM": head_dim, "TILE": tile}
+        launcher(Launch("tile_means", (tiles, batch * heads), arguments, constants, warps=4))
+    return out

@@ -1,4 +1,4 @@
-"""The patterns of Sparse-vDiT (arXiv 2506.03065, section on modes), one file each."""
+"""The patterns of Sparse-vDiT (arXiv 2506.03065, section on modes) and routing, one file each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from .base import Pattern
 from .dense import Dense
 from .diagonal import Diagonal
 from .multi_diagonal import MultiDiagonal
+from .routed import Routed
 from .skip import Skip
 from .vertical_stripe import VerticalStripe
 
-PATTERNS: dict[str, type[Pattern]] = {cls.kind: cls for cls in (Dense, Skip, Diagonal, MultiDiagonal, VerticalStripe)}
+PATTERNS: dict[str, type[Pattern]] = {
+    cls.kind: cls for cls in (Dense, Skip, Diagonal, MultiDiagonal, VerticalStripe, Routed)
+}
 
 
 def pattern_from_dict(data: object) -> Pattern:
@@ -40,6 +43,7 @@ __all__ = [
     "Diagonal",
     "MultiDiagonal",
     "Pattern",
+    "Routed",
     "Skip",
     "VerticalStripe",
     "pattern_from_dict",

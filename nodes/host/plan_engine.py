@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.attention import AUTO, choose_backend, sparse_attention
+from ...kernels.call import AttentionCall
 from ...kernels.grid import TokenGrid
 from ...kernels.lists import TileLists
 from ...plans.binding import BoundPlan, Table
@@ -71,7 +72,8 @@ class PlanEngine:
         if self.backend == AUTO and all(lists.densities[number] >= 1 for number in head_lists):
             return reasons.DENSE_HEADS  # the model's own attention is the faster way to the same result
         try:
-            name, passed_over = choose_backend(q, lists, self.backend)
+            call = AttentionCall(q, k, v, lists, head_lists)
+            name, passed_over = choose_backend(call, self.backend)
         except ValueError as error:
             run.note(str(error))
             return reasons.REFUSED

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .model import LATENT_CHANNELS, TEXT_DIM
 
-KINDS = ("disc", "square", "triangle", "cross")
+KINDS = ("disc", "square")
+KNOWN_KINDS = (*KINDS, "triangle", "cross")  # the last two were too thin for tokens of 4 x 4 pixels to be learned
 COLOURS = {
     "red": (0.95, -0.7, -0.7),
     "green": (-0.7, 0.8, -0.6),
@@ -31,9 +32,10 @@ DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up
 MOTIONS = ("still", *DIRECTIONS)
 SPINS = {"straight": 0.0, "turning": 0.22}  # radians per frame
 GROUNDS = {"night": (-0.75, -0.7, -0.45), "forest": (-0.65, -0.4, -0.7), "dusk": (-0.35, -0.65, -0.5)}
-SPEED = 0.055  # frame heights per frame
-DRIFT = 0.03
-VOCABULARY = (*KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting")
+SPEED = 1 / 16  # frame heights per frame, on each axis: whole pixels where frames are 32 pixels high
+DRIFT = 1 / 32
+TOKEN = 4  # pixels: 2 to a latent, 2 latents to a token
+VOCABULARY = (*KNOWN_KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting")
 MAX_OBJECTS = 2
 CONTEXT_TOKENS = MAX_OBJECTS + 1
 _SCALE = 2.0  # latents of about unit variance
@@ -94,7 +96,7 @@ def _velocity(motion: str, speed: float) -> tuple[float, float]:
     if motion == "still":
         return 0.0, 0.0
     angle = DIRECTIONS.index(motion) * math.pi / 4
-    return speed * math.cos(angle), speed * math.sin(angle)
+    return speed * round(math.cos(angle)), speed * round(math.sin(angle))
 
 
 def _column(values: list) -> Tensor:
@@ -134,13 +136,15 @@ def render(scenes: list[Scene], frames: int, height: int, width: int, generator:
         side = sides * (1 - 2 * slot)
         across, down = uniform(1)[:, 0], uniform(1)[:, 0]
         place = torch.stack([side * across * 0.4 * width / height, (down - 0.5) * 0.5], dim=1)
+        # in the middle of the clip at a corner of the model's tokens: an outline is then one of few, not of a continuum
+        place = (place * height / TOKEN).round() * TOKEN / height
         dx, dy = x - place[:, 0] - velocity[:, 0] * t, y - place[:, 1] - velocity[:, 1] * t
         spin = _column([SPINS[line[3]] for line in lines])
-        angle = (uniform() - 0.5) * (spin > 0) * 2 * math.pi + spin * t
+        angle = spin * t  # upright in the middle of the clip: what is left to the noise is where, not which way up
         radius = _column([SIZES[line[0]] for line in lines])
         u = (dx * angle.cos() + dy * angle.sin()) / radius
         v = (dy * angle.cos() - dx * angle.sin()) / radius
-        kind = torch.tensor([KINDS.index(line[2]) for line in lines])
+        kind = torch.tensor([KNOWN_KINDS.index(line[2]) for line in lines])
         distance = _signed_distances(u, v)[kind, torch.arange(batch)]
         cover = (present * torch.sigmoid(-distance * radius * height * 1.6))[:, None]
         shade = 0.84 + 0.16 * torch.sin(u * 3.4) * torch.sin(v * 3.4)  # texture, so that turning shows

@@ -1,0 +1,299 @@
+"""Attention kernels side by side on one GPU: dense ones, other sparse ones and ours, on the same q, k and v.
+
+Heads get a mix of patterns, as a searched plan has, at each density; the data are random and resemble themselves from
+place to place, as a video does. Times are medians after two runs. Writes
+benchmarks/results/kernels-<device>-<date>.json and a picture beside it.
+
+    python benchmarks/kernels.py
+    python benchmarks/kernels.py --device cpu --quick     # the whole path on a tiny shape
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import results
+import torch
+import torch.nn.functional as F
+from kernel_methods import METHODS, Case, Finish, Method, Run
+from PIL import Image, ImageDraw
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.lists import TileListBuilder, TileLists
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip
+from sparse_vdit.kernels.schedule import imbalance
+from sparse_vdit.plans.candidates import default_candidates
+from torch import Tensor
+
+SEED = 7
+DENSITIES = (1.0, 0.2, 0.3, 0.1, 0.5)  # dense first: every other is measured against it
+WARMUP, REPEATS, ROW_MS = 2, (2, 15), 1000.0  # runs that do not count; least and most that do; as many as fit in a row
+FIELD_SHARE = 1.0  # of the part of q and k that neighbours share, beside noise of 1
+SHOWN = ("ms", "tflops_kept", "fraction_of_best_dense", "fraction_of_ideal", "rel_l2", "rel_l2_dense",
+         "extra_bytes_fraction", "imbalance")  # fmt: skip
+LIKE = 3  # patterns near the wanted density that a head may get
+COLOURS = ("#0b6e4f", "#d1495b", "#2e86ab", "#edae49", "#6a4c93", "#8d6a9f", "#444444", "#3bb273", "#e15554", "#7768ae")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One layer's self-attention of a model."""
+
+    grid: TokenGrid
+    heads: int
+    head_dim: int = 128
+
+
+SHAPES = {  # the most important first
+    "wan14b_720p": Shape(TokenGrid(21, 45, 80), 40),
+    "hunyuan_720p": Shape(TokenGrid(33, 45, 80, suffix=256), 24),
+    "cogvideox15": Shape(TokenGrid(11, 48, 85, prefix=226), 48, 64),
+    "wan14b_480p": Shape(TokenGrid(21, 30, 52), 40),
+    "wan1_3b_480p": Shape(TokenGrid(21, 30, 52), 12),
+}
+TINY = {"tiny": Shape(TokenGrid(7, 13, 17, prefix=5, suffix=3), 3, 64)}
+ON_CPU = ("sdpa_math", "ours_torch")
+
+
+def pool() -> tuple[Pattern, ...]:
+    """Patterns of all densities: the search's own candidates and graded widths of two of their kinds."""
+    frames = (Diagonal(size) for size in (3, 5, 6, 8, 10, 12, 16))
+    places = (MultiDiagonal(size, size) for size in (0.2, 0.3, 0.4, 0.45))
+    return (*(pattern for pattern in default_candidates() if not isinstance(pattern, Skip)), *frames, *places)
+
+
+def mix(densities: dict[int, float], heads: int, wanted: float) -> tuple[int, ...]:
+    """List of each head, from a quarter to seven quarters of the wanted mean, of as many kinds as are near.
+
+    Args:
+        densities: of each list.
+    """
+    used, chosen, carried = dict.fromkeys(densities, 0), [], 0.0
+    for head in range(heads):
+        goal = min(1.0, wanted * (0.25 + 1.5 * (head + 0.5) / heads)) + carried
+        near = sorted(densities, key=lambda number: abs(densities[number] - goal))[: LIKE if head < heads - 1 else 1]
+        best = min(near, key=lambda number: used[number])
+        used[best] += 1
+        carried = goal - densities[best]
+        chosen.append(best)
+    return tuple(chosen)
+
+
+def build_lists(shape: Shape, wanted: Sequence[float]) -> tuple[TileLists, dict[float, tuple[int, ...]], list[int]]:
+    """All lists of a shape, the mix of each density, and the routed list of each."""
+    builder = TileListBuilder(shape.grid)
+    numbers = [builder.add(pattern) for pattern in pool()]
+    dense = builder.add(Dense())
+    routed = [builder.add(Routed(density)) for density in wanted]
+    lists = builder.build()
+    densities = {number: lists.densities[number] for number in numbers}
+    mixes = {
+        density: (dense,) * shape.heads if density >= 1 else mix(densities, shape.heads, density) for density in wanted
+    }
+    return lists, mixes, routed
+
+
+def random_qkv(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v (1, S, H, D): noise, and for q and k a smooth field over the video that both share."""
+    generator = torch.Generator(device).manual_seed(SEED)
+    grid, tokens = shape.grid, shape.grid.tokens
+    coarse = [-(-size // step) for size, step in zip(grid.shape, (4, 8, 8), strict=True)]
+    q, k, v = (torch.empty(1, tokens, shape.heads, shape.head_dim, device=device, dtype=dtype) for _ in range(3))
+    for head in range(shape.heads):
+        low = torch.randn(1, shape.head_dim, *coarse, device=device, generator=generator)
+        smooth = F.interpolate(low, size=grid.shape, mode="trilinear")[0].flatten(1).T
+        for x, share in ((q, FIELD_SHARE), (k, FIELD_SHARE), (v, 0.0)):
+            noise = torch.randn(tokens, shape.head_dim, device=device, generator=generator)
+            noise[grid.prefix : grid.prefix + grid.video_tokens] += share * smooth / smooth.std()
+            x[0, :, head] = noise
+    return q, k, v
+
+
+def once(run: Run, device: torch.device) -> float:
+    """Milliseconds of one run."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) * 1e3
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end)
+
+
+def median_ms(run: Run, device: torch.device) -> float:
+    """Median of as many runs as ROW_MS has room for."""
+    warm = [once(run, device) for _ in range(WARMUP)]
+    repeats = max(REPEATS[0], min(REPEATS[1], int(ROW_MS / warm[-1])))
+    return statistics.median(once(run, device) for _ in range(repeats))
+
+
+def extra_bytes(run: Run, finish: Finish, device: torch.device) -> tuple[Tensor, int | None]:
+    """The finished output, and the memory a run takes at its peak beside inputs and output; None without a GPU."""
+    if device.type != "cuda":
+        return finish(run()), None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    raw = run()
+    peak, out = torch.cuda.max_memory_allocated(), finish(raw)
+    return out, max(0, peak - before - out.nbytes)
+
+
+def measure(case: Case, method: Method) -> dict:
+    """The measured fields of a row."""
+    device = case.q.device
+    run, finish = method.make(case)
+    ms = median_ms(run, device)
+    out, extra = extra_bytes(run, finish, device)
+    density = case.density(method.truth or "lists")
+    flops = 4 * case.q.shape[1] ** 2 * case.q.shape[2] * case.q.shape[3] * density
+    return {
+        "density": round(density, 4), "ms": round(ms, 4), "tflops_kept": float(f"{flops / ms / 1e9:.4g}"),
+        "rel_l2": None if method.truth is None else float(f"{case.error(out, method.truth):.3g}"),
+        "rel_l2_dense": float(f"{case.error(out, 'dense'):.3g}"),
+        "extra_bytes_fraction": None if extra is None else round(extra / (3 * case.q.nbytes), 4),
+    }  # fmt: skip
+
+
+def attempt(case: Case, name: str, workers: int | None) -> dict:
+    """A row's fields, or why there are none."""
+    method = METHODS[name]
+    try:
+        row = measure(case, method)
+    except Exception as error:  # other people's packages raise anything; the row says what
+        return {
+            "density": round(case.density(method.truth or "lists"), 4),
+            "skipped": f"{type(error).__name__}: {error}".split("\n")[0][:200],
+        }
+    if workers and name.startswith("ours_") and name != "ours_torch":
+        row["imbalance"] = round(imbalance(case.lists, case.numbers(method.truth), workers), 4)
+    with suppress(PackageNotFoundError):
+        row |= {"version": version(method.package)} if method.package else {}
+    return row
+
+
+def compare(rows: list[dict]) -> None:
+    """Fill the fractions of one shape's rows in: of the best dense rate, and of the ideal, own dense time x density."""
+    measured = [row for row in rows if "ms" in row]
+    dense = {row["method"]: row for row in measured if row["density"] == 1}
+    best = max((row["tflops_kept"] for method, row in dense.items() if METHODS[method].best), default=None)
+    for row in measured:
+        own = dense.get(METHODS[row["method"]].ideal or row["method"])
+        row["fraction_of_best_dense"] = round(row["tflops_kept"] / best, 4) if best else None
+        row["fraction_of_ideal"] = round(own["ms"] * row["density"] / row["ms"], 4) if own else None
+
+
+def measure_shape(name: str, shape: Shape, args: argparse.Namespace, deadline: float) -> list[dict]:
+    """Rows of one shape, all methods at one density before the next, until the deadline."""
+    device, cuda = torch.device(args.device), args.device.startswith("cuda")
+    lists, mixes, routed = build_lists(shape, args.densities)
+    q, k, v = random_qkv(shape, device, torch.bfloat16 if cuda else torch.float32)
+    workers = torch.cuda.get_device_properties(device).multi_processor_count if cuda else None
+    known = {"shape": name, "tokens": shape.grid.tokens, "heads": shape.heads, "head_dim": shape.head_dim}
+    rows, failed = [], set()
+    for density, online in zip(args.densities, routed, strict=True):
+        case = Case(q, k, v, lists.to(device), mixes[density], online, mixes.get(1.0, (0,))[0])
+        for method in args.methods:
+            if method in failed or (METHODS[method].truth == "dense" and density < 1):
+                continue
+            if time.monotonic() > deadline:
+                return rows
+            rows.append(known | {"method": method} | attempt(case, method, workers))
+            print(describe(rows[-1]), flush=True)
+            if "skipped" in rows[-1]:
+                failed.add(method)
+            if cuda:
+                torch.cuda.empty_cache()
+    return rows
+
+
+def describe(row: dict) -> str:
+    """One line of the table, its columns those of SHOWN."""
+    head = f"{row['shape']:14}{row['method']:25}{row['density']:8.3f}"
+    if "skipped" in row:
+        return f"{head}  skipped: {row['skipped']}"
+    return head + "".join(f"{row[name]:11.4g}" if row.get(name) is not None else f"{'-':>11}" for name in SHOWN)
+
+
+def draw(rows: list[dict], file: Path) -> None:
+    """One panel per shape: time over the best dense time against density; the ideal is the grey diagonal."""
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    shown = [row for row in rows if row.get("fraction_of_best_dense")]
+    methods = list(dict.fromkeys(row["method"] for row in shown))
+    size, margin, most = 320, 44, 1.5
+    canvas = Image.new("RGB", (max(1, len(shapes)) * (size + margin) + margin, size + 3 * margin), "white")
+    pen = ImageDraw.Draw(canvas)
+    for number, shape in enumerate(shapes):
+        left, bottom = margin + number * (size + margin), size + margin
+
+        def at(density: float, share: float, left: int = left, bottom: int = bottom) -> tuple[float, float]:
+            return left + density * size, bottom - min(share, most) / most * size
+
+        pen.rectangle([left, margin, left + size, bottom], outline="black")
+        pen.line([at(0, 0), at(1, 1)], fill="#bbbbbb", width=2)
+        pen.text((left, margin - 14), f"{shape}: time / best dense time, by density", fill="black")
+        for share in (0, 0.5, 1):
+            pen.text((left - 24, at(0, share)[1] - 6), f"{share:g}", fill="black")
+            pen.text((at(share, 0)[0] - 8, bottom + 4), f"{share:g}", fill="black")
+        for method in methods:
+            places = sorted(
+                at(row["density"], row["density"] / row["fraction_of_best_dense"])
+                for row in shown if (row["shape"], row["method"]) == (shape, method)
+            )  # fmt: skip
+            colour = COLOURS[methods.index(method) % len(COLOURS)]
+            pen.line(places, fill=colour, width=2)
+            for x, y in places:
+                pen.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
+    for number, method in enumerate(methods):
+        row, column = divmod(number, max(1, canvas.width // 170))
+        place = (margin + column * 160, size + margin + 22 + row * 14)
+        pen.text(place, method, fill=COLOURS[number % len(COLOURS)])
+    canvas.save(file)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--minutes", type=float, default=7.5, help="no row begins after so many")
+    parser.add_argument("--quick", action="store_true", help="one tiny shape")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--densities", type=float, nargs="+", default=DENSITIES)
+    parser.add_argument("--folder", type=Path, default=results.FOLDER, help="for the JSON and the picture")
+    args = parser.parse_args()
+    args.methods = args.methods or [n for n in METHODS if (n in ON_CPU) == (args.device == "cpu")]
+    args.densities = tuple(dict.fromkeys((1.0, *args.densities)))
+    return args
+
+
+def main() -> None:
+    args, rows = arguments(), []
+    deadline = time.monotonic() + args.minutes * 60
+    results.FOLDER = results.ROOT / os.path.relpath(args.folder, results.ROOT)
+    for name, shape in (TINY if args.quick else {name: SHAPES[name] for name in args.shapes}).items():
+        if time.monotonic() > deadline:
+            break
+        found = measure_shape(name, shape, args, deadline)
+        compare(found)
+        rows += found
+        file = (
+            results.ROOT / results.save_results("kernels", rows)
+        ).resolve()  # after every shape, as a run may be cut short
+    if not rows:
+        raise SystemExit("nothing was measured in time")
+    print(f"{'':47}" + "".join(f"{name[-10:]:>11}" for name in SHOWN), *map(describe, rows), sep="\n")
+    draw(rows, file.with_suffix(".png"))
+    print("Written to", file)
+
+
+if __name__ == "__main__":
+    main()

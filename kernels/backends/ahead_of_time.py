@@ -1,0 +1,69 @@
+"""Compiles the kernels for any GPU, without one: for the binaries that ship with the pack, and for the tests.
+
+Needs Triton, with TRITON_INTERPRET unset; nothing at a user's imports this.
+"""
+
+from __future__ import annotations
+
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel, compile
+
+from ..configs import AMD_ARCHS, kernel_config
+from ..tiling import KEY_TILE, QUERY_TILE
+from .triton_kernels.quantize_keys import quantize_keys_kernel
+from .triton_kernels.sparse import block_sparse_fwd_kernel
+from .triton_kernels.tile_means import tile_means_kernel
+
+_TABLES = {"SLOTS": "*i32", "STARTS": "*i32", "COUNTS": "*i32", "COLUMNS": "*i16", "ORDERS": "*i32", "INDEX": "*i32"}
+_TENSORS = {
+    "KEY_BIAS": "*fp32", "K_INT8": "*i8", "K_SCALE": "*fp32", "V_SCALE": "*fp32", "KEPT": "*i32",
+    "MEAN": "*fp32", "SHIFT": "*fp32", "qk_scale": "fp32", **_TABLES,
+}  # fmt: skip
+_UNALIGNED = ("KEY_BIAS",)  # starts anywhere in a larger tensor
+
+# the lowest version of PTX in which the kernels can be written, so that old drivers take them too
+PTX_ISA = {"sm_80": 74, "sm_86": 74, "sm_89": 78, "sm_90": 80, "sm_100": 86, "sm_120": 87}
+
+
+def attention_kernel(arch: str, dtype: str, head_dim: int, int8: bool, tail: bool) -> CompiledKernel:
+    """The attention kernel for an architecture, dtype (`bf16`, `fp16`) and head_dim, as the launcher calls it."""
+    config = kernel_config(arch, head_dim, int8, tail)
+    constants = {
+        "HEAD_DIM": head_dim, "QUERY_TILE": QUERY_TILE, "KEY_TILE": KEY_TILE, "ROWS": config.rows,
+        "STAGES": config.stages, "INT8": int8, "PV": config.pv, "TAIL": tail,
+        "UPCAST": False,
+    }  # fmt: skip
+    return _compile(block_sparse_fwd_kernel, arch, dtype, constants, config.warps, config.stages)
+
+
+def helper_kernels(arch: str, dtype: str, head_dim: int) -> dict[str, CompiledKernel]:
+    """The kernels that prepare attention, by name."""
+    quantize = {"HEAD_DIM": head_dim, "KEY_TILE": KEY_TILE}
+    found = {"quantize_keys": _compile(quantize_keys_kernel, arch, dtype, quantize, warps=4)}
+    for tile in (KEY_TILE, QUERY_TILE):
+        found[f"tile_means_{tile}"] = _compile(
+            tile_means_kernel, arch, dtype, {"HEAD_DIM": head_dim, "TILE": tile}, warps=4
+        )
+    return found
+
+
+def _compile(
+    kernel: object, arch: str, dtype: str, constants: dict, warps: int, stages: int | None = None
+) -> CompiledKernel:
+    names = kernel.arg_names
+    types = {name: f"*{dtype}" if name.isupper() else "i32" for name in names} | _TENSORS
+    signature = {name: "constexpr" if name in constants else types[name] for name in names}
+    # what the launcher guarantees, and what Triton would find out by itself: without it loads are narrow
+    aligned = [n for n in names if n.startswith("stride_") or (signature[n].startswith("*") and n not in _UNALIGNED)]
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": warps, **({} if stages is None else {"num_stages": stages})}
+    if arch in PTX_ISA:
+        options["ptx_version"] = PTX_ISA[arch]
+    return compile(source, target=_target(arch), options=options)
+
+
+def _target(arch: str) -> GPUTarget:
+    if arch in AMD_ARCHS:
+        return GPUTarget("hip", arch, 64 if arch.startswith("gfx9") else 32)
+    return GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)

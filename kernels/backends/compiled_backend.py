@@ -1,0 +1,114 @@
+"""The same kernels without Triton: from PTX that ships with the pack, through the NVIDIA driver that every card has.
+
+For machines without Triton, Python headers or a C compiler. Everything but the launch itself is `triton_backend`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..call import AttentionCall
+from . import shipped
+from .cuda_driver import Function, open_driver
+from .launcher import Launch
+from .triton_backend import run, unsuited
+
+LARGEST = 2**31  # the kernels count elements of one batch in 32 bits
+
+
+def refusal(call: AttentionCall) -> str | None:
+    """Why this backend cannot run a call, in words; None when it can. The first call on a card loads its kernels."""
+    reason = unsuited(call) or _beyond(call) or _no_card(call.q.device)
+    if reason is not None:
+        return reason
+    arch, dtype = shipped.arch_of(_capability(call.q.device)), shipped.DTYPE_NAMES[call.q.dtype]
+    constants = {"HEAD_DIM": call.q.shape[-1], "INT8": call.int8, "TAIL": call.tail}
+    names = [shipped.file_name(arch, "attention", dtype, constants)]
+    if call.int8:
+        names.append(shipped.file_name(arch, "quantize_keys", dtype, {"HEAD_DIM": call.q.shape[-1]}))
+    if call.tail:
+        tile = {"HEAD_DIM": call.q.shape[-1], "TILE": call.lists.key_tile}
+        names.append(shipped.file_name(arch, "tile_means", dtype, tile))
+    loaded = [_load(call.q.device.index, name) for name in names]
+    return next((failure for failure in loaded if isinstance(failure, str)), None)
+
+
+def attention(call: AttentionCall) -> Tensor:
+    """Output (B, S, H, D), contiguous, of a call that `refusal` has nothing against."""
+    arch = shipped.arch_of(_capability(call.q.device))
+    q, k, v = (_aligned(x) for x in (call.q, call.k, call.v))
+    return run(dataclasses.replace(call, q=q, k=k, v=v), arch, through_driver)
+
+
+def through_driver(launch: Launch) -> None:
+    """Run a launch from the shipped files.
+
+    Raises:
+        RuntimeError: there is no such file, it was changed, or it was not made for these values.
+    """
+    first = launch.arguments[0]
+    arch, dtype = shipped.arch_of(_capability(first.device)), shipped.DTYPE_NAMES[first.dtype]
+    name = shipped.file_name(arch, launch.kernel, dtype, launch.constants)
+    loaded = _load(first.device.index, name)
+    if isinstance(loaded, str):
+        raise RuntimeError(loaded)
+    binary, function = loaded
+    binary.check(launch)
+    arguments = binary.pack(launch.arguments)
+    open_driver().launch(function, launch.grid, binary.threads, binary.shared, _stream(first.device), arguments)
+
+
+@cache
+def _load(device: int, name: str) -> tuple[shipped.Binary, Function] | str:
+    """A kernel on a device, or why not: a failure is kept too, as every layer would repeat it."""
+    try:
+        binary = shipped.binary(name)
+        ptx = shipped.read_ptx(name)
+        return binary, open_driver().load(device, ptx, binary.entry, binary.shared)
+    except RuntimeError as error:
+        return str(error)
+
+
+def _no_card(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"device {device.type} is not an NVIDIA GPU"
+    if torch.version.hip is not None:
+        return "shipped kernels are for NVIDIA, AMD needs Triton"
+    arch = shipped.arch_of(_capability(device))
+    if arch is None:
+        return f"there are no shipped kernels for {torch.cuda.get_device_name(device)}: RTX 30 or A100 and newer"
+    try:
+        needed, found = shipped.manifest()["archs"][arch]["cuda"], open_driver().version()
+    except RuntimeError as error:
+        return str(error)
+    if found < tuple(needed):
+        own, wanted = (".".join(map(str, version)) for version in (found, needed))
+        return f"the NVIDIA driver is for CUDA {own}, shipped kernels need {wanted}: update the driver"
+    return None
+
+
+def _beyond(call: AttentionCall) -> str | None:
+    if call.lists.columns.dtype != torch.int16:
+        return "the video has over 32,767 key tiles, shipped kernels count them in 16 bits: install Triton"
+    if call.q.shape[1:].numel() >= LARGEST:
+        return f"q has {call.q.shape[1:].numel()} elements in a batch, shipped kernels count in 32 bits: install Triton"
+    return None
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """x, or a copy where the kernels' wide loads would not fit it: a slice that starts or steps oddly."""
+    numbers = (x.data_ptr(), *x.stride()[:3])
+    fits = x.stride(-1) == 1 and not any(number % 16 for number in numbers) and max(x.stride()) < LARGEST
+    return x if fits else x.clone(memory_format=torch.contiguous_format)
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream

@@ -1,0 +1,48 @@
+"""How a backend starts a kernel: what to run is one `Launch`, who runs it is a `Launcher` - Triton's JIT here, the
+binaries that ship with the pack in `compiled_backend.py`. All that comes before a launch is shared.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+KERNELS = {  # module under triton_kernels/ and function
+    "attention": ("sparse", "block_sparse_fwd_kernel"),
+    "quantize_keys": ("quantize_keys", "quantize_keys_kernel"),
+    "tile_means": ("tile_means", "tile_means_kernel"),
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel.
+
+    Attributes:
+        kernel: name in KERNELS.
+        grid: programs along x and y.
+        arguments: in the order of the kernel's own, less its constants; the first is a tensor of the model's dtype.
+        constants: what the kernel is compiled for, by name.
+        warps, stages: of a program and of its pipeline; None leaves the pipeline to the compiler.
+    """
+
+    kernel: str
+    grid: tuple[int, int]
+    arguments: tuple[Tensor | int | float, ...]
+    constants: dict[str, int | str | bool]
+    warps: int
+    stages: int | None = None
+
+
+Launcher = Callable[[Launch], None]
+
+
+def through_triton(launch: Launch) -> None:
+    """Run a launch through Triton, which compiles the kernel at its first use."""
+    module, name = KERNELS[launch.kernel]
+    kernel = getattr(importlib.import_module(f".triton_kernels.{module}", __package__), name)
+    stages = {} if launch.stages is None else {"num_stages": launch.stages}
+    kernel[launch.grid](*launch.arguments, **launch.constants, num_warps=launch.warps, **stages)

@@ -1,0 +1,57 @@
+"""Fixed launch configurations of the kernels: no autotuning, so that no first call stalls and binaries can be shipped.
+
+Every row is compiled by the tests for its architecture: it fits the shared memory, spills nothing and uses the tensor
+cores. Which of the possible rows are fastest has to be measured on cards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+NVIDIA_ARCHS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+AMD_ARCHS = ("gfx942", "gfx1201")
+HEAD_DIMS = (64, 128)
+DTYPES = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """How one program of the attention kernel runs.
+
+    Attributes:
+        rows: queries of a program; a query tile is one or more programs.
+        warps, stages: of the program and of its pipeline.
+        pv: arithmetic of P V, see `triton_kernels/softmax.py`.
+    """
+
+    rows: int
+    warps: int
+    stages: int
+    pv: str = "model"
+
+
+def kernel_config(arch: str, head_dim: int, int8: bool = False, tail: bool = False) -> KernelConfig:
+    """The configuration for an architecture in NVIDIA_ARCHS or AMD_ARCHS."""
+    if arch == "gfx1201":
+        return KernelConfig(rows=64, warps=8, stages=1)
+    if arch == "gfx942":
+        return KernelConfig(rows=128, warps=8, stages=1)
+    # consumer cards sum fp16 products twice as fast in fp16 as in fp32; data center cards do not. With the loop over
+    # summaries, the second accumulator would spill at head_dim 128.
+    fp16_sums = int8 and arch in ("sm_86", "sm_89", "sm_120") and not (tail and head_dim == 128)
+    stages = 4 if int8 and head_dim == 64 else 3  # with 3, sm_86 and sm_89 spill a little
+    return KernelConfig(rows=128, warps=8, stages=stages, pv="fp16" if fp16_sums else "model")
+
+
+def device_arch(device: torch.device) -> str | None:
+    """Architecture whose configuration a device takes; None for a device without kernels."""
+    if device.type != "cuda":
+        return None
+    if torch.version.hip is not None:
+        name = torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+        return {"gfx942": "gfx942", "gfx950": "gfx942"}.get(name, "gfx1201" if name.startswith("gfx12") else None)
+    major, minor = torch.cuda.get_device_capability(device)
+    known = {(8, 0): "sm_80", (8, 6): "sm_86", (8, 7): "sm_86", (8, 9): "sm_89", (9, 0): "sm_90"}
+    return known.get((major, minor)) or {10: "sm_100", 11: "sm_100", 12: "sm_120"}.get(major)

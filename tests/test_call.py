@@ -1,0 +1,180 @@
+"""The contract of a call: bad input has a name before anything is launched; what stays the same for every size."""
+
+import dataclasses
+import importlib.util
+import inspect
+
+import pytest
+import torch
+from sparse_vdit.kernels.attention import choose_backend, sparse_attention
+from sparse_vdit.kernels.backends import triton_backend
+from sparse_vdit.kernels.call import AttentionCall
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.lists import TileListBuilder, TileLists
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip
+
+GRID = TokenGrid(5, 7, 11, prefix=3)
+
+
+def make_lists(grid: TokenGrid = GRID, patterns: tuple = (Dense(), Diagonal(0))) -> TileLists:
+    builder = TileListBuilder(grid)
+    for pattern in patterns:
+        builder.add(pattern)
+    return builder.build()
+
+
+def qkv(grid: TokenGrid = GRID, heads: int = 2, head_dim: int = 64, dtype: torch.dtype = torch.float16) -> list:
+    return [torch.randn(2, grid.tokens, heads, head_dim).to(dtype) for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: {"k": c["k"][:, :-1]}, r"expected one \(B, S, H, D\)"),
+        (lambda c: {name: c[name][0] for name in "qkv"}, r"expected one \(B, S, H, D\)"),
+        (lambda c: {name: c[name][:0] for name in "qkv"}, "none of them 0"),
+        (lambda c: {"v": c["v"].float()}, "torch.float16, torch.float16, torch.float32"),
+        (lambda c: {name: c[name].to(torch.int8) for name in "qkv"}, "one floating-point dtype"),
+        (lambda c: {"q": c["q"].to("meta")}, "expected one device"),
+        (lambda c: {name: c[name][:, 1:] for name in "qkv"}, "387 tokens, the tile lists are for"),
+        (lambda c: {"head_lists": (0, 2)}, r"head_lists \[0, 2\] do not give one of 2 lists"),
+        (lambda c: {"head_lists": (0, -1)}, "do not give one of 2 lists"),
+        (lambda c: {"head_lists": (0, 1, 0)}, "to each of 2 heads"),
+        (lambda c: {"head_lists": ()}, "to each of 2 heads"),
+        (lambda c: {"key_bias": torch.zeros(2, 4)}, r"key_bias is \(2, 4\) on cpu, expected \(2, 3\)"),
+        (lambda c: {"key_bias": torch.zeros(2, 3, dtype=torch.bool)}, "bool mask"),
+    ],
+)
+def test_calls_outside_the_contract(change: object, message: str) -> None:
+    call = dict(zip("qkv", qkv(), strict=True)) | {"lists": make_lists(), "head_lists": (0, 1)}
+    with pytest.raises(ValueError, match=message):
+        AttentionCall(**{**call, **change(call)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": 6}, "names key tile 6, 5x7x11 .* have tiles 0 to 5"),
+        ({"columns": -1}, "names key tile -1"),
+        ({"starts": 10_000}, "reaches past"),
+        ({"counts": 10_000}, "reaches past"),
+        ({"counts": -2}, "counts of a tile list"),
+        ({"counts": -1}, "counts of a tile list"),
+    ],
+    ids=str,
+)
+def test_tile_lists_out_of_range(change: dict, message: str) -> None:
+    lists = make_lists()
+    (name, value), *_ = change.items()
+    table = getattr(lists, name).clone()
+    table.view(-1)[1] = value
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(lists, **{name: table})
+
+
+def test_an_empty_list_needs_text_keys() -> None:
+    grid = TokenGrid(3, 8, 16)
+    lists = make_lists(grid)
+    with pytest.raises(ValueError, match="a query would attend nothing"):
+        dataclasses.replace(lists, counts=torch.zeros_like(lists.counts))
+    assert make_lists(grid, (Skip(), Dense())).counts[0].tolist() == [-1] * 4
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "message"),
+    [(80, torch.float16, "head_dim 80"), (64, torch.float32, "dtype float32"), (64, torch.float64, "dtype float64")],
+)
+def test_what_triton_does_not_take_is_said(head_dim: int, dtype: torch.dtype, message: str) -> None:
+    q, k, v = qkv(head_dim=head_dim, dtype=dtype)
+    with pytest.raises(ValueError, match=message):
+        sparse_attention(q, k, v, make_lists(), (0, 1), backend="triton")
+    assert choose_backend(AttentionCall(q, k, v, make_lists(), (0, 1)))[0] == "torch"
+
+
+def test_slots_are_made_once_and_densest_first() -> None:
+    lists = make_lists(patterns=(Diagonal(0), Dense()))
+    slots = lists.slots((0, 1, 1, 0), heads=2)
+    assert slots.tolist() == [[0, 1, 1], [1, 0, 1], [0, 0, 0], [1, 1, 0]]
+    assert lists.slots((0, 1, 1, 0), heads=2) is slots
+
+
+def test_kept_bits_are_the_lists() -> None:
+    grid = TokenGrid(9, 16, 16, suffix=1)  # 36 key tiles: more than one word
+    lists = make_lists(grid, (Diagonal(0), Skip(), Dense()))
+    bits = (lists.kept().long()[..., None] >> torch.arange(32)) & 1
+    for number, row in ((0, 3), (2, 0), (0, len(lists.starts[0]) - 1)):
+        start, count = int(lists.starts[number, row]), int(lists.counts[number, row])
+        assert bits[number, row].flatten().nonzero().flatten().tolist() == lists.columns[start : start + count].tolist()
+    assert not bits[1].any()
+
+
+class _Recorder:
+    """Stands for a Triton kernel and remembers what it is launched with."""
+
+    def __init__(self, kernel: object):
+        self.kernel, self.binaries = kernel, set()
+
+    def __getitem__(self, grid: tuple) -> object:
+        return self.launch
+
+    def launch(self, *args: object, **options: object) -> None:
+        from sparse_vdit.kernels.backends.triton_kernels.sparse import UNSPECIALIZED
+
+        names = list(inspect.signature(self.kernel.fn).parameters)
+        key = []
+        for name, value in zip(names, args, strict=False):
+            if isinstance(value, torch.Tensor):
+                key.append((name, value.dtype, value.data_ptr() % 16 == 0))
+            elif isinstance(value, int) and name not in UNSPECIALIZED:  # what Triton makes a binary of its own for
+                key.append((name, value == 1, value % 16 == 0))
+        self.binaries.add((*key, *sorted(options.items())))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
+def test_ten_sizes_share_one_binary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten grids, with and without text, both layouts: whatever Triton distinguishes stays the same."""
+    from sparse_vdit.kernels.backends.triton_kernels import sparse
+
+    recorder = _Recorder(sparse.block_sparse_fwd_kernel)
+    monkeypatch.setattr(sparse, "block_sparse_fwd_kernel", recorder)
+    for size in range(10):
+        grid = TokenGrid(1 + size, 7 + 3 * size, 9 + 2 * size, prefix=size % 3, suffix=5 * (size % 2))
+        lists = make_lists(grid)
+        for by_head in (False, True):
+            shape = (1, 2, grid.tokens, 64) if by_head else (1, grid.tokens, 2, 64)
+            q = torch.zeros(shape, dtype=torch.float16)
+            q = q.transpose(1, 2) if by_head else q
+            sparse_attention(q, q, q, lists, (0, 1), backend="triton")
+    assert len(recorder.binaries) == 1
+
+
+def test_routing_takes_the_best_tiles() -> None:
+    """A query tile that looks at one place finds the key tile there first, whatever the rest is."""
+    grid = TokenGrid(4, 16, 16)
+    lists = make_lists(grid, (Routed(0.2, order="flat"), MultiDiagonal(0.1, 0.1)))
+    torch.manual_seed(0)
+    q, k, v = (0.1 * torch.randn(1, grid.tokens, 1, 64) for _ in range(3))
+    index = lists.index[0].long()
+    q[0, index[:128]], k[0, index[320:384]] = 1.0, 1.0  # query tile 0, key tile 5
+    call = AttentionCall(q, k, v, lists, (0,))
+    from sparse_vdit.kernels.routing import choose_tiles, routed_call
+
+    chosen = choose_tiles(call, [0], 0)
+    assert chosen.shape == (1, 8, 3)  # a fifth of 16 tiles
+    assert 5 in chosen[0, 0]
+    assert (chosen.diff(dim=-1) > 0).all()
+    routed = routed_call(call)
+    assert routed.lists.densities == (*lists.densities, lists.densities[0])
+    assert routed_call(dataclasses.replace(call, head_lists=(1,))).lists is lists
+
+
+def test_routed_share_out_of_range() -> None:
+    for share in (0, -0.1, 1.5, "much"):
+        with pytest.raises(ValueError, match="share is"):
+            Routed(share)
+    assert Routed(1.0).kept_tiles(Routed().tiling(GRID)) == 6
+    assert Routed(1e-9).kept_tiles(Routed().tiling(GRID)) == 1
+    with pytest.raises(ValueError, match="chosen from queries and keys"):
+        Routed().tile_mask(Routed().tiling(GRID))
