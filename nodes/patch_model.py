@@ -81,8 +81,8 @@ class PatchModel(io.ComfyNode):
                     options=[AUTO, *BACKENDS],
                     default=AUTO,
                     advanced=True,
-                    tooltip="auto takes the fastest that can run the call. triton needs a GPU and Triton; torch runs "
-                    "anywhere and is slow.",
+                    tooltip="auto takes the first that can run the call, and the report says which. triton needs a GPU "
+                    "and Triton; compiled an NVIDIA card alone; torch runs anywhere and is slow.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with sparse attention.")],

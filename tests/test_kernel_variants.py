@@ -1,5 +1,6 @@
 """All options of a call together, each backend against the oracle: every pair of options meets in some case."""
 
+import dataclasses
 import importlib.util
 import itertools
 
@@ -8,12 +9,13 @@ import torch
 from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.backends import triton_backend
 from sparse_vdit.kernels.call import AttentionCall
+from sparse_vdit.kernels.configs import kernel_config
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.oracle import call_attention
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
 from sparse_vdit.kernels.routing import routed_call
-from tolerances import assert_close
+from tolerances import FP8_RELATIVE_L2, INT8_RELATIVE_L2, assert_close, relative_l2
 
 OPTIONS = {
     "grid": (
@@ -126,6 +128,19 @@ def test_torch_backend(case: dict) -> None:
 def test_triton_kernels_interpreted(case: dict) -> None:
     call = make_call(case)
     assert_close(run(call, "triton"), call_attention(call), int8=case["int8"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_fp8_interpreted(head_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option that no configuration takes yet: it has to be measured first."""
+    config = dataclasses.replace(kernel_config("sm_90", head_dim, int8=True, tail=True), pv="fp8")
+    monkeypatch.setattr(triton_backend, "kernel_config", lambda *args: config)
+    options = {name: values[0] for name, values in OPTIONS.items()}
+    call = make_call({**options, "head_dim": head_dim, "int8": True, "tail": True})
+    distance = relative_l2(run(call, "triton"), call_attention(call))
+    assert INT8_RELATIVE_L2 < distance < FP8_RELATIVE_L2
 
 
 @pytest.mark.gpu

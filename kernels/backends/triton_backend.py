@@ -25,7 +25,6 @@ from .launcher import Launch, Launcher, through_triton
 TRITON_FOUND = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the tests run the kernels without a GPU
 INTERPRETED_ARCH = "sm_80"
-FP8_MAX = 448.0
 
 
 def refusal(call: AttentionCall) -> str | None:
