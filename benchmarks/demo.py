@@ -110,6 +110,7 @@ def prepare_folder(folder: Path) -> None:
     if taken and not (folder / RESULTS[-1]).exists():
         sys.exit(f"{folder} has a {taken[0]} that is not of this demo: choose another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULTS[-1]).touch()  # first, so that a demo that was stopped can be run again
 
 
 def show_table(result: dict) -> None:

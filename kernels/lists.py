@@ -6,6 +6,7 @@ that a dense head costs one row and all lists of a run stay small.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import torch
@@ -26,8 +27,8 @@ class TileLists:
 
     Attributes:
         columns: key tile numbers of all rows, (n + PREFETCH,) int16, int32 above 32,767 tiles.
-        starts, counts: the part of `columns` for each (list, row), int32 (lists, query_tiles + 1). A count of -1 says
-            that the head is skipped: its output is zero.
+        starts, counts: the part of `columns` for each (list, row), int32 (lists, query_tiles + 1). Counts of -1 say
+            that the head is skipped: the output of those rows is zero; all full query tiles of a list, or none.
         orders: number of each list's token order in ORDERS, int32 (lists,).
         index: sequence position of each sorted token per order, int32 (orders, tokens).
         densities: computed query-key pairs / all pairs of each list.
@@ -82,6 +83,19 @@ class TileLists:
             self._cache["orders"] = self.orders.tolist()
         return self._cache["orders"]
 
+    def skipped(self) -> list[bool]:
+        """Whether each list is of a skipped head, asked of the device once."""
+        if "skipped" not in self._cache:
+            self._cache["skipped"] = (self.counts < 0).any(1).tolist()
+        return self._cache["skipped"]
+
+    def rows(self, number: int) -> tuple[list[int], list[int]]:
+        """`starts` and `counts` of a list on the host, asked of the device once."""
+        key = ("rows", number)
+        if key not in self._cache:
+            self._cache[key] = (self.starts[number].tolist(), self.counts[number].tolist())
+        return self._cache[key]
+
     def kept(self) -> Tensor:
         """One bit for each (list, row, key tile) that is attended, int32 words (lists, rows, tiles / 32)."""
         if "kept" not in self._cache:
@@ -111,8 +125,9 @@ class TileLists:
         if self.starts.numel() and ((self.starts < 0) | (self.starts + self.counts.clamp_min(0) > entries)).any():
             raise ValueError(f"a tile list reaches past the {entries} entries of its table")
         skipped = self.counts == -1
-        if (self.counts < -1).any() or (skipped.any(1) != skipped.all(1)).any():
-            raise ValueError("counts of a tile list must be 0 or more, or -1 in all rows for a skipped head")
+        tiled, rest = skipped[:, :-1], skipped[:, -1]
+        if (self.counts < -1).any() or (tiled.any(1) & ~tiled.all(1)).any() or (rest & ~tiled.all(1)).any():
+            raise ValueError("counts of a tile list must be 0 or more, or -1 in all query tiles for a skipped head")
         online = torch.zeros(len(self.counts), dtype=torch.bool)
         online[list(self.routed)] = True
         if tiles * self.key_tile == self.grid.tokens and (self.counts[~online] == 0).any():
@@ -165,7 +180,7 @@ class TileListBuilder:
             grid=self.grid,
             query_tile=self.query_tile,
             key_tile=self.key_tile,
-            columns=torch.cat([*self._columns, torch.zeros(PREFETCH, dtype=torch.int64)]).to(dtype),
+            columns=torch.cat([*self._columns, torch.zeros(PREFETCH, dtype=torch.int32)]).to(dtype),
             starts=torch.tensor(starts, dtype=torch.int32).view(-1, rows),
             counts=torch.tensor(counts, dtype=torch.int32).view(-1, rows),
             orders=torch.tensor([ORDERS.index(pattern.order) for pattern in self._ids], dtype=torch.int32),
@@ -177,9 +192,10 @@ class TileListBuilder:
     def _append(self, pattern: Pattern) -> None:
         tiling = self.tiling(pattern.order)
         if isinstance(pattern, Skip):
-            rows = tiling.query_tiles + 1
-            self._lists.append(([0] * rows, [-1] * rows))
-            self._densities.append(0.0)
+            text = bool(self.grid.text_tokens)
+            start, count = self._intern(torch.ones(tiling.key_tiles, dtype=torch.bool)) if text else (0, -1)
+            self._lists.append(([0] * tiling.query_tiles + [start], [-1] * tiling.query_tiles + [count]))
+            self._densities.append(text * tiling.dense_rows / self.grid.tokens)
             return
         if isinstance(pattern, Routed):
             kept = pattern.kept_tiles(tiling)
@@ -195,9 +211,9 @@ class TileListBuilder:
         self._densities.append(tile_density(tiling, mask.sum().item()))
 
     def _intern(self, row: Tensor) -> tuple[int, int]:
-        key = row.numpy().tobytes()
+        key = hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest()  # the rows themselves may be gigabytes
         if key not in self._rows:
-            columns = row.nonzero().flatten()
+            columns = row.nonzero().flatten().to(torch.int32)
             self._rows[key] = (self._used, len(columns))
             self._columns.append(columns)
             self._used += len(columns)

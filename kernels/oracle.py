@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .call import AttentionCall
 from .grid import TokenGrid
-from .patterns import Pattern, Skip
+from .patterns import Pattern
 from .tiling import KEY_TILE, QUERY_TILE
 
 
@@ -45,13 +45,7 @@ def pattern_attention(
     key_tile: int = KEY_TILE,
 ) -> Tensor:
     """What sparse attention with one pattern per head must give: (B, S, H, D) fp64."""
-    masks = [
-        torch.zeros(grid.tokens, grid.tokens, dtype=torch.bool)
-        if isinstance(pattern, Skip)
-        else sequence_mask(pattern, grid, query_tile, key_tile)
-        for pattern in patterns
-    ]
-    return masked_attention(q, k, v, masks)
+    return masked_attention(q, k, v, [sequence_mask(pattern, grid, query_tile, key_tile) for pattern in patterns])
 
 
 def call_attention(call: AttentionCall) -> Tensor:
@@ -61,9 +55,8 @@ def call_attention(call: AttentionCall) -> Tensor:
     out = torch.zeros(call.q.shape, dtype=torch.float64)
     for pair, number in enumerate(call.pair_lists):
         batch, head = divmod(pair, call.q.shape[2])
-        if call.lists.counts[number, 0] >= 0:
-            bias = None if call.key_bias is None else call.key_bias[batch]
-            out[batch, :, head] = _one_head(call, number, *(x[batch, :, head] for x in (call.q, call.k, call.v)), bias)
+        bias = None if call.key_bias is None else call.key_bias[batch]
+        out[batch, :, head] = _one_head(call, number, *(x[batch, :, head] for x in (call.q, call.k, call.v)), bias)
     return out
 
 
@@ -75,7 +68,8 @@ def _one_head(call: AttentionCall, number: int, q: Tensor, k: Tensor, v: Tensor,
     kept = torch.zeros(lists.starts.shape[1], tiles, dtype=torch.bool)
     for row, (start, count) in enumerate(zip(lists.starts[number], lists.counts[number], strict=True)):
         kept[row, lists.columns[start : start + count].long()] = True
-    kept = kept[(torch.arange(len(q)) // lists.query_tile).clamp_max(len(kept) - 1)]  # for every query
+    row_of = (torch.arange(len(q)) // lists.query_tile).clamp_max(len(kept) - 1)  # of every query
+    kept, skipped = kept[row_of], lists.counts[number][row_of] < 0
     scores = q @ k.T * q.shape[-1] ** -0.5
     scores[:, : tiles * lists.key_tile].masked_fill_(~kept.repeat_interleave(lists.key_tile, 1), -torch.inf)
     if bias is not None:
@@ -86,5 +80,5 @@ def _one_head(call: AttentionCall, number: int, q: Tensor, k: Tensor, v: Tensor,
         scores = torch.cat([scores, summaries.masked_fill(kept, -torch.inf)], 1)
         v = torch.cat([v, v_means])
     out = torch.empty_like(q)
-    out[index] = scores.softmax(1) @ v
+    out[index] = (scores.softmax(1) @ v).masked_fill(skipped[:, None], 0.0)
     return out

@@ -49,10 +49,11 @@ class CompareVideos(io.ComfyNode):
         Raises:
             ValueError: videos of different sizes.
         """
+        reference, video = reference[..., :3], video[..., :3]  # without transparency
         if reference.shape != video.shape:
             sizes = [f"{x.shape[0]} frames of {x.shape[2]} x {x.shape[1]}" for x in (reference, video)]
             raise ValueError(f"videos differ in size: {sizes[0]} and {sizes[1]}; generate both with the same settings")
-        text = metrics(reference[..., :3], video[..., :3])
+        text = metrics(reference, video)
         difference = ((reference - video).abs() * difference_gain).clamp(0, 1)
         return io.NodeOutput(text, torch.cat([reference, video, difference], 2), ui=ui.PreviewText(text))
 

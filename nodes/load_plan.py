@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..plans.files import load_plan
+from ..plans.profile_files import ProfileError, load_profile
 from .host.plan_folders import FOLDER, plan_files
-from .sockets import CATEGORY, PlanType
+from .sockets import CATEGORY, PlanType, ProfileType
 
 NOTHING = "(no plan yet: make one with Profile Heads)"
 
@@ -34,7 +36,13 @@ class LoadPlan(io.ComfyNode):
                     f"Put plan files into models/{FOLDER} and press R to see them here.",
                 )
             ],
-            outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model.")],
+            outputs=[
+                PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model."),
+                ProfileType.Output(
+                    display_name="profile",
+                    tooltip="The measurements saved beside the plan, for Search Sparse Plan; an error where none are.",
+                ),
+            ],
         )
 
     @classmethod
@@ -48,14 +56,23 @@ class LoadPlan(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, plan_name: str) -> str:
-        """The file's content, so that an edited plan is read again."""
+        """The file's content and the profile's age, so that what was edited is read again."""
         path = plan_files().get(plan_name)
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
+        if path is None:
+            return ""
+        beside = path.with_suffix(".safetensors")
+        changed = f"{beside.stat().st_mtime_ns}" if beside.is_file() else ""
+        return hashlib.sha256(path.read_bytes()).hexdigest() + changed
 
     @classmethod
     def execute(cls, plan_name: str) -> io.NodeOutput:
-        """The checked plan."""
+        """The checked plan, and the profile beside it where something wants it."""
         path = plan_files().get(plan_name)
         if path is None:
             raise ValueError(cls.validate_inputs(plan_name))
-        return io.NodeOutput(load_plan(path))
+        beside = path.with_suffix(".safetensors")
+        try:
+            profile = load_profile(beside)
+        except ProfileError as error:  # matters to those alone who want it
+            profile = ExecutionBlocker(f"no profile beside plan {plan_name!r}: {error}; use Profile Heads")
+        return io.NodeOutput(load_plan(path), profile)

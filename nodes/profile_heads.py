@@ -89,6 +89,16 @@ class ProfileHeads(io.ComfyNode):
                     optional=True,
                     tooltip="Kept with the measurements, to tell later what they were made on. Not used to generate.",
                 ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.2,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="As on the patch node: what stays dense there need not be measured, and would count in the "
+                    "plan's density.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The generated video's latent."),
@@ -109,6 +119,7 @@ class ProfileHeads(io.ComfyNode):
         bands: int,
         flow: dict,
         prompt_label: str = "",
+        start_percent: float = 0.2,
         previous_profile: Profile | None = None,
     ) -> io.NodeOutput:
         """Latent and profile.
@@ -122,6 +133,7 @@ class ProfileHeads(io.ComfyNode):
 
         def make_engine(patcher: object, model: nn.Module, family: Family) -> ProfileEngine:
             layers, heads, head_dim = family.shape(model)
+            percent_to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
             choice = {name: flow[name] for name in ("lam", "epsilon") if name in flow}
             profiler = Profiler(
                 family.name,
@@ -130,7 +142,7 @@ class ProfileHeads(io.ComfyNode):
                 heads,
                 head_dim,
                 default_candidates(),
-                noise_bands(sigmas, bands),
+                noise_bands(sigmas, bands, float(percent_to_sigma(start_percent))),
                 rows=rows,
                 flow=flow["flow"],
                 seed=noise.seed % 2**31,
@@ -161,16 +173,22 @@ class ProfileHeads(io.ComfyNode):
         return io.NodeOutput(latent, engines[-1].profiler.profile())
 
 
-def noise_bands(sigmas: Tensor, count: int) -> tuple[tuple[float, float], ...]:
-    """(sigma_high, sigma_low) of `count` parts with equally many steps of the sampled schedule, and of no other noise.
+def noise_bands(sigmas: Tensor, count: int, start: float) -> tuple[tuple[float, float], ...]:
+    """(sigma_high, sigma_low) of `count` parts with equally many steps of the sampled schedule from noise level `start`
+    on, and of no other noise.
 
     Raises:
         ValueError: fewer steps than bands.
     """
-    steps = len(sigmas) - 1
+    sampled = [sigma for sigma in sigmas[:-1].tolist() if sigma <= start]
+    steps = len(sampled)
     if steps < count:
-        raise ValueError(f"bands is {count}, but only {steps} steps are sampled: use at most one band per step")
-    edges = [float(sigmas[round(part * steps / count)]) for part in range(count + 1)]
+        raise ValueError(
+            f"bands is {count}, but {steps} of {len(sigmas) - 1} sampled steps come after start_percent (noise level "
+            f"{start:.3f}): use at most one band per step, or a smaller start_percent"
+        )
+    ends = [*sampled, float(sigmas[-1])]
+    edges = [ends[round(part * steps / count)] for part in range(count + 1)]
     return tuple(itertools.pairwise(edges))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+
 from comfy_api.latest import io, ui
 
 from ..plans.files import plan_bytes
@@ -9,7 +12,7 @@ from ..plans.plan import Plan
 from ..plans.profile import Profile
 from ..plans.profile_files import profile_bytes
 from ..plans.writing import write_all
-from .host.plan_folders import FOLDER, user_file
+from .host.plan_folders import FOLDER, plain_name, user_file
 from .sockets import CATEGORY, PlanType, ProfileType
 
 
@@ -32,7 +35,7 @@ class SavePlan(io.ComfyNode):
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Replace a different plan of this name. Off: that is an error, and nothing is written.",
+                    tooltip="Replace a different plan of this name. Off: the new one gets a number, name_2.",
                 ),
                 ProfileType.Input(
                     "profile",
@@ -44,15 +47,30 @@ class SavePlan(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, file_name: str) -> bool | str:
+        """Refuse a name that cannot be written before anything is generated."""
+        try:
+            user_file(file_name, ".json")
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, plan: Plan, file_name: str, overwrite: bool, profile: Profile | None = None) -> io.NodeOutput:
         """Saved plan.
 
         Raises:
             ValueError: a name with folders or signs that file systems refuse.
-            FileExistsError: another plan or profile of this name, and overwrite is off; nothing is written.
         """
-        files = {user_file(file_name, ".json"): plan_bytes(plan)}
+        contents = {".json": plan_bytes(plan)}
         if profile is not None:
-            files[user_file(file_name, ".safetensors")] = profile_bytes(profile)
-        write_all(files, overwrite)
-        return io.NodeOutput(plan, ui=ui.PreviewText("saved " + ", ".join(path.name for path in files)))
+            contents[".safetensors"] = profile_bytes(profile)
+        for name in itertools.chain([file_name], (f"{plain_name(file_name)}_{n}" for n in itertools.count(2))):
+            files = {user_file(name, ending): content for ending, content in contents.items()}
+            with contextlib.suppress(FileExistsError):  # after minutes of profiling that must not be the end
+                write_all(files, overwrite)
+                break
+        text = "saved " + ", ".join(path.name for path in files)
+        if name != file_name:
+            text += f", as another plan has the name {plain_name(file_name)}"
+        return io.NodeOutput(plan, ui=ui.PreviewText(text))

@@ -45,7 +45,8 @@ class HeadErrors:
 def sample_rows(tiling: Tiling, rows: int, generator: torch.Generator) -> Tensor:
     """Positions in the sorted sequence of sampled query rows, spread evenly over the full query tiles, int64.
 
-    Dense rows are exact whatever the candidate, so none is sampled; a grid without a full tile gives no rows.
+    Dense rows are exact whatever the candidate, so none is sampled; a grid without a full tile gives no rows. (Without
+    text a skipped head zeroes the ragged end too: fewer rows than one tile.)
     """
     covered = tiling.query_tiles * tiling.query_tile
     count = min(rows, covered)
@@ -95,7 +96,7 @@ class CandidateJudge:
             for rows in self.ranks[order][tokens].split(max(1, CHUNK_BYTES // row_bytes)):
                 masks = torch.stack([self.masks[c][rows // tiling.query_tile] for c in chosen]).to(q.device)
                 for batch in range(q.shape[0]):
-                    sums[:, chosen] += _judge(q[batch], k[batch], v[batch], rows, tiling, masks, skip, gram).cpu()
+                    sums[:, chosen] += _judge(q[batch], k[batch], v[batch], rows, tiling, masks, skip, gram)
         seen = max(1, len(tokens) * q.shape[0])
         projected, squared, output, mass, power = sums
         mse = squared / (seen * q.shape[-1])
@@ -131,4 +132,4 @@ def _judge(
         gram = gram.to(error)
         projected, power = ((error @ gram) * error).sum(-1), ((exact @ gram) * exact).sum(-1)
     sums = [projected, squared, size.expand_as(squared), mass * live, power.expand_as(squared)]
-    return torch.stack(sums).double().sum(-1)
+    return torch.stack(sums).cpu().double().sum(-1)  # MPS has no float64

@@ -1,4 +1,4 @@
-"""How alike two videos are: PSNR and SSIM of frames, in torch alone."""
+"""How alike two videos are: PSNR and SSIM of frames, flicker between them, in torch alone."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     _check(a, b)
     return torch.stack([_frame_ssim(x, y) for x, y in zip(a, b, strict=True)])
+
+
+def flicker(a: Tensor, b: Tensor) -> Tensor:
+    """How much b changes from frame to frame otherwise than a: root mean square of (b' - b) - (a' - a), where x' is the
+    frame after x. 0 where an error stands still, large where it comes and goes.
+
+    Args:
+        a, b: (frames, H, W, C) of one shape, values in 0..1.
+
+    Returns:
+        (frames - 1,) float64.
+    """
+    _check(a, b)
+    error = b.double() - a.double()
+    return error.diff(dim=0).square().flatten(1).mean(1).sqrt()
 
 
 def _frame_ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ GRADES = ("measured", "prior", "calibrate")
 
 MOST_LAYERS, MOST_HEADS, MOST_HEAD_DIM = 512, 256, 1024
 MOST_PATTERNS, MOST_BANDS = 1024, 64
-MOST_VIDEO_TOKENS = 2**20  # bounds the work that a plan of unknown origin can cause; 1080p of 161 frames is 335,000
+# bounds on the work that a plan of unknown origin can cause; 1080p of 161 frames is 335,000 tokens
+MOST_VIDEO_TOKENS = 400_000
+MOST_TILE_PAIRS = 2**29  # of all patterns together on the measured grid; 100 patterns at 720p of 81 frames are 2**26
 MOST_NAME, MOST_TEXT, MOST_ENTRIES = 200, 10_000, 256  # characters of a name, of a text; entries of lists of them
 MOST_NUMBER = 1e300
 
@@ -89,6 +91,7 @@ class Plan:
             raise ValueError(f"grade: {_show(self.grade)} is unknown, expected one of {', '.join(GRADES)}")
         _check_items("patterns", self.patterns, Pattern, 1, MOST_PATTERNS)
         _check_items("bands", self.bands, Band, 1, MOST_BANDS)
+        _check_work(self.grid, len(self.patterns))
         _check_sigmas(self.bands)
         for number, band in enumerate(self.bands):
             _check_heads(f"bands[{number}].heads", band.heads, self.layers, self.heads, len(self.patterns))
@@ -150,6 +153,12 @@ def uniform_plan(
     return Plan(family, layers, heads, head_dim, grid, (pattern,), (band,), grade, provenance)
 
 
+def clean_text(text: str) -> str:
+    """A text as a plan may hold it: in one line, cut where it is too long."""
+    kept = "".join(" " if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in text)
+    return " ".join(kept.split())[:MOST_TEXT]
+
+
 def _show(value: object) -> str:
     """A value for a message, cut where it is long."""
     text = repr(value)
@@ -196,6 +205,12 @@ def _check_grid(grid: object) -> None:
         _check_whole(f"grid[{axis}]", size, 1, MOST_VIDEO_TOKENS)
     if math.prod(grid) > MOST_VIDEO_TOKENS:
         raise ValueError(f"grid: {_show(grid)} has {math.prod(grid)} tokens, expected at most {MOST_VIDEO_TOKENS}")
+
+
+def _check_work(grid: tuple[int, int, int], patterns: int) -> None:
+    tokens = math.prod(grid)
+    if patterns * (tokens // QUERY_TILE) * (tokens // KEY_TILE) > MOST_TILE_PAIRS:
+        raise ValueError(f"patterns: {patterns} are too many for a grid of {tokens} tokens, use fewer patterns")
 
 
 def _check_sigmas(bands: tuple[Band, ...]) -> None:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ..kernels.patterns import Pattern
+from .plan import MOST_ENTRIES, MOST_NAME
 
 MEASURES = ("projected", "relative", "mse", "kept_mass", "power")
 FLOWS = ("dense", "sequential")
 MEASURED_ALIKE = (
-    "family", "layers", "heads", "head_dim", "grid", "query_tile", "key_tile", "candidates", "flow",
+    "family", "layers", "heads", "head_dim", "grid", "query_tile", "key_tile", "candidates", "flow", "projected",
 )  # fmt: skip
 
 
@@ -139,11 +140,20 @@ def _join_bands(first: Profile, second: Profile) -> Profile:
 
 def _merged_header(first: Profile, second: Profile, bands: tuple[tuple[float, float], ...]) -> ProfileHeader:
     models = {first.header.model, second.header.model} - {""}
+    prompts = (*first.header.prompts, *(p for p in second.header.prompts if p not in first.header.prompts))
     return replace(
         first.header,
         bands=bands,
-        prompts=(*first.header.prompts, *(p for p in second.header.prompts if p not in first.header.prompts)),
+        prompts=prompts[:MOST_ENTRIES],
+        parameters=_both(first.header.parameters, second.header.parameters),
+        versions=_both(first.header.versions, second.header.versions),
         model=" + ".join(sorted(models)),
-        projected=first.header.projected and second.header.projected,
         date=max(first.header.date, second.header.date),
     )
+
+
+def _both(first: dict, second: dict) -> dict:
+    """Entries of both; where they differ, both values as text."""
+    differing = {name: f"{first[name]}, {value}"[:MOST_NAME] for name, value in second.items()
+                 if name in first and first[name] != value}  # fmt: skip
+    return {**second, **first, **differing}

@@ -18,6 +18,7 @@ from ..kernels.lists import TileListBuilder, TileLists
 from ..kernels.patterns import Dense, Pattern
 from ..kernels.tiling import KEY_TILE, QUERY_TILE
 from .errors import CandidateJudge
+from .plan import clean_text
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader, check_mergeable, merge_profiles
 from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice
 from .versions import installed_versions
@@ -66,7 +67,7 @@ class Profiler:
             raise ValueError(f"rows is {rows}, expected at least 1 query row to sample")
         self.names = {"family": family, "model": model, "layers": layers, "heads": heads, "head_dim": head_dim}
         self.candidates = (Dense(), *(p for p in candidates if not isinstance(p, Dense)))
-        self.bands, self.rows, self.flow, self.prompts = tuple(bands), rows, flow, tuple(prompts)
+        self.bands, self.rows, self.flow, self.prompts = tuple(bands), rows, flow, tuple(map(clean_text, prompts))
         self.tiles = {"query_tile": query_tile, "key_tile": key_tile}
         self.lam, self.epsilon, self.seed = lam, epsilon, seed
         self.versions = {**installed_versions(), **(versions or {})}
@@ -101,12 +102,12 @@ class Profiler:
         band = next((n for n, (high, low) in enumerate(self.bands) if low < sigma <= high), None)
         if band is None:
             return None
+        self.projected &= gram is not None
         self._bind(grid, q.device)
         errors = self.judge.errors(q, k, v, gram, self.generator)
         for name in MEASURES:
             self.sums[name][band, layer] += getattr(errors, name)
         self.samples[band, layer] += 1
-        self.projected &= gram is not None
         if self.flow == "dense":
             return None
         chosen = paper_choice(errors.mse, torch.tensor(self.lists.densities), self.lam, self.epsilon)

@@ -20,7 +20,7 @@ pytest_plugins = ["comfyui.fixtures"]
 
 NODES = {
     "SparseVDiTPatchModel": (["MODEL"], {"model": "MODEL", "plan": "SPARSE_VDIT_PLAN"}),
-    "SparseVDiTLoadPlan": (["SPARSE_VDIT_PLAN"], {}),
+    "SparseVDiTLoadPlan": (["SPARSE_VDIT_PLAN", "SPARSE_VDIT_PROFILE"], {}),
     "SparseVDiTSavePlan": (["SPARSE_VDIT_PLAN"], {"plan": "SPARSE_VDIT_PLAN"}),
     "SparseVDiTProfileHeads": (
         ["LATENT", "SPARSE_VDIT_PROFILE"],
@@ -108,15 +108,25 @@ def test_profile_search_save_load_patch(server: Server) -> None:
     latents(server, {**base(), **load, "patch": patch(("plan", 0)), "sampler": ksampler(("patch", 0))})
     assert counts(report(server, before))[0] > 0
 
-    with pytest.raises(PromptError, match="this name"):
-        server.run(
-            {
-                **base(),
-                **profiled(),
-                "search": search(),
-                "keep": node("SparseVDiTSavePlan", plan=("search", 0), file_name="mine", overwrite=False),
-            }
-        )
+    again = {**load, "search": node("SparseVDiTSearchPlan", profile=("plan", 1), rule="paper",
+                                    **{"rule.lam": 0.5, "rule.epsilon": 1.0})}  # fmt: skip
+    again["keep"] = node("SparseVDiTSavePlan", plan=("search", 0), file_name="mine.json", overwrite=False)
+    assert server.run(again)["keep"]["text"] == ["saved mine_2.json, as another plan has the name mine"]
+    assert load_plan(server.base / PLANS / "mine.json") == plan
+    again["plan"] = node("SparseVDiTLoadPlan", plan_name="user/mine_2")
+    assert "keep" not in server.run(again)  # no profile lies beside it: what wants one is blocked, with a message
+
+
+def test_the_warm_up_is_not_measured(server: Server) -> None:
+    before = len(server.log_text())
+    keep = node("SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="late", overwrite=True)
+    server.run({**base(), **profiled(start_percent=0.2), "search": search(), "keep": keep})
+    line = report(server, before)
+    assert "measured 12 calls" in line and "warm-up 4" in line
+    ((high, _),) = load_profile(server.base / PLANS / "late.safetensors").header.bands
+    assert 0.9 < high < 0.97  # the second of the four steps
+    with pytest.raises(PromptError, match="0 of 1 sampled steps come after start_percent"):
+        server.run({**base(), **profiled(steps=1, start_percent=0.2), "search": search(), "keep": keep})
 
 
 @pytest.mark.parametrize(
@@ -184,12 +194,12 @@ def test_a_previous_profile_of_another_size_stops_at_the_first_step(server: Serv
         latents(server, {**base(), **first, **again, "wide": wide, "few": sigmas}, "profile")
 
 
-def test_save_plan_writes_nothing_when_the_profiles_name_is_taken(server: Server) -> None:
+def test_plan_and_profile_get_another_name_together(server: Server) -> None:
     taken = server.base / PLANS / "taken.safetensors"
     taken.write_bytes(b"mine")
     keep = node("SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="taken", overwrite=False)
-    with pytest.raises(PromptError, match="another file has this name"):
-        server.run({**base(), **profiled(steps=1), "search": search(), "keep": keep})
+    outputs = server.run({**base(), **profiled(steps=1), "search": search(), "keep": keep})
+    assert outputs["keep"]["text"][0].startswith("saved taken_2.json, taken_2.safetensors")
     assert taken.read_bytes() == b"mine"
     assert not taken.with_suffix(".json").exists()
 
@@ -199,7 +209,7 @@ def test_unknown_model_cannot_be_profiled_and_says_so(server: Server) -> None:
         latents(server, {**base("vace.safetensors"), **profiled(steps=1)}, "profile")
 
 
-@pytest.mark.parametrize("name", ["../outside", "a/b", "a\\\\b", "..", "", "C:x", "nul", "x" * 101])
+@pytest.mark.parametrize("name", ["../outside", "a/b", "a\\\\b", "..", "", "C:x", "nul", "x" * 101, "\u6f22" * 99])
 def test_names_with_path_parts_are_refused(server: Server, name: str) -> None:
     (server.base / PLANS / "dense_for_names.json").write_text(DENSE_PLAN)
     load = node("SparseVDiTLoadPlan", plan_name="user/dense_for_names")
@@ -259,10 +269,36 @@ def test_example_workflows_have_only_known_nodes_and_valid_inputs(server: Server
             known = dict(inputs(info[item["type"]]["input"]))
             for socket in item.get("inputs", ()):
                 assert socket["name"] in known, f"{file.name}: {item['type']} has no input {socket['name']}"
+            if item["type"].startswith("SparseVDiT"):
+                check_widgets(file.name, info[item["type"]]["input"], list(item.get("widgets_values") or ()))
         for number, source, output, target, slot, kind in workflow["links"]:
             assert info[kinds[source]]["output"][output] == kind, f"{file.name}: link {number}"
             nodes = {item["id"]: item for item in workflow["nodes"]}
             assert nodes[target]["inputs"][slot]["link"] == number
+
+
+def check_widgets(file: str, description: dict, values: list) -> None:
+    """All widgets of a node have a value of their kind, in order; combos one of their options. Empties `values`."""
+    kinds = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
+
+    def take(description: dict) -> None:
+        for name, (kind, *more) in (pair for group in ("required", "optional")
+                                    for pair in description.get(group, {}).items()):  # fmt: skip
+            if kind in kinds:
+                value = values.pop(0)
+                assert isinstance(value, kinds[kind]), f"{file}: {name} is {value!r}"
+                assert more[0].get("min", value) <= value <= more[0].get("max", value), f"{file}: {name} is {value!r}"
+            elif kind == "COMFY_DYNAMICCOMBO_V3":
+                value = values.pop(0)
+                take(next(option["inputs"] for option in more[0]["options"] if option["key"] == value))
+            elif kind == "COMBO":
+                value, options = values.pop(0), more[0]["options"]
+                assert name == "plan_name" or value in options, (
+                    f"{file}: {name} is {value!r}, expected one of {options}"
+                )
+
+    take(description)
+    assert not values, f"{file}: values {values} belong to no widget"
 
 
 DENSE_PLAN = """{"format": "sparse-vdit-plan", "version": 1, "family": "wan", "layers": 1, "heads": 1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from comfyui.plans import LAYERS, add_plan
-from comfyui.prompts import base, ksampler, node, patched
+from comfyui.prompts import base, ksampler, node, patch, patched
 from comfyui.results import counts, latents, relative_difference, report
 from comfyui.server import PromptError, Server
 from sparse_vdit.kernels.patterns import Dense, Diagonal
@@ -36,8 +36,14 @@ def test_a_run_that_fails_leaves_nothing_behind(server: Server, plain: torch.Ten
 
 def test_an_interrupted_run_leaves_nothing_behind(server: Server, plain: torch.Tensor) -> None:
     add_plan(server, "sparse", Diagonal(0))
-    with pytest.raises(PromptError, match="execution_interrupted"):
-        server.run({**patched("sparse", steps=400), **saved()}, while_running=lambda: server.post("/interrupt"))
+    before = len(server.log_text())
+
+    def interrupt_sampling() -> None:
+        if "1/400" in server.log_text()[before:]:
+            server.post("/interrupt")
+
+    with pytest.raises(PromptError, match=r'execution_interrupted.*"node_id": "sampler"'):
+        server.run({**patched("sparse", steps=400), **saved()}, while_running=interrupt_sampling)
     assert torch.equal(latents(server, {**base(), "sampler": ksampler(("model", 0), STEPS)}), plain)
 
 
@@ -102,5 +108,9 @@ def test_a_compiled_model_follows_the_plan_of_each_run(server: Server, plain: to
         sparse, dense = counts(report(server, before))
         assert sparse + dense in (STEPS * LAYERS, 2 * STEPS * LAYERS), name
         assert (sparse > 0) == (name != "dense")
+    before = len(server.log_text())
+    vace = {**base("vace.safetensors"), "patch": patch(), "sampler": ksampler(("patch", 0), 2)}
+    latents(server, compiled(vace, "patch"))
+    assert "everything runs dense: VaceWanModel" in report(server, before)
     unpatched = compiled({**base(), "sampler": ksampler(("model", 0), STEPS)}, "model")
     assert relative_difference(latents(server, unpatched), plain) <= SAMPLED

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
+from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal
 from sparse_vdit.nodes.host import reasons
 from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
@@ -55,6 +59,36 @@ def run() -> Run:
     push_run(run)
     yield run
     pop_run(run)
+
+
+def test_what_launches_read_is_made_before_the_forward_and_in_the_pause() -> None:
+    pauses = []
+
+    @contextmanager
+    def pause() -> Iterator[None]:
+        pauses.append("begin")
+        yield
+        pauses.append("end")
+
+    made = PlanEngine(uniform_plan("wan", 4, 3, 128, GRID, Diagonal(0)), 1.0, 0.0, "torch", pause)
+    assert made.reason(0.5) is None
+    made.prepare((*GRID, 0, 0), 2, torch.device("cpu"))
+    assert pauses == ["begin", "end"] * 2  # lists, then what launches read of them
+    lists, table = made.bound.lists(TokenGrid(*GRID), torch.device("cpu"))
+    assert {"orders", (table[0][0] * 2, 3)} <= set(lists._cache)
+    made.prepare((*GRID, 0, 0), 2, torch.device("cpu"))
+    assert len(pauses) == 4
+
+
+def test_the_flag_of_numbers_that_are_not_finite_is_made_before_the_forward(run: Run) -> None:
+    run.begin_forward(torch.device("cpu"))
+    flag = run.unfinished
+    run.flag(torch.tensor([1.0, float("nan")]))
+    run.flag(torch.ones(2))
+    assert run.unfinished is flag and run.take_unfinished()
+    run.begin_forward(torch.device("cpu"))
+    run.flag(torch.ones(2))
+    assert not run.take_unfinished()
 
 
 @pytest.mark.parametrize(

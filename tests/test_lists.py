@@ -70,7 +70,7 @@ def test_densities_are_the_share_of_computed_pairs(grid, tiles):
         drawn = int((pattern.draw(grid, *tiles) == 255).sum())
         assert lists.densities[number] == pytest.approx(drawn / grid.tokens**2, rel=1e-12)
         assert pattern_density(pattern, grid, *tiles) == lists.densities[number]
-    assert lists.densities[0] == 1 and lists.densities[1] == 0
+    assert lists.densities[0] == 1 and (lists.densities[1] == 0) == (grid.prefix + grid.suffix == 0)
 
 
 @every_case
@@ -100,10 +100,13 @@ def test_rows_are_sorted_by_key_tile(grid, tiles):
 
 
 @every_case
-def test_skip_is_marked_on_every_row_and_stores_nothing(grid, tiles):
+def test_skip_is_marked_on_every_row_but_that_of_text(grid, tiles):
     lists, (number,) = built([Skip()], grid, tiles)
-    assert (lists.counts[number] == -1).all()
-    assert len(lists.columns) == PREFETCH
+    assert (lists.counts[number, :-1] == -1).all()
+    text = grid.prefix + grid.suffix > 0
+    assert lists.counts[number, -1] == (grid.frames * grid.height * grid.width // tiles[1] if text else -1)
+    if not text:
+        assert len(lists.columns) == PREFETCH and lists.densities[number] == 0
 
 
 def test_dense_costs_one_row():
@@ -146,8 +149,11 @@ def test_no_patterns_build_empty_tables():
 
 def test_a_grid_without_full_tiles_has_only_dense_rows():
     lists, numbers = built(PATTERNS, TokenGrid(1, 7, 5, 2), (128, 64))
-    assert lists.counts.tolist() == [[0], [-1], *[[0]] * 6]
-    assert [lists.densities[number] for number in numbers] == [1, 0, *[1] * 6]
+    assert lists.counts.tolist() == [[0]] * 8
+    assert [lists.densities[number] for number in numbers] == [1] * 8
+    without_text, _ = built(PATTERNS, TokenGrid(1, 7, 5), (128, 64))
+    assert without_text.counts.tolist() == [[0], [-1], *[[0]] * 6]
+    assert without_text.densities == (1, 0, *[1] * 6)
 
 
 @pytest.mark.parametrize("tokens, dtype", [(32_767, torch.int16), (32_768, torch.int32)])

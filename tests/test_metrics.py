@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from sparse_vdit.plans.metrics import psnr, ssim, video_psnr
+from sparse_vdit.plans.metrics import flicker, psnr, ssim, video_psnr
 
 
 def videos(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,6 +50,16 @@ def test_ssim_is_the_published_formula() -> None:
     truth = [sum(naive_ssim(x[..., c], y[..., c]) for c in range(3)) / 3 for x, y in zip(a, b, strict=True)]
     assert ssim(a, b).tolist() == pytest.approx(truth, abs=1e-9)
     assert ssim(a, a).tolist() == pytest.approx([1, 1])
+
+
+def test_flicker_counts_errors_that_come_and_go() -> None:
+    a, _ = videos(4, 7, 9, 3)
+    still = a + 0.1
+    assert flicker(a, still).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    blinking = a.clone()
+    blinking[1] += 0.1
+    assert flicker(a, blinking).tolist() == pytest.approx([0.1, 0.1, 0], abs=1e-6)
+    assert flicker(a[:1], a[:1]).shape == (0,)
 
 
 def test_small_frames_get_a_smaller_window() -> None:

@@ -271,7 +271,10 @@ def test_text_and_ragged_ends_are_dense(pattern, grid, tiles):
 @every_case
 def test_dense_and_skip_are_all_and_nothing(grid, tiles):
     assert (Dense().draw(grid, *tiles) == 255).all()
-    assert (Skip().draw(grid, *tiles) == 0).all()
+    tiling, picture = Skip().tiling(grid, *tiles), Skip().draw(grid, *tiles)
+    full = tiling.query_tiles * tiles[0]
+    assert (picture[tiling.index[:full]] == 0).all()
+    assert (picture[tiling.index[full:]] == (255 if grid.prefix + grid.suffix else 0)).all()
 
 
 def test_each_pattern_is_sparse_somewhere():

@@ -11,6 +11,7 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, V
 from sparse_vdit.plans.profile import MEASURES, merge_profiles
 from sparse_vdit.plans.profile_files import ProfileError, load_profile, save_profile
 from sparse_vdit.plans.profiler import Profiler
+from sparse_vdit.plans.search import search_budget
 
 GRID = TokenGrid(5, 7, 9, prefix=3)
 
@@ -89,6 +90,26 @@ def test_profiles_of_other_noise_levels_are_joined():
     overlapping = replace(profile, header=replace(profile.header, bands=((1.0, 0.7), (0.7, 0.0))))
     with pytest.raises(ValueError, match="overlap"):
         merge_profiles(profile, overlapping)
+
+
+def test_what_differs_between_merged_profiles_is_kept():
+    profile = make_profile()
+    head = replace(profile.header, versions={"comfyui": "0.33", "torch": "2.11"}, parameters={"rows": 24, "seed": 0})
+    other = replace(head, versions={"comfyui": "0.34", "torch": "2.11"}, parameters={"rows": 16, "seed": 0})
+    merged = merge_profiles(replace(profile, header=head), replace(profile, header=other)).header
+    assert merged.versions == {"comfyui": "0.33, 0.34", "torch": "2.11"}
+    assert merged.parameters == {"rows": "24, 16", "seed": 0}
+    with pytest.raises(ValueError, match="projected differs"):
+        merge_profiles(profile, replace(profile, header=replace(profile.header, projected=False)))
+
+
+def test_any_prompt_gives_a_profile_that_can_be_searched():
+    profile = make_profile(prompt=" a fox\r\nin\x00 snow" + 10_000 * "x")
+    assert profile.header.prompts[0].startswith("a fox in snowx") and len(profile.header.prompts[0]) == 10_000
+    for word in ("cat", "dog"):
+        header = replace(profile.header, prompts=tuple(f"{word} {number}" for number in range(200)))
+        profile = merge_profiles(profile, replace(profile, header=header))
+    assert len(search_budget(profile, density=0.9).provenance.prompts) == 256
 
 
 def test_profiles_of_other_grids_do_not_merge():

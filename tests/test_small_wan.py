@@ -1,6 +1,5 @@
 """The small Wan: keys of the published checkpoints, an invertible latent, reproducible data, weights that generate."""
 
-import pytest
 import torch
 from safetensors import safe_open
 from small_wan.model import SmallWan, dense_attention
@@ -79,7 +78,6 @@ def test_sigma_schedule_falls_from_one_to_zero():
     assert sigmas[0] == 1 and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
 
 
-@pytest.mark.slow
 def test_generated_objects_have_the_colour_that_was_asked_for():
     """Of all object colours, the one asked for covers most pixels, in at least five of six videos."""
     asked = ("red", "green", "blue", "yellow", "magenta", "cyan")

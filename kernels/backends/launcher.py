@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 KERNELS = {  # module under triton_kernels/ and function
@@ -45,4 +47,24 @@ def through_triton(launch: Launch) -> None:
     module, name = KERNELS[launch.kernel]
     kernel = getattr(importlib.import_module(f".triton_kernels.{module}", __package__), name)
     stages = {} if launch.stages is None else {"num_stages": launch.stages}
-    kernel[launch.grid](*launch.arguments, **launch.constants, num_warps=launch.warps, **stages)
+    device = launch.arguments[0].device
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[launch.grid](*launch.arguments, **launch.constants, num_warps=launch.warps, **stages)
+
+
+def launch_failure(device: torch.device, launcher: Launcher = through_triton) -> str | None:
+    """Why no kernel can be started on a device, None when one ran: what only trying can tell.
+
+    Triton builds its launcher with the user's C compiler and Python's headers, and fails in as many ways.
+    """
+    x = torch.zeros(1, 64, 1, 64, dtype=torch.float16, device=device)
+    table = torch.zeros(1, 64, dtype=torch.int32, device=device)
+    out = torch.empty(1, 1, 64, dtype=torch.float16, device=device)
+    shift = torch.zeros(1, dtype=torch.float32, device=device)
+    arguments = (x, shift, out, table, table, table, *x.stride()[:3], 1, 64, 0)
+    try:
+        launcher(Launch("tile_means", (1, 1), arguments, {"HEAD_DIM": 64, "TILE": 64}, warps=4))
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"Triton cannot start a kernel here: {lines[-1]}"
+    return None

@@ -31,10 +31,10 @@ def attention(call: AttentionCall) -> Tensor:
     pairs_of: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for pair, number in enumerate(call.pair_lists):
         pairs_of[number].append(divmod(pair, call.q.shape[2]))
-    skipped = (call.lists.counts[:, 0] < 0).tolist()
+    skipped = call.lists.skipped()
     for number, pairs in pairs_of.items():
         batch, head = torch.tensor(pairs, device=out.device).unbind(1)
-        if skipped[number]:
+        if skipped[number] and not call.lists.grid.text_tokens:
             by_head[batch, head] = 0
             continue
         index = call.lists.index[call.lists.order_numbers()[number]].long()
@@ -55,8 +55,8 @@ class _OneList:
 
     def __init__(self, lists: TileLists, number: int, k: Tensor, v: Tensor, bias: Tensor | None, tail: bool):
         self.lists, self.bias = lists, bias
-        self.rows = lists.starts.shape[1] - 1
-        self.starts, self.counts = lists.starts[number].tolist(), lists.counts[number].tolist()
+        self.rows, self.skipped = lists.starts.shape[1] - 1, lists.skipped()[number]
+        self.starts, self.counts = lists.rows(number)
         tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
         self.k_tiles, self.v_tiles = (x[:, :tiled].unflatten(1, (-1, lists.key_tile)) for x in (k, v))
         self.k_rest, self.v_rest = k[:, tiled:], v[:, tiled:]
@@ -70,8 +70,11 @@ class _OneList:
         q_tiles = q[:, :tiled].unflatten(1, (-1, self.lists.query_tile)) if tiled else q[:, None, :0]
         out = torch.empty_like(q)
         out_tiles = out[:, :tiled].view_as(q_tiles)
+        if self.skipped:
+            out_tiles.zero_()
         tile_bytes = n * self.lists.key_tile * dim * q.element_size() * 2
-        for tile_rows, parts in _batches(self.starts[: self.rows], self.counts[: self.rows], tile_bytes):
+        computed = 0 if self.skipped else self.rows
+        for tile_rows, parts in _batches(self.starts[:computed], self.counts[:computed], tile_bytes):
             query = q_tiles[:, tile_rows]
             # equal rows: one gather serves them all
             merged = query.flatten(1, 2)[:, None] if len(parts) == 1 else query

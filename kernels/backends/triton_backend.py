@@ -20,7 +20,7 @@ from ..call import AttentionCall
 from ..configs import DTYPES, HEAD_DIMS, KernelConfig, device_arch, kernel_config
 from ..lists import TileLists
 from ..tiling import KEY_TILE, QUERY_TILE
-from .launcher import Launch, Launcher, through_triton
+from .launcher import Launch, Launcher, launch_failure, through_triton
 
 TRITON_FOUND = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the tests run the kernels without a GPU
@@ -41,7 +41,7 @@ def refusal(call: AttentionCall) -> str | None:
     if device_arch(device) is None:
         name = torch.cuda.get_device_name(device)
         return f"there are no kernels for {name}: NVIDIA from RTX 30 or A100 on, AMD MI300 and RX 9000"
-    return None
+    return _launch_failure(device)
 
 
 def unsuited(call: AttentionCall) -> str | None:
@@ -59,7 +59,12 @@ def unsuited(call: AttentionCall) -> str | None:
 
 @cache
 def _has_compiler() -> bool:
-    return bool(os.environ.get("CC")) or any(shutil.which(name) for name in ("gcc", "clang", "cc"))
+    return bool(os.environ.get("CC")) or any(shutil.which(name) for name in ("gcc", "clang"))
+
+
+@cache
+def _launch_failure(device: torch.device) -> str | None:
+    return launch_failure(device)
 
 
 def attention(call: AttentionCall) -> Tensor:

@@ -19,7 +19,7 @@ class Pattern(ABC):
     """A head's rule in units relative to the video, so that it means the same at every resolution and length.
 
     `order` is the token order whose tiles suit the rule. Text and ragged ends are not a pattern's business: the
-    tile lists keep them dense for every kind but skip.
+    tile lists keep them dense, but for a skipped head of a sequence without text.
     """
 
     kind: ClassVar[str]
@@ -48,7 +48,9 @@ class Pattern(ABC):
     def draw(self, grid: TokenGrid, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> Tensor:
         """Picture of the rule: uint8 (tokens, tokens), 255 where a query (row) attends a key, in sequence order."""
         tiling = self.tiling(grid, query_tile, key_tile)
-        picture = torch.full((grid.tokens, grid.tokens), 0 if self.kind == "skip" else 255, dtype=torch.uint8)
+        picture = torch.full((grid.tokens, grid.tokens), 255, dtype=torch.uint8)
+        if self.kind == "skip":  # video queries attend no text either
+            picture[tiling.index[: tiling.query_tiles * query_tile] if grid.text_tokens else slice(None)] = 0
         mask = self.tile_mask(tiling).repeat_interleave(query_tile, 0).repeat_interleave(key_tile, 1)
         rows, columns = tiling.index[: mask.shape[0]], tiling.index[: mask.shape[1]]
         picture[rows[:, None], columns] = mask.to(torch.uint8) * 255

@@ -1,4 +1,5 @@
-"""Skip (M1 of Sparse-vDiT): the head's output is zero, for text rows as well, and costs nothing."""
+"""Skip (M1 of Sparse-vDiT): the head's output is zero for the video and costs nothing. Where there is text, the rows
+of the text and of the video's ragged end stay dense, as for every kind."""
 
 from __future__ import annotations
 

@@ -153,12 +153,15 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     if run.options.get(OVERRIDE) is not attention_override:
         run.note(reasons.REPLACED)
     run.reason = reasons.NOT_FINITE if run.spoiled else run.engine.reason(float(t.flatten()[0]))
-    if run.reason is None:
-        _prepare(run, executor.class_obj.diffusion_model, x, kwargs)
+    unknown = _prepare(run, executor.class_obj.diffusion_model, x, kwargs)
+    run.begin_forward(x.device)
     calls, sparse, density_sum = run.calls(), run.sparse, run.density_sum
     out = executor(x, t, *args, **kwargs)
-    if run.compiled and run.calls() == calls:  # stale code, made without our override at this size
+    if run.calls() == calls and unknown is not None:  # compiled code, which refuses such calls without asking the run
+        run.dense[unknown] += 1
+    elif run.compiled and run.calls() == calls:  # stale code, made without our override at this size
         torch._dynamo.reset()
+        run.begin_forward(x.device)
         out = executor(x, t, *args, **kwargs)
     run.compiled = False
     if run.take_unfinished():
@@ -170,13 +173,19 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     return out
 
 
-def _prepare(run: Run, model: nn.Module, x: torch.Tensor, extra: dict) -> None:
-    """Tile lists before the first block, from the latents' shape; a layout not seen here is built by the first call."""
+def _prepare(run: Run, model: nn.Module, x: torch.Tensor, extra: dict) -> str | None:
+    """Tile lists before the first block, from the latents' shape; a layout not seen here is built by the first call.
+
+    Returns why the model's tokens are unknown, None when they are not.
+    """
     model = getattr(model, "_orig_mod", model)  # under torch.compile
-    family, _ = detect(model)
-    layout = family.layout(model, tuple(x.shape), extra) if family is not None and x.ndim == 5 else None
-    if isinstance(layout, tuple):
-        run.engine.prepare(layout, x.device)
+    family, why = detect(model)
+    if family is None:
+        return why
+    layout = family.layout(model, tuple(x.shape), extra) if x.ndim == 5 else None
+    if isinstance(layout, tuple) and run.reason is None:
+        run.engine.prepare(layout, x.shape[0], x.device)
+    return layout if isinstance(layout, str) else None
 
 
 def _diffusion_model(executor: object, *args: object, **kwargs: object) -> object:

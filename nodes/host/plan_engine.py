@@ -42,6 +42,7 @@ class PlanEngine:
         self.sigma_start, self.sigma_end = sigma_start, sigma_end
         self.band: int | None = None
         self._warned: set[Layout] = set()
+        self._prepared: set[tuple[Layout, int, torch.device]] = set()
 
     def reason(self, sigma: float) -> str | None:
         """Warm-up, the end, or no band; chooses the band otherwise."""
@@ -52,9 +53,15 @@ class PlanEngine:
         self.band = self.plan.band_at(sigma)
         return reasons.NO_BAND if self.band is None else None
 
-    def prepare(self, layout: Layout, device: torch.device) -> None:
-        """Tile lists for a layout; `BoundPlan` keeps them."""
-        self._lists(layout, device)
+    def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
+        """Tile lists for a layout, and what launches read of them; `BoundPlan` keeps them."""
+        lists, table = self._lists(layout, device)
+        if (layout, batch, device) not in self._prepared:
+            self._prepared.add((layout, batch, device))
+            with self.pause():
+                lists.order_numbers()
+                for head_lists in {row for band in table for row in band}:
+                    lists.slots(head_lists * batch, len(head_lists))
 
     def _lists(self, layout: Layout, device: torch.device) -> tuple[TileLists, Table]:
         grid = TokenGrid(*layout)
@@ -96,3 +103,4 @@ class PlanEngine:
     def free(self) -> None:
         """Drop all tile lists."""
         self.bound = BoundPlan(self.plan)
+        self._prepared.clear()

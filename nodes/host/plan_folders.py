@@ -17,6 +17,7 @@ FOLDER = "sparse_vdit_plans"
 USER_PREFIX = "user/"
 
 _FILE_NAME = re.compile(r"[^/\\:*?\"<>|\x00-\x1f]{1,100}")
+MOST_BYTES = 200  # of a name; file systems take 255, endings and numbers included
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices on Windows
 
 
@@ -38,17 +39,29 @@ def plan_files() -> dict[str, Path]:
     return found
 
 
+def plain_name(name: str) -> str:
+    """A file name without the endings of plans and profiles."""
+    return name.strip().removesuffix(".json").removesuffix(".safetensors")
+
+
 def user_file(name: str, suffix: str) -> Path:
     """Path in the user's plan folder for a new file; makes the folder.
 
     Raises:
         ValueError: a name that is no plain file name.
     """
-    name = name.strip().removesuffix(suffix)
-    if not _FILE_NAME.fullmatch(name) or _RESERVED.fullmatch(name) or name.startswith(".") or name.endswith((".", " ")):
+    name = plain_name(name)
+    if (
+        len(name.encode(errors="replace")) > MOST_BYTES
+        or not _FILE_NAME.fullmatch(name)
+        or _RESERVED.fullmatch(name)
+        or name.startswith(".")
+        or name.endswith((".", " "))
+    ):
         raise ValueError(
             f"file name {name!r} is none that every system can write: "
-            'expected up to 100 characters without / \\ : * ? " < > |, no folder, not starting or ending with a dot'
+            f'expected up to 100 characters ({MOST_BYTES} bytes) without / \\ : * ? " < > |, no folder, not starting '
+            "or ending with a dot"
         )
     folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
     folder.mkdir(parents=True, exist_ok=True)

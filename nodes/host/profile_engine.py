@@ -28,11 +28,11 @@ class ProfileEngine:
         self._grams: dict[int, Tensor] = {}
 
     def reason(self, sigma: float) -> str | None:
-        """Never dense as a whole: every noise level is measured."""
+        """Warm-up above the first band, where nothing is measured."""
         self.sigma = sigma
-        return None
+        return reasons.WARM_UP if sigma > self.profiler.bands[0][0] else None
 
-    def prepare(self, layout: Layout, device: torch.device) -> None:
+    def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """The profiler keeps its own tables."""
 
     def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:

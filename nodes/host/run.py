@@ -24,8 +24,8 @@ class Engine(Protocol):
     def reason(self, sigma: float) -> str | None:
         """Why a forward at this noise level stays dense, None when it does not. Called once per forward."""
 
-    def prepare(self, layout: Layout, device: torch.device) -> None:
-        """Build what depends on the token layout, before the first block."""
+    def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
+        """Build what depends on the token layout and the batch, before the first block."""
 
     def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:
         """Output for q, k, v (B, S, H, D), or the reason to compute it dense."""
@@ -95,7 +95,10 @@ class Run:
         """Remember whether an output is not finite, without waiting for the device."""
         # one number instead of a mask as large as the output: a sum keeps every infinity and NaN
         bad = ~torch.isfinite(out.sum(dtype=torch.float32))
-        self.unfinished = bad if self.unfinished is None else self.unfinished.to(bad.device) | bad
+        if self.unfinished is None or self.unfinished.device != bad.device:
+            self.unfinished = bad if self.unfinished is None else self.unfinished.to(bad.device) | bad
+        else:
+            self.unfinished |= bad  # in place: it was made before the forward, which may be recorded
 
     def discard_since(self, sparse: int, density_sum: float) -> None:
         """Take back the sparse calls of a forward whose result is thrown away."""
@@ -104,6 +107,10 @@ class Run:
     def calls(self) -> int:
         """Self-attention calls that reached the pack so far."""
         return self.sparse + self.dense_reasons().total()
+
+    def begin_forward(self, device: torch.device) -> None:
+        """Make what outlives the forward that begins, outside of it."""
+        self.unfinished = torch.zeros((), dtype=torch.bool, device=device)
 
     def take_unfinished(self) -> bool:
         """Whether a sparse output since the last call was not finite. Waits for the device once."""

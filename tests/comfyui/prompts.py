@@ -58,7 +58,7 @@ def save_latent(samples: LINK, name: str) -> dict:
     return node("SaveLatent", samples=samples, filename_prefix=name)
 
 
-def profiled(flow: dict | None = None, steps: int = 4, bands: int = 1) -> dict:
+def profiled(flow: dict | None = None, steps: int = 4, bands: int = 1, start_percent: float = 0.0) -> dict:
     """Noise, guider, sampler, sigmas and Profile Heads."""
     return {
         "noise": node("RandomNoise", noise_seed=7),
@@ -74,7 +74,8 @@ def profiled(flow: dict | None = None, steps: int = 4, bands: int = 1) -> dict:
             latent_image=("latent", 0),
             rows=64,
             bands=bands,
-            prompt_label="scene 3",
+            prompt_label="scene 3\r\n",
+            start_percent=start_percent,
             **(flow or {"flow": "dense"}),
         ),
     }

@@ -24,8 +24,8 @@ from .sample import SHIFT
 from .video import sample_batch
 
 # (frames, latent height, latent width, batch): about 3,000 tokens each, odd sizes among them
-SHAPES = ((5, 16, 24, 6), (7, 18, 22, 4), (5, 24, 32, 3), (9, 16, 24, 4), (9, 24, 32, 2))
-STILLS = ((1, 16, 24, 32), (1, 18, 22, 30), (1, 24, 32, 16))
+SHAPES = ((5, 16, 24, 6), (7, 18, 22, 4), (5, 24, 30, 3), (9, 16, 24, 4), (9, 24, 30, 2))
+STILLS = ((1, 16, 24, 32), (1, 18, 22, 30), (1, 24, 30, 16))
 STILL_SHARE = (0.85, 0.1)  # of the steps, at the beginning and at the end
 LOG_EVERY = 50
 EMA_DECAY = 0.998

@@ -27,14 +27,16 @@ COLOURS = {
     "cyan": (-0.7, 0.85, 0.95),
     "white": (0.95, 0.95, 0.95),
 }
-SIZES = {"small": 0.24, "large": 0.36}  # radius in frame heights
+# Lengths are in pixels, not in frame heights: Wan knows relative positions only, so it cannot tell how high a frame is
+# but by its borders, and would never learn how large "small" is at which resolution.
+SIZES = {"small": 8.0, "large": 12.0}  # radius
 DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")
 MOTIONS = ("still", *DIRECTIONS)
 SPINS = {"straight": 0.0, "turning": 0.22}  # radians per frame
 GROUNDS = {"night": (-0.75, -0.7, -0.45), "forest": (-0.65, -0.4, -0.7), "dusk": (-0.35, -0.65, -0.5)}
-SPEED = 1 / 16  # frame heights per frame, on each axis: whole pixels where frames are 32 pixels high
-DRIFT = 1 / 32
-TOKEN = 4  # pixels: 2 to a latent, 2 latents to a token
+SPEED = 2.0  # per frame, on each axis
+DRIFT = 1.0
+TOKEN = 4  # 2 pixels to a latent, 2 latents to a token
 VOCABULARY = (*KNOWN_KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting")
 MAX_OBJECTS = 2
 CONTEXT_TOKENS = MAX_OBJECTS + 1
@@ -120,9 +122,8 @@ def render(scenes: list[Scene], frames: int, height: int, width: int, generator:
     def uniform(*shape: int) -> Tensor:
         return torch.rand(batch, *shape, generator=generator)[..., None, None, None]
 
-    # positions in frame heights, so that a scene looks the same at every resolution
-    y = ((torch.arange(height) + 0.5) / height - 0.5)[:, None]
-    x = ((torch.arange(width) + 0.5) / height - 0.5 * width / height)[None, :]
+    y = (torch.arange(height) + 0.5 - height / 2)[:, None]
+    x = (torch.arange(width) + 0.5 - width / 2)[None, :]
     t = (torch.arange(frames) - (frames - 1) / 2)[:, None, None]
 
     image = _background(scenes, uniform, x, y, t)
@@ -135,9 +136,9 @@ def render(scenes: list[Scene], frames: int, height: int, width: int, generator:
         # two objects begin on different sides, so that both can be seen before one hides the other
         side = sides * (1 - 2 * slot)
         across, down = uniform(1)[:, 0], uniform(1)[:, 0]
-        place = torch.stack([side * across * 0.4 * width / height, (down - 0.5) * 0.5], dim=1)
+        place = torch.stack([side * across * 0.4 * width, (down - 0.5) * 0.5 * height], dim=1)
         # in the middle of the clip at a corner of the model's tokens: an outline is then one of few, not of a continuum
-        place = (place * height / TOKEN).round() * TOKEN / height
+        place = (place / TOKEN).round() * TOKEN
         dx, dy = x - place[:, 0] - velocity[:, 0] * t, y - place[:, 1] - velocity[:, 1] * t
         spin = _column([SPINS[line[3]] for line in lines])
         angle = spin * t  # upright in the middle of the clip: what is left to the noise is where, not which way up
@@ -146,7 +147,7 @@ def render(scenes: list[Scene], frames: int, height: int, width: int, generator:
         v = (dy * angle.cos() - dx * angle.sin()) / radius
         kind = torch.tensor([KNOWN_KINDS.index(line[2]) for line in lines])
         distance = _signed_distances(u, v)[kind, torch.arange(batch)]
-        cover = (present * torch.sigmoid(-distance * radius * height * 1.6))[:, None]
+        cover = (present * torch.sigmoid(-distance * radius * 1.6))[:, None]
         shade = 0.84 + 0.16 * torch.sin(u * 3.4) * torch.sin(v * 3.4)  # texture, so that turning shows
         colour = torch.tensor([COLOURS[line[1]] for line in lines])[..., None, None, None]
         image = image * (1 - cover) + (1 + colour) * shade[:, None] * cover - cover
@@ -161,7 +162,7 @@ def _background(scenes: list[Scene], uniform: object, x: Tensor, y: Tensor, t: T
     gx, gy = x - drift[:, 0] * t, y - drift[:, 1] * t
     for _ in range(2):
         angle, phase, tint = uniform() * 2 * math.pi, uniform() * 2 * math.pi, uniform(3)
-        frequency = 6 + 6 * uniform()
+        frequency = 0.19 + 0.19 * uniform()
         wave = torch.sin(frequency * (gx * angle.cos() + gy * angle.sin()) + phase)
         image = image + 0.22 * (tint - 0.3) * wave[:, None]
     return image
