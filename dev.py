@@ -22,7 +22,7 @@ ENVIRONMENT = ROOT / ".venv"
 CONSTRAINTS = ROOT / "constraints.txt"
 PACKAGES = ("numpy", "pillow", "pytest", "ruff", "safetensors")
 COMMANDS = {
-    "demo": ("benchmarks/demo.py",),
+    "demo": (ROOT / "benchmarks" / "demo.py",),
     "test": ("-m", "pytest", "-m", "not slow"),
     "lint": ("-m", "ruff", "check", "."),
 }
@@ -61,7 +61,8 @@ def main() -> int:
     set_up()
     # exactly the pinned versions, whatever the caller's environment adds
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
-    return subprocess.run([python(), *COMMANDS[sys.argv[1]], *sys.argv[2:]], cwd=ROOT, env=environment).returncode
+    folder = None if sys.argv[1] == "demo" else ROOT  # the demo takes paths, which are the caller's
+    return subprocess.run([python(), *COMMANDS[sys.argv[1]], *sys.argv[2:]], cwd=folder, env=environment).returncode
 
 
 if __name__ == "__main__":

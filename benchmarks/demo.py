@@ -38,7 +38,8 @@ from sparse_vdit.plans.profile_files import save_profile
 from sparse_vdit.plans.search import search_budget
 
 RESULTS = ("side_by_side.webp", "plan.png", "plan.json", "profile.safetensors", "demo_result.json")
-PROFILE_SEED, PROMPT_SEED = 501, 77  # scenes of the profile, and a scene it has not seen
+LEAST_STEPS = 5  # of which the profile sees some in each of its bands
+PROFILE_SEED, PROMPT_SEED = 501, 60  # scenes of the profile, and a scene it has not seen
 
 
 class Progress:
@@ -61,12 +62,18 @@ class Progress:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="dev.py demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "demo", help="folder for the results")
     parser.add_argument("--density", type=float, default=0.35, help="mean attention density outside the warm-up")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=5, help="of the noise; the same for both videos")
     args = parser.parse_args()
+    if not 0 < args.density <= 1:
+        parser.error(f"--density is {args.density}, expected above 0 and at most 1")
+    if not LEAST_STEPS <= args.steps <= 1000:
+        parser.error(f"--steps is {args.steps}, expected {LEAST_STEPS} to 1000")
     prepare_folder(args.out)
     model = load_model()
 
@@ -93,12 +100,13 @@ def main() -> None:
         "ssim": ssim(dense[0], sparse[0]).mean().item(),
     }
     show_table(result)
+    (args.out / RESULTS[-1]).touch()  # first, so that a demo that is stopped here can be run again
     side_by_side({"dense": dense[0], f"sparse, density {density:.2f}": sparse[0]}, args.out / "side_by_side.webp")
-    Image.fromarray(draw_plan(plan)).save(args.out / "plan.png")
+    Image.fromarray(draw_plan(plan, QUERY_TILE, KEY_TILE)).save(args.out / "plan.png")
     save_plan(plan, args.out / "plan.json", overwrite=True)
     save_profile(profile, args.out / "profile.safetensors", overwrite=True)
     (args.out / RESULTS[-1]).write_text(json.dumps(result, indent=1) + "\n")
-    print(f"Written to {os.path.relpath(args.out)}: " + ", ".join(sorted(p.name for p in args.out.iterdir())))
+    print(f"Written to {os.path.relpath(args.out)}: " + ", ".join(RESULTS))
 
 
 def prepare_folder(folder: Path) -> None:
@@ -109,8 +117,10 @@ def prepare_folder(folder: Path) -> None:
     taken = [name for name in RESULTS if (folder / name).exists()]
     if taken and not (folder / RESULTS[-1]).exists():
         sys.exit(f"{folder} has a {taken[0]} that is not of this demo: choose another folder with --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULTS[-1]).touch()  # first, so that a demo that was stopped can be run again
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"{folder} cannot be made a folder ({error.strerror}): choose another with --out")
 
 
 def show_table(result: dict) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pictures import contact_sheet, line_plot, side_by_side
 from PIL import Image
-from small_wan_runs import GRID, ROOT, WEIGHTS, generate, load_model, random_scene
+from small_wan_runs import GRID, KEY_TILE, QUERY_TILE, ROOT, WEIGHTS, generate, load_model, random_scene
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
 from sparse_vdit.plans.drawing import draw_pattern, draw_plan
@@ -63,7 +63,8 @@ def main() -> None:
         if name in makers:
             makers[name]()
         elif name == "plan" and args.plan.exists():
-            Image.fromarray(draw_plan(load_plan(args.plan))).save(DOCS / "plan.png", optimize=True)
+            picture = draw_plan(load_plan(args.plan), QUERY_TILE, KEY_TILE)
+            Image.fromarray(picture).save(DOCS / "plan.png", optimize=True)
         else:
             parser.error(f"{name!r} cannot be drawn: {', '.join(makers)}, or plan with an existing --plan FILE")
     print("Made", ", ".join(sorted(path.name for path in DOCS.iterdir())), "for a grid of", "x".join(map(str, GRID)))

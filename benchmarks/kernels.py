@@ -5,6 +5,7 @@ place to place, as a video does. Times are medians after two runs. Writes
 benchmarks/results/kernels-<device>-<date>.json and a picture beside it.
 
     python benchmarks/kernels.py
+    python benchmarks/kernels.py --device cpu             # the torch backend in fp32, 8,192 tokens
     python benchmarks/kernels.py --device cpu --quick     # the whole path on a tiny shape
 """
 
@@ -59,7 +60,9 @@ SHAPES = {  # the most important first
     "wan1_3b_480p": Shape(TokenGrid(21, 30, 52), 12),
 }
 TINY = {"tiny": Shape(TokenGrid(7, 13, 17, prefix=5, suffix=3), 3, 64)}
-ON_CPU = ("sdpa_math", "ours_torch")
+CPU = {"cpu_8192": Shape(TokenGrid(8, 32, 32), 12)}
+CPU_DENSITIES = (1.0, 0.25)
+ON_CPU = ("sdpa", "ours_torch")
 
 
 def pool() -> tuple[Pattern, ...]:
@@ -173,6 +176,7 @@ def attempt(case: Case, name: str, workers: int | None) -> dict:
         return {
             "density": round(case.density(method.truth or "lists"), 4),
             "skipped": f"{type(error).__name__}: {error}".split("\n")[0][:200],
+            "missing": isinstance(error, ImportError),
         }
     if workers and name.startswith("ours_") and name != "ours_torch":
         row["imbalance"] = round(imbalance(case.lists, case.numbers(method.truth), workers), 4)
@@ -209,7 +213,7 @@ def measure_shape(name: str, shape: Shape, args: argparse.Namespace, deadline: f
                 return rows
             rows.append(known | {"method": method} | attempt(case, method, workers))
             print(describe(rows[-1]), flush=True)
-            if "skipped" in rows[-1]:
+            if rows[-1].pop("missing", False):
                 failed.add(method)
             if cuda:
                 torch.cuda.empty_cache()
@@ -265,13 +269,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--minutes", type=float, default=7.5, help="no row begins after so many")
     parser.add_argument("--quick", action="store_true", help="one tiny shape")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES | CPU)
     parser.add_argument("--methods", nargs="+", choices=METHODS)
-    parser.add_argument("--densities", type=float, nargs="+", default=DENSITIES)
+    parser.add_argument("--densities", type=float, nargs="+", help=f"default {DENSITIES}, on a CPU {CPU_DENSITIES}")
     parser.add_argument("--folder", type=Path, default=results.FOLDER, help="for the JSON and the picture")
     args = parser.parse_args()
     args.methods = args.methods or [n for n in METHODS if (n in ON_CPU) == (args.device == "cpu")]
-    args.densities = tuple(dict.fromkeys((1.0, *args.densities)))
+    usual = DENSITIES if args.quick or args.device != "cpu" else CPU_DENSITIES
+    args.densities = tuple(dict.fromkeys((1.0, *(args.densities or usual))))
     return args
 
 
@@ -279,7 +284,8 @@ def main() -> None:
     args, rows = arguments(), []
     deadline = time.monotonic() + args.minutes * 60
     results.FOLDER = results.ROOT / os.path.relpath(args.folder, results.ROOT)
-    for name, shape in (TINY if args.quick else {name: SHAPES[name] for name in args.shapes}).items():
+    known = TINY if args.quick else CPU if args.device == "cpu" else SHAPES
+    for name, shape in {name: (SHAPES | CPU)[name] for name in args.shapes}.items() if args.shapes else known.items():
         if time.monotonic() > deadline:
             break
         found = measure_shape(name, shape, args, deadline)

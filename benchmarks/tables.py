@@ -53,7 +53,8 @@ def quality_table() -> str:
     lines += [
         "",
         f"Mean of {first['prompts']} prompts that the profile has not seen, against the dense video of the same seed; "
-        f"{grid} tokens, 20 steps, the first {first['warmup']:.0%} dense; density outside of those. Flicker: root mean "
+        f"{grid} tokens, 20 steps, the first {first['warmup']:.0%} dense; densities of the other steps, with tiles of "
+        "32x16 tokens in proportion to the small video. Flicker: root mean "
         "square of the difference of frame differences. Loss: flow matching, on true videos the training has not seen. "
         f"`{result['command']}`, {result['device']}, {result['date']}.",
     ]

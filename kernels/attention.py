@@ -57,5 +57,10 @@ def sparse_attention(
         ValueError: a call outside the contract, or a backend that cannot run it.
     """
     call = AttentionCall(q, k, v, lists, tuple(head_lists), **options)
-    name, _ = choose_backend(call, backend)
-    return BACKENDS[name].attention(routed_call(call))
+    return run_call(call, choose_backend(call, backend)[0])
+
+
+def run_call(call: AttentionCall, name: str) -> Tensor:
+    """Output (B, S, H, D) of a call by the backend that `choose_backend` named for it."""
+    backend = BACKENDS[name]
+    return backend.attention(routed_call(call, backend.means))

@@ -20,7 +20,8 @@ class AttentionCall:
             S is `lists.grid.tokens`.
         lists: tile lists on the device of q.
         head_lists: number of a list for each head, or for each (batch, head).
-        key_bias: (B, prefix + suffix), added to the scores of the text keys before the softmax: -inf hides a key.
+        key_bias: (B, prefix + suffix) floats, added to the scores of the text keys before the softmax: -inf hides a
+            key. Every query must keep a key that is not hidden.
         int8: q k^T in 8 bits (SageAttention, arXiv 2410.02367), where the backend can.
         tail: tiles left out count as their mean key and value (PISA, arXiv 2602.01077; Sol-Attn, arXiv 2607.24027).
 
@@ -67,8 +68,9 @@ class AttentionCall:
                 f"key_bias is {tuple(self.key_bias.shape)} on {self.key_bias.device}, expected {wanted} (batch, text "
                 f"tokens) on {self.q.device}"
             )
-        if self.key_bias.dtype == torch.bool:
-            raise ValueError("key_bias is a bool mask, expected numbers: 0 for keys that count, -inf for others")
+        if not self.key_bias.dtype.is_floating_point:
+            kind = "a bool mask" if self.key_bias.dtype == torch.bool else str(self.key_bias.dtype)
+            raise ValueError(f"key_bias is {kind}, expected floats: 0 for keys that count, -inf for others")
 
     @property
     def pair_lists(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ that a dense head costs one row and all lists of a run stay small.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +19,7 @@ from .patterns import Pattern, Routed, Skip
 from .tiling import KEY_TILE, QUERY_TILE, Tiling
 
 PREFETCH = 2  # entries a kernel may read past the end of a row
-MOST_COLUMNS = 1 << 27  # a quarter of a gigabyte; a run of known models needs a few megabytes
+MOST_COLUMNS = 1 << 24  # 32 MB; a run of known models needs a few
 
 
 @dataclass(frozen=True)
@@ -63,66 +64,74 @@ class TileLists:
             self.grid, self.query_tile, self.key_tile, **moved, densities=self.densities, routed=self.routed
         )
 
+    def kept_aside(self, key: object, make: Callable[[], object]) -> object:
+        """What `make` gives, made once: tables that follow from these, as copies to a device hold up every call."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
     def slots(self, pair_lists: tuple[int, ...], heads: int) -> Tensor:
         """What each row of programs of a launch works on: (batch, head, list), int32 (batch * heads, 3), densest first,
-        so that a launch does not end on its longest heads. Kept, as a copy to the device would hold up every call.
+        so that a launch does not end on its longest heads.
 
         Args:
             pair_lists: list of each (batch, head).
         """
-        key = (pair_lists, heads)
-        if key not in self._cache:
+
+        def make() -> Tensor:
             order = sorted(range(len(pair_lists)), key=lambda pair: -self.densities[pair_lists[pair]])
             rows = [(*divmod(pair, heads), pair_lists[pair]) for pair in order]
-            self._cache[key] = torch.tensor(rows, dtype=torch.int32).to(self.columns.device)
-        return self._cache[key]
+            return torch.tensor(rows, dtype=torch.int32).to(self.columns.device)
+
+        return self.kept_aside((pair_lists, heads), make)
 
     def order_numbers(self) -> list[int]:
-        """`orders` on the host, asked of the device once."""
-        if "orders" not in self._cache:
-            self._cache["orders"] = self.orders.tolist()
-        return self._cache["orders"]
+        """`orders` on the host."""
+        return self.kept_aside("orders", self.orders.tolist)
+
+    def zero(self) -> Tensor:
+        """One fp32 zero on the lists' device."""
+        return self.kept_aside("zero", lambda: torch.zeros(1, device=self.columns.device))
 
     def skipped(self) -> list[bool]:
-        """Whether each list is of a skipped head, asked of the device once."""
-        if "skipped" not in self._cache:
-            self._cache["skipped"] = (self.counts < 0).any(1).tolist()
-        return self._cache["skipped"]
+        """Whether each list is of a skipped head."""
+        return self.kept_aside("skipped", lambda: (self.counts < 0).any(1).tolist())
 
     def rows(self, number: int) -> tuple[list[int], list[int]]:
-        """`starts` and `counts` of a list on the host, asked of the device once."""
-        key = ("rows", number)
-        if key not in self._cache:
-            self._cache[key] = (self.starts[number].tolist(), self.counts[number].tolist())
-        return self._cache[key]
+        """`starts` and `counts` of a list on the host."""
+        return self.kept_aside(("rows", number), lambda: (self.starts[number].tolist(), self.counts[number].tolist()))
 
     def kept(self) -> Tensor:
         """One bit for each (list, row, key tile) that is attended, int32 words (lists, rows, tiles / 32)."""
-        if "kept" not in self._cache:
-            self._cache["kept"] = self._kept()
-        return self._cache["kept"]
+        return self.kept_aside("kept", self._kept)
 
-    def _kept(self) -> Tensor:
+    def _kept(self, first: int = 0) -> Tensor:
+        """Those of the lists from number `first` on."""
         tiles = self.grid.video_tokens // self.key_tile
         words = -(-tiles // 32)
         bit = 1 << torch.arange(32, device=self.columns.device)
         found = []
-        for starts, counts in zip(self.starts.long(), self.counts.long().clamp_min(0), strict=True):
+        for starts, counts in zip(self.starts[first:].long(), self.counts[first:].long().clamp_min(0), strict=True):
             row = torch.repeat_interleave(torch.arange(len(starts), device=starts.device), counts)
-            first = torch.repeat_interleave(starts - counts.cumsum(0) + counts, counts)
+            begin = torch.repeat_interleave(starts - counts.cumsum(0) + counts, counts)
             mask = torch.zeros(len(starts), 32 * words, dtype=torch.int64, device=starts.device)
-            mask[row, self.columns[first + torch.arange(len(row), device=starts.device)].long()] = 1
+            mask[row, self.columns[begin + torch.arange(len(row), device=starts.device)].long()] = 1
             found.append((mask.view(len(starts), words, 32) * bit).sum(-1))
         # from 0..2^32-1 to the signed number with the same bits
-        return torch.stack(found).add(2**31).remainder(2**32).sub(2**31).to(torch.int32) if found else self.counts
+        together = torch.stack(found) if found else torch.zeros(0, *self.counts.shape[1:], words, dtype=torch.int64)
+        return together.add(2**31).remainder(2**32).sub(2**31).to(torch.int32)
 
     def _check(self) -> None:
         tiles, entries = self.grid.video_tokens // self.key_tile, len(self.columns) - PREFETCH
+        self._check_tables(len(self.densities), tiles, entries)
         columns = self.columns[:entries]
         if entries and (columns.min() < 0 or columns.max() >= tiles):
             worst = columns.max() if columns.max() >= tiles else columns.min()
             raise ValueError(f"a tile list names key tile {int(worst)}, {self.grid} tokens have tiles 0 to {tiles - 1}")
-        if self.starts.numel() and ((self.starts < 0) | (self.starts + self.counts.clamp_min(0) > entries)).any():
+        if (
+            self.starts.numel()
+            and ((self.starts < 0) | (self.starts.long() + self.counts.clamp_min(0) > entries)).any()
+        ):
             raise ValueError(f"a tile list reaches past the {entries} entries of its table")
         skipped = self.counts == -1
         tiled, rest = skipped[:, :-1], skipped[:, -1]
@@ -132,6 +141,25 @@ class TileLists:
         online[list(self.routed)] = True
         if tiles * self.key_tile == self.grid.tokens and (self.counts[~online] == 0).any():
             raise ValueError("a tile list is empty and there are no text keys: a query would attend nothing")
+
+    def _check_tables(self, lists: int, tiles: int, entries: int) -> None:
+        rows, tokens = self.grid.video_tokens // self.query_tile + 1, self.grid.tokens
+        column = torch.int16 if tiles <= torch.iinfo(torch.int16).max else torch.int32
+        expected = {
+            "starts": ((lists, rows), torch.int32), "counts": ((lists, rows), torch.int32),
+            "orders": ((lists,), torch.int32), "index": ((len(ORDERS), tokens), torch.int32),
+            "columns": ((max(0, entries) + PREFETCH,), column),
+        }  # fmt: skip
+        for name, wanted in expected.items():
+            table = getattr(self, name)
+            if (tuple(table.shape), table.dtype) != wanted:
+                raise ValueError(f"{name} of the tile lists is {tuple(table.shape)} {table.dtype}, expected {wanted}")
+        if lists and not 0 <= self.orders.min() <= self.orders.max() < len(ORDERS):
+            raise ValueError(f"a tile list has token order {int(self.orders.max())}, there are 0 to {len(ORDERS) - 1}")
+        if not (self.index.sort(1).values == torch.arange(tokens)).all():
+            raise ValueError("index of the tile lists does not name every token of the sequence once")
+        if (self.columns[entries:] != 0).any():  # read ahead by the kernels
+            raise ValueError("columns of the tile lists must end on zeros")
 
     @property
     def bytes(self) -> int:

@@ -34,7 +34,7 @@ class PreviewPlan(io.ComfyNode):
     @classmethod
     def execute(cls, plan: Plan) -> io.NodeOutput:
         """Picture and words."""
-        image = torch.from_numpy(draw_plan(plan)).float()[None] / 255
+        image = torch.from_numpy(draw_plan(plan).copy()).float()[None] / 255
         text = summary(plan)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(image, text, ui=shown)

@@ -52,9 +52,12 @@ def shaded_colour(kind: str, density: float) -> tuple[int, int, int]:
     return tuple(round(255 + (channel - 255) * part) for channel in kind_colour(kind))
 
 
-def draw_plan(plan: Plan) -> np.ndarray:
-    """Map of layers (down) and heads (across) for each band, coloured by kind: uint8 RGB (H, W, 3)."""
-    densities = plan.pattern_densities()
+def draw_plan(plan: Plan, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> np.ndarray:
+    """Map of layers (down) and heads (across) for each band, coloured by kind: uint8 RGB (H, W, 3).
+
+    Densities are those of tiles of so many tokens on the plan's own grid.
+    """
+    densities = plan.pattern_densities(None, query_tile, key_tile)
     columns = math.ceil(math.sqrt(len(plan.bands))) if len(plan.bands) > 3 else len(plan.bands)
     pixels = _MAP_PIXELS if len(plan.bands) <= 4 else _MAP_PIXELS // 2
     cell = max(1, min(_LARGEST_CELL, pixels // max(plan.layers, plan.heads)))
@@ -87,11 +90,11 @@ def draw_pattern(
 
 def _sampled_mask(pattern: Pattern, grid: TokenGrid, query_tile: int, key_tile: int) -> np.ndarray:
     """Attended pairs of evenly spaced tokens, 0 or 1, at most _MOST_SAMPLES a side, however long the sequence."""
-    if pattern.kind == "skip":
-        return np.zeros((min(grid.tokens, _MOST_SAMPLES),) * 2)
     tiling = pattern.tiling(grid, query_tile, key_tile)
     # a row and a column more, for what is outside full tiles and always attends and is attended
     mask = torch.nn.functional.pad(pattern.tile_mask(tiling), (0, 1, 0, 1), value=True)
+    if pattern.kind == "skip":  # but for a skipped head, whose text alone attends
+        mask[: -1 if grid.text_tokens else None] = False
     place = tiling.index.argsort()
     tokens = torch.linspace(0, grid.tokens - 1, min(grid.tokens, _MOST_SAMPLES)).round().long()
     row = (place[tokens] // query_tile).clamp(max=tiling.query_tiles)

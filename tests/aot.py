@@ -28,7 +28,11 @@ SHARED_MEMORY = {
     "gfx942": 65_536, "gfx1201": 65_536,
 }  # fmt: skip  # bytes one program may take
 TENSOR_CORE = r"\b(?:HMMA|HGMMA|UTCHMMA|QMMA|QGMMA|UTCQMMA|IMMA|IGMMA)\b"
+INT8_CORE = r"\b(?:IMMA|IGMMA|UTCIMMA)\b"
+# of the generation: wgmma on Hopper, tcgen05 on Blackwell's data center chips; older ones have one kind alone
+NATIVE_CORE = {"sm_90": r"\b(?:HGMMA|QGMMA|IGMMA)\b", "sm_100": r"\b(?:UTCHMMA|UTCQMMA|UTCIMMA)\b"}
 AMD_TENSOR_CORE = r"\bv_(?:mfma|wmma|smfmac)"
+AMD_INT8_CORE = r"\bv_(?:mfma|wmma|smfmac)_i32\w*(?:i8|iu8)"
 
 
 def read_nvidia(compiled: object, arch: str) -> dict:
@@ -47,6 +51,8 @@ def read_nvidia(compiled: object, arch: str) -> dict:
         "registers": int(re.search(r"REG:(\d+)", usage).group(1)),
         "spills": len(re.findall(r"\b(?:LDL|STL)\b", sass)),
         "tensor_core": len(re.findall(TENSOR_CORE, sass)),
+        "native_core": len(re.findall(NATIVE_CORE.get(arch, TENSOR_CORE), sass)),
+        "int8_core": len(re.findall(INT8_CORE, sass)),
         "serialised": "C7511" in warnings,
     }
 
@@ -62,6 +68,8 @@ def read_amd(compiled: object, arch: str) -> dict:
         "registers": number("vgpr_count"),
         "spills": number("vgpr_spill_count"),
         "tensor_core": len(re.findall(AMD_TENSOR_CORE, text)),
+        "native_core": len(re.findall(AMD_TENSOR_CORE, text)),
+        "int8_core": len(re.findall(AMD_INT8_CORE, text)),
         "serialised": False,
     }
 

@@ -1,13 +1,15 @@
 """The contract of a call: bad input has a name before anything is launched; what stays the same for every size."""
 
 import dataclasses
+import importlib
 import importlib.util
-import inspect
 
 import pytest
 import torch
 from sparse_vdit.kernels.attention import choose_backend, sparse_attention
 from sparse_vdit.kernels.backends import triton_backend
+from sparse_vdit.kernels.backends.launcher import KERNELS
+from sparse_vdit.kernels.backends.triton_backend import install_line
 from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder, TileLists
@@ -43,6 +45,7 @@ def qkv(grid: TokenGrid = GRID, heads: int = 2, head_dim: int = 64, dtype: torch
         (lambda c: {"head_lists": ()}, "to each of 2 heads"),
         (lambda c: {"key_bias": torch.zeros(2, 4)}, r"key_bias is \(2, 4\) on cpu, expected \(2, 3\)"),
         (lambda c: {"key_bias": torch.zeros(2, 3, dtype=torch.bool)}, "bool mask"),
+        (lambda c: {"key_bias": torch.zeros(2, 3, dtype=torch.int64)}, "key_bias is torch.int64, expected floats"),
     ],
 )
 def test_calls_outside_the_contract(change: object, message: str) -> None:
@@ -60,16 +63,36 @@ def test_calls_outside_the_contract(change: object, message: str) -> None:
         ({"counts": 10_000}, "reaches past"),
         ({"counts": -2}, "counts of a tile list"),
         ({"counts": -1}, "counts of a tile list"),
+        ({"starts": 2**31 - 1, "counts": 10}, "reaches past"),
+        ({"orders": 2}, "token order 2, there are 0 to 1"),
+        ({"index": 10**6}, "does not name every token"),
     ],
     ids=str,
 )
 def test_tile_lists_out_of_range(change: dict, message: str) -> None:
     lists = make_lists()
-    (name, value), *_ = change.items()
-    table = getattr(lists, name).clone()
-    table.view(-1)[1] = value
+    tables = {name: getattr(lists, name).clone() for name in change}
+    for name, value in change.items():
+        tables[name].view(-1)[1] = value
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(lists, **{name: table})
+        dataclasses.replace(lists, **tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("starts", lambda x: x.long(), "starts of the tile lists is"),
+        ("counts", lambda x: x[:, :-1], "counts of the tile lists is"),
+        ("index", lambda x: x[:, :-1].contiguous(), "index of the tile lists is"),
+        ("columns", lambda x: x.int(), "columns of the tile lists is"),
+        ("columns", lambda x: torch.cat([x[:-1], x.new_tensor([3])]), "must end on zeros"),
+        ("densities", lambda x: (*x, 0.5), "starts of the tile lists is"),
+    ],
+)
+def test_tile_lists_of_the_wrong_form(name: str, change: object, message: str) -> None:
+    lists = make_lists()
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(lists, **{name: change(getattr(lists, name))})
 
 
 def test_an_empty_list_needs_text_keys() -> None:
@@ -110,44 +133,58 @@ def test_kept_bits_are_the_lists() -> None:
 
 
 class _Recorder:
-    """Stands for a Triton kernel and remembers what it is launched with."""
+    """Stands for a Triton kernel, remembers what Triton would make binaries of its own for, and runs it."""
 
     def __init__(self, kernel: object):
         self.kernel, self.binaries = kernel, set()
 
     def __getitem__(self, grid: tuple) -> object:
-        return self.launch
+        def launch(*args: object, **options: object) -> None:
+            # as the JIT sees its parameters; the interpreted kernel keeps the function alone
+            from triton.runtime.jit import JITFunction
 
-    def launch(self, *args: object, **options: object) -> None:
-        from sparse_vdit.kernels.backends.triton_kernels.sparse import UNSPECIALIZED
+            parameters = JITFunction(self.kernel.fn, do_not_specialize=self.kernel.kwargs["do_not_specialize"]).params
+            key = []
+            for parameter, value in zip(parameters, args, strict=False):
+                if isinstance(value, torch.Tensor):
+                    key.append((parameter.name, value.dtype, value.data_ptr() % 16 == 0))
+                elif isinstance(value, int) and not parameter.do_not_specialize:
+                    key.append((parameter.name, value == 1, value % 16 == 0))
+            self.binaries.add((*key, *sorted(options.items())))
 
-        names = list(inspect.signature(self.kernel.fn).parameters)
-        key = []
-        for name, value in zip(names, args, strict=False):
-            if isinstance(value, torch.Tensor):
-                key.append((name, value.dtype, value.data_ptr() % 16 == 0))
-            elif isinstance(value, int) and name not in UNSPECIALIZED:  # what Triton makes a binary of its own for
-                key.append((name, value == 1, value % 16 == 0))
-        self.binaries.add((*key, *sorted(options.items())))
+        return launch
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
-def test_ten_sizes_share_one_binary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten grids, with and without text, both layouts: whatever Triton distinguishes stays the same."""
-    from sparse_vdit.kernels.backends.triton_kernels import sparse
-
-    recorder = _Recorder(sparse.block_sparse_fwd_kernel)
-    monkeypatch.setattr(sparse, "block_sparse_fwd_kernel", recorder)
+@pytest.mark.parametrize(("int8", "tail"), [(False, False), (True, False), (False, True), (True, True)])
+def test_ten_sizes_share_one_binary(int8: bool, tail: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten grids, with and without text and a bias for it, one or two batches, both layouts, routed heads: whatever
+    Triton distinguishes stays the same for each kernel and each of its constants."""
+    recorders = {}
+    for name, (module, function) in KERNELS.items():
+        module = importlib.import_module(f"sparse_vdit.kernels.backends.triton_kernels.{module}")
+        recorders[name] = _Recorder(getattr(module, function))
+        monkeypatch.setattr(module, function, recorders[name])
     for size in range(10):
         grid = TokenGrid(1 + size, 7 + 3 * size, 9 + 2 * size, prefix=size % 3, suffix=5 * (size % 2))
-        lists = make_lists(grid)
+        lists = make_lists(grid, (Diagonal(0), Dense()) if size < 2 else (Routed(0.3), Dense()))
         for by_head in (False, True):
-            shape = (1, 2, grid.tokens, 64) if by_head else (1, grid.tokens, 2, 64)
+            batch = 1 + size % 2
+            shape = (batch, 2, grid.tokens, 64) if by_head else (batch, grid.tokens, 2, 64)
             q = torch.zeros(shape, dtype=torch.float16)
             q = q.transpose(1, 2) if by_head else q
-            sparse_attention(q, q, q, lists, (0, 1), backend="triton")
-    assert len(recorder.binaries) == 1
+            bias = torch.zeros(batch, grid.text_tokens) if size % 3 and grid.text_tokens else None
+            sparse_attention(q, q, q, lists, (0, 1), "triton", key_bias=bias, int8=int8, tail=tail)
+    assert len(recorders["attention"].binaries) == 1
+    assert len(recorders["quantize_keys"].binaries) == int8
+    means = recorders["tile_means"].binaries  # of keys for the tail, of queries and keys for routing; shifted or not
+    assert len(means) == 2, means
+
+
+def test_the_install_line_belongs_to_this_torch() -> None:
+    assert install_line("win32", "2.9.1+cu130").endswith('-m pip install "triton-windows==3.5.*"')
+    assert install_line("linux", "9.9").endswith("-m pip install triton")
 
 
 def test_routing_takes_the_best_tiles() -> None:
@@ -159,9 +196,10 @@ def test_routing_takes_the_best_tiles() -> None:
     index = lists.index[0].long()
     q[0, index[:128]], k[0, index[320:384]] = 1.0, 1.0  # query tile 0, key tile 5
     call = AttentionCall(q, k, v, lists, (0,))
-    from sparse_vdit.kernels.routing import choose_tiles, routed_call
+    from sparse_vdit.kernels.routing import choose_tiles, mean_tiles, routed_call
 
-    chosen = choose_tiles(call, [0], 0)
+    means = (mean_tiles(call, x, tile) for x, tile in ((q, 128), (k, 64)))
+    chosen = choose_tiles(*means, lists.routed[0])
     assert chosen.shape == (1, 8, 3)  # a fifth of 16 tiles
     assert 5 in chosen[0, 0]
     assert (chosen.diff(dim=-1) > 0).all()

@@ -112,6 +112,22 @@ def test_damaged_file_is_refused_and_not_launched(card, monkeypatch, tmp_path, d
     assert message in compiled_backend.refusal(make_call())
 
 
+@pytest.mark.parametrize("damage", ["{}", "[]", '{"archs": {}}', '{"archs": 3, "files": []}', "3", "{"])
+def test_a_damaged_manifest_is_a_refusal_and_no_crash(card, monkeypatch, tmp_path, damage):
+    card()
+    (tmp_path / "manifest.json").write_text(damage)
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    shipped.manifest.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match="install the pack again"):
+            shipped.cuda_needed("sm_90")
+        with pytest.raises(RuntimeError, match="install the pack again"):
+            shipped.binary("sm_90/attention-bf16-64")
+    finally:
+        monkeypatch.undo()
+        shipped.manifest.cache_clear()
+
+
 @pytest.mark.parametrize("int8", [False, True], ids=["16 bits", "8 bits"])
 @pytest.mark.parametrize("tail", [False, True], ids=["listed tiles", "with summaries"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

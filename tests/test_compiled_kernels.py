@@ -86,7 +86,14 @@ def check(only):
 
 
 @needs_triton
-@pytest.mark.parametrize("only", ["sm_80/attention-fp16-64-tail"])
+@pytest.mark.parametrize(
+    "only",
+    [
+        "sm_80/attention-fp16-64-tail", "sm_86/attention-bf16-64-int8-tail", "sm_89/attention-bf16-64-int8-tail",
+        "sm_90/attention-bf16-64-tail", "sm_100/attention-fp16-64-tail", "sm_120/attention-bf16-64-tail",
+        "sm_80/quantize_keys-bf16-64", "sm_80/tile_means_64-fp16-128",
+    ],
+)  # fmt: skip
 def test_a_rebuild_gives_what_ships(only):
     result = check(only)
     assert result.returncode == 0, result.stdout + result.stderr

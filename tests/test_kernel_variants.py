@@ -143,6 +143,42 @@ def test_fp8_interpreted(head_dim: int, monkeypatch: pytest.MonkeyPatch) -> None
     assert INT8_RELATIVE_L2 < distance < FP8_RELATIVE_L2
 
 
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
+@pytest.mark.parametrize(
+    ("arch", "head_dim", "int8", "tail"),
+    [
+        ("sm_89", 64, True, True),
+        ("sm_89", 128, True, False),
+        ("gfx1201", 64, True, True),
+        ("gfx1201", 128, False, False),
+    ],
+)
+def test_the_configurations_of_other_cards(
+    arch: str, head_dim: int, int8: bool, tail: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums in fp16, and half tiles of queries, which the interpreter's own architecture does not have."""
+    config = kernel_config(arch, head_dim, int8, tail)
+    assert (config.pv, config.rows) != ("model", 128)
+    monkeypatch.setattr(triton_backend, "INTERPRETED_ARCH", arch)
+    options = {name: values[0] for name, values in OPTIONS.items()}
+    call = make_call({**options, "head_dim": head_dim, "int8": int8, "tail": tail})
+    assert_close(run(call, "triton"), call_attention(call), int8=int8)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
+def test_sums_in_fp16_stand_large_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 equal weights times 2,000 would be beyond fp16."""
+    monkeypatch.setattr(triton_backend, "INTERPRETED_ARCH", "sm_89")
+    options = {name: values[0] for name, values in OPTIONS.items()}
+    call = make_call({**options, "head_dim": 64, "int8": True, "tail": False})
+    call = dataclasses.replace(call, q=torch.zeros_like(call.q), v=torch.full_like(call.v, 2000))
+    skipped = call.lists.skipped()
+    live = run(call, "triton")[:, :, [not skipped[number] for number in call.pair_lists[:3]]]
+    torch.testing.assert_close(live, torch.full_like(live, 2000))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @every_case

@@ -51,7 +51,8 @@ def test_kernels_are_clean(compiled: dict, arch: str, dtype: str, head_dim: int)
         row = compiled[arch, dtype, head_dim, kernel]
         assert row["shared"] <= row["shared_limit"], row
         assert row["spills"] == 0, row
-        assert row["tensor_core"] > 0, row
+        assert row["native_core"] > 0, row  # those of the chip's own generation, at least for one of both products
+        assert (row["int8_core"] > 0) == ("int8" in kernel), row
         assert not row["serialised"], row
         assert row["shared"] >= 0.99 * pipeline_bytes(arch, head_dim, "int8" in kernel), row
     for kernel in HELPERS:

@@ -15,7 +15,7 @@ from ..call import AttentionCall
 from . import shipped
 from .cuda_driver import Function, open_driver
 from .launcher import Launch
-from .triton_backend import run, unsuited
+from .triton_backend import launched_means, plain_strides, run, unsuited
 
 LARGEST = 2**31  # the kernels count elements of one batch in 32 bits
 
@@ -33,6 +33,9 @@ def refusal(call: AttentionCall) -> str | None:
     if call.tail:
         tile = {"HEAD_DIM": call.q.shape[-1], "TILE": call.lists.key_tile}
         names.append(shipped.file_name(arch, "tile_means", dtype, tile))
+    if any(number in call.lists.routed for number in call.head_lists):
+        for size in (call.lists.query_tile, call.lists.key_tile):
+            names.append(shipped.file_name(arch, "tile_means", dtype, {"HEAD_DIM": call.q.shape[-1], "TILE": size}))
     loaded = [_load(call.q.device.index, name) for name in names]
     return next((failure for failure in loaded if isinstance(failure, str)), None)
 
@@ -40,8 +43,13 @@ def refusal(call: AttentionCall) -> str | None:
 def attention(call: AttentionCall) -> Tensor:
     """Output (B, S, H, D), contiguous, of a call that `refusal` has nothing against."""
     arch = shipped.arch_of(_capability(call.q.device))
-    q, k, v = (_aligned(x) for x in (call.q, call.k, call.v))
+    q, k, v = (_aligned(plain_strides(x)) for x in (call.q, call.k, call.v))
     return run(dataclasses.replace(call, q=q, k=k, v=v), arch, through_driver)
+
+
+def means(call: AttentionCall, x: Tensor, tile: int) -> Tensor:
+    """Means over tiles for routing, see `routing.routed_call`."""
+    return launched_means(call, _aligned(plain_strides(x)), tile, through_driver)
 
 
 def through_driver(launch: Launch) -> None:
@@ -82,10 +90,10 @@ def _no_card(device: torch.device) -> str | None:
     if arch is None:
         return f"there are no shipped kernels for {torch.cuda.get_device_name(device)}: RTX 30 or A100 and newer"
     try:
-        needed, found = shipped.manifest()["archs"][arch]["cuda"], open_driver().version()
+        needed, found = shipped.cuda_needed(arch), open_driver().version()
     except RuntimeError as error:
         return str(error)
-    if found < tuple(needed):
+    if found < needed:
         own, wanted = (".".join(map(str, version)) for version in (found, needed))
         return f"the NVIDIA driver is for CUDA {own}, shipped kernels need {wanted}: update the driver"
     return None

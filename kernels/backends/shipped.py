@@ -11,6 +11,8 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -114,11 +116,28 @@ def manifest() -> dict:
 def binary(name: str) -> Binary:
     """What the manifest says of a variant. Raises RuntimeError for one that does not ship."""
     contents = manifest()
-    if name not in contents["files"]:
-        raise RuntimeError(f"there is no shipped kernel {name}: {REINSTALL}")
-    record = contents["files"][name]
-    kernel = contents["kernels"][record["entry"]]
-    return Binary(**record, parameters=kernel["parameters"], scratch=kernel["scratch"])
+    with _damage_named():
+        if name not in contents["files"]:
+            raise RuntimeError(f"there is no shipped kernel {name}: {REINSTALL}")
+        record = contents["files"][name]
+        kernel = contents["kernels"][record["entry"]]
+        return Binary(**record, parameters=kernel["parameters"], scratch=kernel["scratch"])
+
+
+def cuda_needed(arch: str) -> tuple[int, int]:
+    """CUDA version of the oldest driver that reads an architecture's files. Raises RuntimeError for a damaged list."""
+    with _damage_named():
+        major, minor = manifest()["archs"][arch]["cuda"]
+        return int(major), int(minor)
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Whatever a damaged manifest leads to, as a RuntimeError with the mend."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise RuntimeError(f"the list of shipped kernels is damaged ({error!r}): {REINSTALL}") from None
 
 
 def read_ptx(name: str) -> bytes:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..call import AttentionCall
 from ..lists import TileLists
+from ..routing import mean_tiles
 
 CHUNK_BYTES = 256 << 20  # gathered keys and values at a time
 
@@ -22,6 +23,9 @@ CHUNK_BYTES = 256 << 20  # gathered keys and values at a time
 def refusal(call: AttentionCall) -> str | None:
     """Why this backend cannot run the call: never. `int8` is a way to compute, not another result: it is not needed."""
     return None
+
+
+means = mean_tiles
 
 
 def attention(call: AttentionCall) -> Tensor:
@@ -54,8 +58,9 @@ class _OneList:
     """
 
     def __init__(self, lists: TileLists, number: int, k: Tensor, v: Tensor, bias: Tensor | None, tail: bool):
-        self.lists, self.bias = lists, bias
+        self.lists, self.number, self.bias = lists, number, bias
         self.rows, self.skipped = lists.starts.shape[1] - 1, lists.skipped()[number]
+        self.computed = 0 if self.skipped else self.rows
         self.starts, self.counts = lists.rows(number)
         tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
         self.k_tiles, self.v_tiles = (x[:, :tiled].unflatten(1, (-1, lists.key_tile)) for x in (k, v))
@@ -73,33 +78,46 @@ class _OneList:
         if self.skipped:
             out_tiles.zero_()
         tile_bytes = n * self.lists.key_tile * dim * q.element_size() * 2
-        computed = 0 if self.skipped else self.rows
-        for tile_rows, parts in _batches(self.starts[:computed], self.counts[:computed], tile_bytes):
-            query = q_tiles[:, tile_rows]
+        for tile_rows, chosen in self._kept_batches(tile_bytes):
+            query = q_tiles.index_select(1, tile_rows)
             # equal rows: one gather serves them all
-            merged = query.flatten(1, 2)[:, None] if len(parts) == 1 else query
-            out_tiles[:, tile_rows] = self._softmax(merged, parts).view_as(query)
+            merged = query.flatten(1, 2)[:, None] if len(chosen) == 1 else query
+            out_tiles.index_copy_(1, tile_rows, self._softmax(merged, chosen).view_as(query))
         if tokens > tiled:
-            out[:, tiled:] = self._softmax(q[:, None, tiled:], [(self.starts[-1], self.counts[-1])])[:, 0]
+            out[:, tiled:] = self._softmax(q[:, None, tiled:], self._columns([(self.starts[-1], self.counts[-1])]))[
+                :, 0
+            ]
         return out
 
-    def _softmax(self, query: Tensor, parts: list[tuple[int, int]]) -> Tensor:
-        """Output (N, parts, rows, D) of query (N, parts, rows, D) over the key tiles of each part."""
-        chosen = torch.stack([self.lists.columns[start : start + count].long() for start, count in parts])
+    def _kept_batches(self, tile_bytes: int) -> list[tuple[Tensor, Tensor]]:
+        """Query tiles that run together and their key tiles (1 or as many rows, count); worked out once per list."""
+        return self.lists.kept_aside(
+            ("batches", self.number, tile_bytes, CHUNK_BYTES),
+            lambda: [
+                (torch.tensor(tiles, device=self.lists.columns.device), self._columns(parts))
+                for tiles, parts in _batches(self.starts[: self.computed], self.counts[: self.computed], tile_bytes)
+            ],
+        )
+
+    def _columns(self, parts: list[tuple[int, int]]) -> Tensor:
+        return torch.stack([self.lists.columns[start : start + count].long() for start, count in parts])
+
+    def _softmax(self, query: Tensor, chosen: Tensor) -> Tensor:
+        """Output (N, parts, rows, D) of query (N, parts, rows, D) over chosen key tiles (parts, count)."""
         k, v = (
             _gather(tiles, rest, chosen) for tiles, rest in ((self.k_tiles, self.k_rest), (self.v_tiles, self.v_rest))
         )
         if self.bias is None and self.means is None:
             return F.scaled_dot_product_attention(query, k, v)
-        score_bias = torch.zeros(len(query), len(parts), k.shape[2], dtype=query.dtype, device=query.device)
+        score_bias = torch.zeros(len(query), len(chosen), k.shape[2], dtype=query.dtype, device=query.device)
         if self.bias is not None and self.bias.shape[1]:
             score_bias[:, :, -self.bias.shape[1] :] = self.bias[:, None]
         if self.means is not None:
             k, v = (
-                torch.cat([x, mean[:, None].expand(-1, len(parts), -1, -1)], 2)
+                torch.cat([x, mean[:, None].expand(-1, len(chosen), -1, -1)], 2)
                 for x, mean in zip((k, v), self.means, strict=True)
             )
-            dropped = score_bias.new_full((len(parts), self.k_tiles.shape[1]), math.log(self.lists.key_tile))
+            dropped = score_bias.new_full((len(chosen), self.k_tiles.shape[1]), math.log(self.lists.key_tile))
             dropped.scatter_(1, chosen, -torch.inf)
             score_bias = torch.cat([score_bias, dropped.expand(len(query), -1, -1)], 2)
         return F.scaled_dot_product_attention(query, k, v, score_bias[:, :, None])

@@ -25,12 +25,16 @@ from .launcher import Launch, Launcher, launch_failure, through_triton
 TRITON_FOUND = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the tests run the kernels without a GPU
 INTERPRETED_ARCH = "sm_80"
+# the minor version that each torch was released with; others take the newest
+TRITON_OF_TORCH = {
+    ("2", "6"): "3.2", ("2", "7"): "3.3", ("2", "8"): "3.4", ("2", "9"): "3.5", ("2", "11"): "3.6", ("2", "13"): "3.7"
+}  # fmt: skip
 
 
 def refusal(call: AttentionCall) -> str | None:
     """Why this backend cannot run a call, in words; None when it can."""
     if not TRITON_FOUND:
-        return "Triton is not installed (on Windows: pip install triton-windows)"
+        return f"Triton is not installed: {install_line()}"
     reason, device = unsuited(call), call.q.device
     if reason is not None or INTERPRETED:
         return reason
@@ -42,6 +46,13 @@ def refusal(call: AttentionCall) -> str | None:
         name = torch.cuda.get_device_name(device)
         return f"there are no kernels for {name}: NVIDIA from RTX 30 or A100 on, AMD MI300 and RX 9000"
     return _launch_failure(device)
+
+
+def install_line(system: str = sys.platform, torch_version: str = torch.__version__) -> str:
+    """The command that installs the Triton that belongs to this torch, for this Python."""
+    package = "triton-windows" if system == "win32" else "triton"
+    version = TRITON_OF_TORCH.get(tuple(torch_version.split(".")[:2]))
+    return f'"{sys.executable}" -m pip install ' + (f'"{package}=={version}.*"' if version else package)
 
 
 def unsuited(call: AttentionCall) -> str | None:
@@ -72,9 +83,20 @@ def attention(call: AttentionCall) -> Tensor:
     return run(call, INTERPRETED_ARCH if INTERPRETED else device_arch(call.q.device), through_triton)
 
 
+def means(call: AttentionCall, x: Tensor, tile: int) -> Tensor:
+    """Means over tiles for routing, see `routing.routed_call`."""
+    return launched_means(call, x, tile, through_triton)
+
+
+def launched_means(call: AttentionCall, x: Tensor, tile: int, launcher: Launcher) -> Tensor:
+    """Means (B*H, tiles, D) of x (B, S, H, D) in each head's token order, in the dtype of x."""
+    x = plain_strides(x if x.stride(-1) == 1 else x.contiguous())
+    return tile_means(x, call.lists.slots(call.pair_lists, x.shape[2]), call.lists, tile, launcher)
+
+
 def run(call: AttentionCall, arch: str, launcher: Launcher) -> Tensor:
     """Output (B, S, H, D), contiguous, by the kernels of an architecture, however they are launched."""
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (call.q, call.k, call.v))
+    q, k, v = (plain_strides(x if x.stride(-1) == 1 else x.contiguous()) for x in (call.q, call.k, call.v))
     config = kernel_config(arch, q.shape[-1], call.int8, call.tail)
     slots = call.lists.slots(call.pair_lists, q.shape[2])
     prepared = Prepared(k, v, slots, call, config, launcher)
@@ -83,12 +105,20 @@ def run(call: AttentionCall, arch: str, launcher: Launcher) -> Tensor:
     return out
 
 
+def plain_strides(x: Tensor) -> Tensor:
+    """x with a stride of 0 for axes of size 1: nobody follows it, but an odd one would be another binary or a copy."""
+    strides = [0 if size == 1 else stride for size, stride in zip(x.shape, x.stride(), strict=True)]
+    return x.as_strided(x.shape, strides)
+
+
 class Prepared:
     """What is made of k and v before attention: 8-bit keys, means of tiles. Nothing of it for the plain kernel."""
 
     def __init__(
         self, k: Tensor, v: Tensor, slots: Tensor, call: AttentionCall, config: KernelConfig, launcher: Launcher
     ):
+        # skipped heads come last and need nothing, unless their text rows are dense
+        slots = slots[: sum(call.lists.densities[number] > 0 for number in call.pair_lists)]
         self.key_bias = self.k_int8 = self.k_scale = self.v_scale = self.k_means = self.v_means = self.kept = None
         lists, (batch, tokens, heads, head_dim) = call.lists, k.shape
         if call.key_bias is not None:
@@ -98,7 +128,8 @@ class Prepared:
             self.k_int8 = torch.empty(batch * heads, tokens, head_dim, dtype=torch.int8, device=k.device)
             tiles = -(-tokens // lists.key_tile)
             self.k_scale = torch.empty(batch * heads, tiles, dtype=torch.float32, device=k.device)
-            launcher(quantize_launch(k, mean, self.k_int8, self.k_scale, slots, lists))
+            if len(slots):
+                launcher(quantize_launch(k, mean, self.k_int8, self.k_scale, slots, lists))
         if config.pv == "fp8":
             self.v_scale = v.abs().amax(1).float().clamp_min(1e-12).contiguous()
         if call.tail:
@@ -116,7 +147,7 @@ def attention_launch(
     tiles = lists.grid.video_tokens // lists.key_tile
     arguments = (
         q, k, v, out, slots, lists.starts, lists.counts, lists.columns, lists.orders, lists.index,
-        _or(prepared.key_bias, slots), _or(prepared.k_int8, slots), _or(prepared.k_scale, slots),
+        _or(prepared.key_bias, lists.zero()), _or(prepared.k_int8, slots), _or(prepared.k_scale, slots),
         _or(prepared.v_scale, slots), _or(prepared.k_means, q), _or(prepared.v_means, q), _or(prepared.kept, slots),
         head_dim**-0.5 * math.log2(math.e),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
@@ -133,7 +164,8 @@ def attention_launch(
 
 
 def _or(tensor: Tensor | None, unused: Tensor) -> Tensor:
-    """A pointer that the kernel never follows where there is nothing to point at."""
+    """A pointer that the kernel never follows where there is nothing to point at. Where the kernel is the same with
+    and without, it has to be of the same type: another would be another binary."""
     return unused if tensor is None else tensor
 
 
@@ -161,9 +193,9 @@ def tile_means(
     batch, tokens, heads, head_dim = x.shape
     tiles = lists.grid.video_tokens // tile
     out = torch.empty(batch * heads, tiles, head_dim, dtype=x.dtype, device=x.device)
-    if tiles:
+    if tiles and len(slots):
         tables = (slots, lists.orders, lists.index)
-        arguments = (x, _or(shift, slots), out, *tables, *x.stride()[:3], heads, tokens, int(shift is not None))
+        arguments = (x, _or(shift, lists.zero()), out, *tables, *x.stride()[:3], heads, tokens, int(shift is not None))
         constants = {"HEAD_DIM": head_dim, "TILE": tile}
-        launcher(Launch("tile_means", (tiles, batch * heads), arguments, constants, warps=4))
+        launcher(Launch("tile_means", (tiles, len(slots)), arguments, constants, warps=4))
     return out

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from ...kernels.attention import AUTO, choose_backend, sparse_attention
+from ...kernels.attention import AUTO, choose_backend, run_call
 from ...kernels.call import AttentionCall
+from ...kernels.configs import DTYPES
 from ...kernels.grid import TokenGrid
 from ...kernels.lists import TileLists
 from ...plans.binding import BoundPlan, Table
@@ -17,6 +20,15 @@ from ...plans.plan import Plan
 from . import reasons
 from .families import Layout
 from .run import Run
+
+LOG = logging.getLogger(__name__)
+
+
+@cache
+def announce(device: torch.device) -> None:
+    """Say, before the first sparse call on a GPU, why it takes longer."""
+    if device.type == "cuda":
+        LOG.info("Sparse-vDiT: preparing the kernels for %s; this happens once and may take some seconds", device)
 
 
 class PlanEngine:
@@ -78,14 +90,18 @@ class PlanEngine:
         head_lists = table[self.band][layer]
         if self.backend == AUTO and all(lists.densities[number] >= 1 for number in head_lists):
             return reasons.DENSE_HEADS  # the model's own attention is the faster way to the same result
+        announce(q.device)
         try:
             call = AttentionCall(q, k, v, lists, head_lists)
             name, passed_over = choose_backend(call, self.backend)
         except ValueError as error:
             run.note(str(error))
             return reasons.REFUSED
+        if self.backend == AUTO and name == "torch" and q.device.type == "cuda" and q.dtype in DTYPES:
+            run.note(f"no fast kernels here: {passed_over}")  # torch alone is slower than dense attention
+            return reasons.NO_KERNELS
         stop = run.clock(q.device)
-        out = sparse_attention(q, k, v, lists, head_lists, name)
+        out = run_call(call, name)
         stop()
         self._warn(run, layout)
         if passed_over is not None:
