@@ -15,7 +15,10 @@ from importlib import import_module
 import torch
 import torch.nn.functional as F
 from small_wan_runs import sparse_attention
+from sparse_vdit.kernels.backends.launcher import through_triton
+from sparse_vdit.kernels.backends.triton_backend import run as run_kernels
 from sparse_vdit.kernels.call import AttentionCall
+from sparse_vdit.kernels.configs import device_arch, untried_configs
 from sparse_vdit.kernels.lists import TileLists
 from sparse_vdit.kernels.order import DEEP, ORDERS
 from sparse_vdit.kernels.routing import routed_call
@@ -149,6 +152,20 @@ def ours(backend: str, kind: str = "lists", **options: bool) -> Method:
         return lambda: sparse_attention(case.q, case.k, case.v, case.lists, numbers, backend, **options), as_it_is
 
     return Method(make, kind)
+
+
+def untried(name: str, int8: bool = False) -> Method:
+    """Our kernel in a configuration that no card takes yet, see `configs.untried_configs`."""
+
+    def make(case: Case) -> tuple[Run, Finish]:
+        arch = device_arch(case.q.device)
+        config = untried_configs(arch, case.q.shape[-1], int8).get(name)
+        if config is None:
+            raise ValueError(f"not for {arch} at head_dim {case.q.shape[-1]}")
+        call = AttentionCall(case.q, case.k, case.v, case.lists, case.head_lists, int8=int8)
+        return lambda: run_kernels(call, arch, through_triton, config), as_it_is
+
+    return Method(make, ideal="ours_bf16")
 
 
 def sdpa(backend: SDPBackend) -> Method:
@@ -290,6 +307,9 @@ METHODS: dict[str, Method] = {
     "fa4": flash("flash_attn.cute", "flash-attn-4"),
     "ours_bf16": ours("triton"),
     "ours_int8": ours("triton", int8=True),
+    "ours_packed": untried("packed"),
+    "ours_int8_packed": untried("packed", int8=True),
+    "ours_int8_fp8": untried("fp8", int8=True),
     "ours_tail": replace(ours("triton", "tail", tail=True), ideal="ours_bf16"),
     "ours_routed": replace(ours("triton", "routed"), ideal="ours_bf16"),
     "ours_ptx": ours("compiled"),

@@ -1,6 +1,7 @@
-"""Writes the README's tables from the result files, between `<!-- table: NAME -->` and `<!-- end -->`.
+"""Writes the tables of README.md and benchmarks/README.md from the result files, between `<!-- table: NAME -->` and
+`<!-- end -->`.
 
-python benchmarks/tables.py          # rewrites README.md
+    python benchmarks/tables.py
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -61,17 +62,95 @@ def quality_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"quality": quality_table}
+def code_table() -> str:
+    """Every kernel on every architecture, the worst of both dtypes and head dimensions."""
+    result = newest("kernel_checks")
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in result["rows"]:
+        if row["check"] == "code" and row["kernel"].startswith("attention"):
+            groups.setdefault((row["arch"], row["kernel"]), []).append(row)
+    lines = [
+        "| GPU | kernel | registers | spills | shared memory, KiB of | tensor-core instructions, 8-bit ones |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (arch, kernel), rows in groups.items():
+        shared, limit = max(row["shared"] for row in rows) / 1024, rows[0]["shared_limit"] / 1024
+        registers, spills = (max(row[name] for row in rows) for name in ("registers", "spills"))
+        cores = " / ".join(str(min(row[name] for row in rows)) for name in ("tensor_core", "int8_core"))
+        lines.append(f"| {arch} | {kernel} | {registers} | {spills} | {shared:.0f} of {limit:.0f} | {cores} |")
+    return "\n".join([*lines, "", made_by(result)])
+
+
+def numbers_table() -> str:
+    """Relative errors by dtype and option, the worst of the tests' cases."""
+    result = newest("kernel_checks")
+    groups: dict[tuple[str, bool], list[dict]] = {}
+    for row in result["rows"]:
+        if row["check"] == "numbers":
+            groups.setdefault((row["dtype"], row["int8"]), []).append(row)
+    lines = ["| dtype | cases | Triton, interpreted | torch backend | allowed |", "|---|---|---|---|---|"]
+    for (dtype, int8), rows in sorted(groups.items()):
+        worst = [f"{max(row[name] for row in rows):.1e}" for name in ("triton", "torch", "allowed")]
+        lines.append(f"| {dtype}{', q k in INT8' if int8 else ''} | {len(rows)} | {' | '.join(worst)} |")
+    return "\n".join([*lines, "", made_by(result)])
+
+
+def memory_table() -> str:
+    """Memory and balance of the models' shapes."""
+    result = newest("kernel_checks")
+    rows = [row for row in result["rows"] if row["check"] == "memory"]
+    balances = [name for name in rows[0] if name.startswith("imbalance")]
+    shown = ["bf16", "int8", "tail", "packed"]
+    lines = [
+        "| shape | tokens | lists, MB | " + " | ".join(f"{name}, % of q+k+v" for name in shown) + " | "
+        + " | ".join(f"longest / mean multiprocessor at {name.split('_')[1]}" for name in balances) + " |",
+        "|---" * (3 + len(shown) + len(balances)) + "|",
+    ]  # fmt: skip
+    for row in rows:
+        cells = [row["shape"], f"{row['tokens']:,}", f"{row['list_bytes'] / 1e6:.1f}"]
+        cells += [f"{row[name]:.1%}".rstrip("%") for name in shown] + [f"{row[name]:.3f}" for name in balances]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", made_by(result)])
+
+
+def cpu_table() -> str:
+    """The torch backend beside PyTorch's dense attention on a CPU."""
+    result = newest("kernels-cpu")
+    lines = ["| shape | method | density | ms | speed-up |", "|---|---|---|---|---|"]
+    dense = {row["shape"]: row["ms"] for row in result["rows"] if row["method"] == "sdpa"}
+    for row in result["rows"]:
+        cells = [row["shape"], row["method"], f"{row['density']:.2f}", f"{row['ms']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} | {dense[row['shape']] / row['ms']:.2f} |")
+    return "\n".join([*lines, "", made_by(result)])
+
+
+def made_by(result: dict) -> str:
+    """The line below a table."""
+    return f"`{result['command']}`, {result['device']}, {result['date']}."
+
+
+TABLES = {
+    "README.md": {"quality": quality_table},
+    "benchmarks/README.md": {
+        "code": code_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
+    },
+}  # fmt: skip
 
 
 def main() -> None:
-    text = README.read_text()
-    for name, make in TABLES.items():
+    for name, tables in TABLES.items():
+        file = ROOT / name
+        file.write_text(filled(file.read_text(), name, tables))
+
+
+def filled(text: str, file: str, tables: dict[str, Callable[[], str]]) -> str:
+    """A text with every table in its place."""
+    for name, make in tables.items():
         pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
         if not re.search(pattern, text, re.S):
-            sys.exit(f"README.md has no place for table {name}")
+            sys.exit(f"{file} has no place for table {name}")
         text = re.sub(pattern, lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text, flags=re.S)
-    README.write_text(text)
+    return text
 
 
 if __name__ == "__main__":

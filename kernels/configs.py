@@ -6,7 +6,7 @@ cores. Which of the possible rows are fastest has to be measured on cards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,12 +24,15 @@ class KernelConfig:
         rows: queries of a program; a query tile is one or more programs.
         warps, stages: of the program and of its pipeline.
         pv: arithmetic of P V, see `triton_kernels/softmax.py`.
+        packed: keys and values are copied into tile order, few heads at a time, and read by tensor descriptors. For
+            sm_90 and sm_100.
     """
 
     rows: int
     warps: int
     stages: int
     pv: str = "model"
+    packed: bool = False
 
 
 def kernel_config(arch: str, head_dim: int, int8: bool = False, tail: bool = False) -> KernelConfig:
@@ -43,6 +46,21 @@ def kernel_config(arch: str, head_dim: int, int8: bool = False, tail: bool = Fal
     fp16_sums = int8 and arch in ("sm_86", "sm_89", "sm_120") and not (tail and head_dim == 128)
     stages = 4 if int8 and head_dim == 64 else 3  # with 3, sm_86 and sm_89 spill a little
     return KernelConfig(rows=128, warps=8, stages=stages, pv="fp16" if fp16_sums else "model")
+
+
+def untried_configs(arch: str, head_dim: int, int8: bool) -> dict[str, KernelConfig]:
+    """Configurations that compile cleanly and that no card takes before they were measured there, by name.
+
+    `packed` against reading token by token (on sm_120 tensor descriptors spill); `fp8`, less exact, where the chip
+    multiplies fp8 (sm_100 has no 8-bit integer products beside it).
+    """
+    own, found = kernel_config(arch, head_dim, int8), {}
+    if arch in ("sm_90", "sm_100"):
+        found["packed"] = replace(own, packed=True)
+    if int8 and arch in ("sm_89", "sm_90", "sm_120"):
+        small = head_dim == 128 and arch != "sm_90"  # with 128 rows these spill
+        found["fp8"] = replace(own, pv="fp8", **({"rows": 64, "warps": 4, "stages": 4} if small else {}))
+    return found
 
 
 def device_arch(device: torch.device) -> str | None:

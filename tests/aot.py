@@ -20,7 +20,7 @@ os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
 import load_pack  # noqa: F401
 import triton
 from sparse_vdit.kernels.backends.ahead_of_time import attention_kernel, helper_kernels
-from sparse_vdit.kernels.configs import HEAD_DIMS
+from sparse_vdit.kernels.configs import HEAD_DIMS, untried_configs
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_MEMORY = {
@@ -54,6 +54,7 @@ def read_nvidia(compiled: object, arch: str) -> dict:
         "native_core": len(re.findall(NATIVE_CORE.get(arch, TENSOR_CORE), sass)),
         "int8_core": len(re.findall(INT8_CORE, sass)),
         "serialised": "C7511" in warnings,
+        "tensor_loads": len(re.findall(r"\bUTMALDG\b", sass)),
     }
 
 
@@ -71,6 +72,7 @@ def read_amd(compiled: object, arch: str) -> dict:
         "native_core": len(re.findall(AMD_TENSOR_CORE, text)),
         "int8_core": len(re.findall(AMD_INT8_CORE, text)),
         "serialised": False,
+        "tensor_loads": 0,
     }
 
 
@@ -83,6 +85,10 @@ def rows(arch: str) -> list[dict]:
             "attention" + "_int8" * int8 + "_tail" * tail: attention_kernel(arch, dtype, head_dim, int8, tail)
             for int8, tail in itertools.product((False, True), repeat=2)
         } | helper_kernels(arch, dtype, head_dim)
+        for int8 in (False, True):
+            for name, config in untried_configs(arch, head_dim, int8).items():
+                compiled = attention_kernel(arch, dtype, head_dim, int8, False, config)
+                kernels["attention" + "_int8" * int8 + f"_{name}"] = compiled
         for name, compiled in kernels.items():
             row = {"arch": arch, "kernel": name, "dtype": dtype, "head_dim": head_dim}
             shared = {"shared": compiled.metadata.shared, "shared_limit": SHARED_MEMORY[arch]}

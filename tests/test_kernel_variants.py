@@ -7,9 +7,10 @@ import itertools
 import pytest
 import torch
 from sparse_vdit.kernels.attention import sparse_attention
-from sparse_vdit.kernels.backends import triton_backend
+from sparse_vdit.kernels.backends import packing, triton_backend
+from sparse_vdit.kernels.backends.launcher import through_triton
 from sparse_vdit.kernels.call import AttentionCall
-from sparse_vdit.kernels.configs import kernel_config
+from sparse_vdit.kernels.configs import kernel_config, untried_configs
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.oracle import call_attention
@@ -132,15 +133,30 @@ def test_triton_kernels_interpreted(case: dict) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
-@pytest.mark.parametrize("head_dim", [64, 128])
-def test_fp8_interpreted(head_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An option that no configuration takes yet: it has to be measured first."""
-    config = dataclasses.replace(kernel_config("sm_90", head_dim, int8=True, tail=True), pv="fp8")
-    monkeypatch.setattr(triton_backend, "kernel_config", lambda *args: config)
+@pytest.mark.parametrize(("arch", "head_dim"), [("sm_89", 64), ("sm_89", 128), ("sm_90", 128)])
+def test_fp8_interpreted(arch: str, head_dim: int) -> None:
     options = {name: values[0] for name, values in OPTIONS.items()}
-    call = make_call({**options, "head_dim": head_dim, "int8": True, "tail": True})
-    distance = relative_l2(run(call, "triton"), call_attention(call))
-    assert INT8_RELATIVE_L2 < distance < FP8_RELATIVE_L2
+    call = make_call({**options, "head_dim": head_dim, "int8": True})
+    out = triton_backend.run(call, arch, through_triton, untried_configs(arch, head_dim, True)["fp8"])
+    assert INT8_RELATIVE_L2 < relative_l2(out, call_attention(call)) < FP8_RELATIVE_L2
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
+@pytest.mark.parametrize("case", CASES[::3], ids=[str(number) for number in range(len(CASES))][::3])
+def test_packed_tiles_interpreted(case: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One group of heads after the other, through the same buffers."""
+    call = make_call(case)
+    config = untried_configs("sm_90", case["head_dim"], case["int8"])["packed"]
+    monkeypatch.setattr(packing, "group_size", lambda pairs: 4)
+    out = triton_backend.run(call, "sm_90", through_triton, config)
+    assert_close(out, call_attention(call), int8=case["int8"])
+
+
+def test_packed_groups_take_a_tenth_of_the_memory() -> None:
+    for pairs in (1, 3, 12, 24, 40, 80):
+        size = packing.group_size(pairs)
+        assert size == 1 or 2 * size <= 0.1 * 3 * pairs
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, compile
 
-from ..configs import AMD_ARCHS, kernel_config
+from ..configs import AMD_ARCHS, KernelConfig, kernel_config
 from ..tiling import KEY_TILE, QUERY_TILE
 from .triton_kernels.quantize_keys import quantize_keys_kernel
 from .triton_kernels.sparse import block_sparse_fwd_kernel
@@ -25,15 +25,23 @@ _UNALIGNED = ("KEY_BIAS",)  # starts anywhere in a larger tensor
 PTX_ISA = {"sm_80": 74, "sm_86": 74, "sm_89": 78, "sm_90": 80, "sm_100": 86, "sm_120": 87}
 
 
-def attention_kernel(arch: str, dtype: str, head_dim: int, int8: bool, tail: bool) -> CompiledKernel:
-    """The attention kernel for an architecture, dtype (`bf16`, `fp16`) and head_dim, as the launcher calls it."""
-    config = kernel_config(arch, head_dim, int8, tail)
+def attention_kernel(
+    arch: str, dtype: str, head_dim: int, int8: bool, tail: bool, config: KernelConfig | None = None
+) -> CompiledKernel:
+    """The attention kernel for an architecture, dtype (`bf16`, `fp16`) and head_dim, as the launcher calls it.
+
+    Args:
+        config: instead of the architecture's own; it does not ship, and is not held to what old drivers take.
+    """
+    own = kernel_config(arch, head_dim, int8, tail)
+    config = config or own
     constants = {
         "HEAD_DIM": head_dim, "QUERY_TILE": QUERY_TILE, "KEY_TILE": KEY_TILE, "ROWS": config.rows,
         "STAGES": config.stages, "INT8": int8, "PV": config.pv, "TAIL": tail,
-        "UPCAST": False,
+        "UPCAST": False, "PACKED": config.packed,
     }  # fmt: skip
-    return _compile(block_sparse_fwd_kernel, arch, dtype, constants, config.warps, config.stages)
+    ships = config == own
+    return _compile(block_sparse_fwd_kernel, arch, dtype, constants, config.warps, config.stages, ships)
 
 
 def helper_kernels(arch: str, dtype: str, head_dim: int) -> dict[str, CompiledKernel]:
@@ -48,17 +56,20 @@ def helper_kernels(arch: str, dtype: str, head_dim: int) -> dict[str, CompiledKe
 
 
 def _compile(
-    kernel: object, arch: str, dtype: str, constants: dict, warps: int, stages: int | None = None
+    kernel: object, arch: str, dtype: str, constants: dict, warps: int, stages: int | None = None, ships: bool = True
 ) -> CompiledKernel:
     names = kernel.arg_names
     types = {name: f"*{dtype}" if name.isupper() else "i32" for name in names} | _TENSORS
+    if constants.get("PACKED"):
+        block = f"tensordesc<{dtype}[{constants['KEY_TILE']}, {constants['HEAD_DIM']}]>"
+        types |= {"K_TILES": block, "V_TILES": block}
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     # what the launcher guarantees, and what Triton would find out by itself: without it loads are narrow
     aligned = [n for n in names if n.startswith("stride_") or (signature[n].startswith("*") and n not in _UNALIGNED)]
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     options = {"num_warps": warps, **({} if stages is None else {"num_stages": stages})}
-    if arch in PTX_ISA:
+    if ships and arch in PTX_ISA:
         options["ptx_version"] = PTX_ISA[arch]
     return compile(source, target=_target(arch), options=options)
 

@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 KERNELS = {  # module under triton_kernels/ and function
     "attention": ("sparse", "block_sparse_fwd_kernel"),
+    "pack_tiles": ("pack_tiles", "pack_tiles_kernel"),
     "quantize_keys": ("quantize_keys", "quantize_keys_kernel"),
     "tile_means": ("tile_means", "tile_means_kernel"),
 }
@@ -27,13 +27,14 @@ class Launch:
         kernel: name in KERNELS.
         grid: programs along x and y.
         arguments: in the order of the kernel's own, less its constants; the first is a tensor of the model's dtype.
+            Tensor descriptors (`TensorDescriptor` of Triton) are for Triton alone.
         constants: what the kernel is compiled for, by name.
         warps, stages: of a program and of its pipeline; None leaves the pipeline to the compiler.
     """
 
     kernel: str
     grid: tuple[int, int]
-    arguments: tuple[Tensor | int | float, ...]
+    arguments: tuple[object, ...]
     constants: dict[str, int | str | bool]
     warps: int
     stages: int | None = None

@@ -21,6 +21,7 @@ from ..configs import DTYPES, HEAD_DIMS, KernelConfig, device_arch, kernel_confi
 from ..lists import TileLists
 from ..tiling import KEY_TILE, QUERY_TILE
 from .launcher import Launch, Launcher, launch_failure, through_triton
+from .packing import packed_groups
 
 TRITON_FOUND = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the tests run the kernels without a GPU
@@ -94,14 +95,22 @@ def launched_means(call: AttentionCall, x: Tensor, tile: int, launcher: Launcher
     return tile_means(x, call.lists.slots(call.pair_lists, x.shape[2]), call.lists, tile, launcher)
 
 
-def run(call: AttentionCall, arch: str, launcher: Launcher) -> Tensor:
-    """Output (B, S, H, D), contiguous, by the kernels of an architecture, however they are launched."""
+def run(call: AttentionCall, arch: str, launcher: Launcher, config: KernelConfig | None = None) -> Tensor:
+    """Output (B, S, H, D), contiguous, by the kernels of an architecture, however they are launched.
+
+    Args:
+        config: instead of the architecture's own, for measuring others.
+    """
     q, k, v = (plain_strides(x if x.stride(-1) == 1 else x.contiguous()) for x in (call.q, call.k, call.v))
-    config = kernel_config(arch, q.shape[-1], call.int8, call.tail)
+    config = config or kernel_config(arch, q.shape[-1], call.int8, call.tail)
     slots = call.lists.slots(call.pair_lists, q.shape[2])
     prepared = Prepared(k, v, slots, call, config, launcher)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    launcher(attention_launch(q, k, v, out, slots, call, prepared, config))
+    if config.packed:
+        for group, k_tiles, v_tiles in packed_groups(k, v, slots, call.lists, launcher):
+            launcher(attention_launch(q, k, v, out, group, call, prepared, config, k_tiles, v_tiles))
+    else:
+        launcher(attention_launch(q, k, v, out, slots, call, prepared, config))
     return out
 
 
@@ -140,13 +149,14 @@ class Prepared:
 
 def attention_launch(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, slots: Tensor, call: AttentionCall, prepared: Prepared,
-    config: KernelConfig,
+    config: KernelConfig, k_tiles: object = None, v_tiles: object = None,
 ) -> Launch:  # fmt: skip
-    """The launch that fills out (B, S, H, D)."""
-    lists, (batch, tokens, heads, head_dim) = call.lists, q.shape
+    """The launch that fills the heads of slots in out (B, S, H, D); k_tiles and v_tiles are of `packed_groups`."""
+    lists, (tokens, heads, head_dim) = call.lists, q.shape[1:]
     tiles = lists.grid.video_tokens // lists.key_tile
     arguments = (
-        q, k, v, out, slots, lists.starts, lists.counts, lists.columns, lists.orders, lists.index,
+        q, k, v, _or(k_tiles, k), _or(v_tiles, v), out,
+        slots, lists.starts, lists.counts, lists.columns, lists.orders, lists.index,
         _or(prepared.key_bias, lists.zero()), _or(prepared.k_int8, slots), _or(prepared.k_scale, slots),
         _or(prepared.v_scale, slots), _or(prepared.k_means, q), _or(prepared.v_means, q), _or(prepared.kept, slots),
         head_dim**-0.5 * math.log2(math.e),
@@ -157,13 +167,13 @@ def attention_launch(
     constants = {
         "HEAD_DIM": head_dim, "QUERY_TILE": lists.query_tile, "KEY_TILE": lists.key_tile, "ROWS": config.rows,
         "STAGES": config.stages, "INT8": call.int8, "PV": config.pv, "TAIL": call.tail,
-        "UPCAST": INTERPRETED and q.dtype == torch.bfloat16,
+        "UPCAST": INTERPRETED and q.dtype == torch.bfloat16, "PACKED": config.packed,
     }  # fmt: skip
-    grid = (-(-tokens // config.rows) * batch * heads, 1)
+    grid = (-(-tokens // config.rows) * len(slots), 1)
     return Launch("attention", grid, arguments, constants, config.warps, config.stages)
 
 
-def _or(tensor: Tensor | None, unused: Tensor) -> Tensor:
+def _or(tensor: object, unused: Tensor) -> object:
     """A pointer that the kernel never follows where there is nothing to point at. Where the kernel is the same with
     and without, it has to be of the same type: another would be another binary."""
     return unused if tensor is None else tensor

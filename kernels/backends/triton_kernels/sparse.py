@@ -8,6 +8,8 @@ and the tile number two ahead: with a dependent load inside the loop the pipelin
 
 INT8: q k^T of 8-bit numbers, as SageAttention does it (arXiv 2410.02367): q is quantized here, one scale per query
 tile; k by `quantize_keys.py`, smoothed, one scale per key tile and stored in tile order.
+Packed: K_TILES and V_TILES hold the keys and values of all full tiles of the launched heads in tile order
+(`pack_tiles.py`), read by tensor descriptors instead of token by token: TMA on Hopper and Blackwell.
 Summaries: a tile left out counts as its mean key, as often as it has keys, with its mean value (zeroth order of PISA,
 arXiv 2602.01077, and Sol-Attn, arXiv 2607.24027), so that the softmax runs over the whole sequence.
 """
@@ -23,7 +25,7 @@ UNSPECIALIZED = ["heads", "tokens", "video_tokens", "tiled_keys", "list_rows", "
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def block_sparse_fwd_kernel(
-    Q, K, V, OUT, SLOTS, STARTS, COUNTS, COLUMNS, ORDERS, INDEX,
+    Q, K, V, K_TILES, V_TILES, OUT, SLOTS, STARTS, COUNTS, COLUMNS, ORDERS, INDEX,
     KEY_BIAS, K_INT8, K_SCALE, V_SCALE, K_MEANS, V_MEANS, KEPT,
     qk_scale,
     stride_qb, stride_qs, stride_qh,
@@ -33,11 +35,13 @@ def block_sparse_fwd_kernel(
     heads, tokens, video_tokens, tiled_keys, list_rows, summaries, biased,
     HEAD_DIM: tl.constexpr, QUERY_TILE: tl.constexpr, KEY_TILE: tl.constexpr, ROWS: tl.constexpr,
     STAGES: tl.constexpr, INT8: tl.constexpr, PV: tl.constexpr, TAIL: tl.constexpr, UPCAST: tl.constexpr,
+    PACKED: tl.constexpr,
 ):  # fmt: skip
-    """Q, K, V, OUT (B, S, H, D) by strides; SLOTS (B*H, 3): batch, head, list; STARTS, COUNTS (lists, list_rows);
-    INDEX (orders, S); KEY_BIAS (B, S - video_tokens) fp32, in units of log 2, unless biased is 0; K_INT8 (B*H, S, D),
-    K_SCALE (B*H, key tiles, the ragged ones included) if INT8; V_SCALE (B*H, D) for PV in fp8; K_MEANS, V_MEANS
-    (B*H, summaries, D) and KEPT (lists, list_rows, words of 32 tiles) if TAIL, summaries being the full key tiles.
+    """Q, K, V, OUT (B, S, H, D) by strides; K_TILES, V_TILES descriptors of (slots * tiled_keys, D) if PACKED;
+    SLOTS (slots, 3): batch, head, list; STARTS, COUNTS (lists, list_rows); INDEX (orders, S);
+    KEY_BIAS (B, S - video_tokens) fp32, in units of log 2, unless biased is 0; K_INT8 (B*H, S, D), K_SCALE (B*H, key
+    tiles, the ragged ones included) if INT8; V_SCALE (B*H, D) for PV in fp8; K_MEANS, V_MEANS (B*H, summaries, D) and
+    KEPT (lists, list_rows, words of 32 tiles) if TAIL, summaries being the full key tiles.
     """
     # the rows past the last full tile attend everything: these programs, the longest, start first, those of all heads.
     # Then head by head, so that what runs together reads the same keys.
@@ -135,22 +139,30 @@ def block_sparse_fwd_kernel(
             if INT8:
                 next_step = tl.load(K_SCALE + tile)
             for j in tl.range(start, start + count, num_stages=STAGES):
-                key = next_key.to(tl.int64)
-                next_key = tl.load(INDEX + next_tile * KEY_TILE + offs_n)
+                if not PACKED:
+                    key = next_key.to(tl.int64)
+                    next_key = tl.load(INDEX + next_tile * KEY_TILE + offs_n)
                 if INT8:
                     step = scale * next_step
                     next_step = tl.load(K_SCALE + next_tile)
                     k = tl.load(K_INT8 + (tile * KEY_TILE + offs_n)[:, None] * HEAD_DIM + offs_d[None, :])
-                    tile = tl.load(COLUMNS + j + 1).to(tl.int32)
                     scores = tl.dot(q, k.T).to(tl.float32)
                 else:
                     step = scale
-                    k = tl.load(K + key[None, :] * stride_ks + offs_d[:, None])
+                    if PACKED:
+                        k = K_TILES.load([slot * tiled_keys + tile * KEY_TILE, 0]).T
+                    else:
+                        k = tl.load(K + key[None, :] * stride_ks + offs_d[:, None])
                     if UPCAST:
                         k = k.to(tl.float32)
                     scores = tl.dot(q, k)
+                if PACKED:
+                    v = V_TILES.load([slot * tiled_keys + tile * KEY_TILE, 0])
+                else:
+                    v = tl.load(V + key[:, None] * stride_vs + offs_d[None, :])
+                if INT8 or PACKED:
+                    tile = tl.load(COLUMNS + j + 1).to(tl.int32)
                 next_tile = tl.load(COLUMNS + j + 2).to(tl.int32)
-                v = tl.load(V + key[:, None] * stride_vs + offs_d[None, :])
                 if PV == "fp8":
                     v = (v.to(tl.float32) * to_fp8[None, :]).to(tl.float8e4nv)
                 acc, denom, m = softmax_step(acc, denom, m, scores, step, v, PV, UPCAST)

@@ -1,0 +1,98 @@
+"""What can be known of the kernels without a GPU: code compiled for every card, numbers, memory and balance.
+
+    python benchmarks/kernel_checks.py
+
+Rows of the result file by their `check`: `code` (one kernel of one architecture, from `tests/aot.py`), `numbers` (one
+case of the tests, interpreted, against the fp64 oracle) and `memory` (one model's shape). Needs Triton; some minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import results
+import torch
+from sparse_vdit.kernels.backends.packing import group_size
+from sparse_vdit.kernels.backends.triton_backend import Prepared
+from sparse_vdit.kernels.call import AttentionCall
+from sparse_vdit.kernels.configs import AMD_ARCHS, NVIDIA_ARCHS, kernel_config
+from sparse_vdit.kernels.oracle import call_attention
+from sparse_vdit.kernels.schedule import imbalance
+from test_kernel_variants import CASES, make_call, run
+from tolerances import INT8_RELATIVE_L2, RELATIVE_L2, relative_l2
+
+from kernels import SHAPES, Shape, build_lists
+
+WORKERS = 132  # multiprocessors of an H100 or H200
+DENSITIES = (0.1, 0.25, 0.5)
+
+
+def code_rows() -> list[dict]:
+    """Registers, spills, shared memory and tensor-core instructions of every kernel that ships or waits."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    found = []
+    for arch in (*NVIDIA_ARCHS, *AMD_ARCHS):
+        start = time.perf_counter()
+        command = [sys.executable, results.ROOT / "tests" / "aot.py", arch]
+        output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        found += json.loads(output)
+        print(f"{arch}: {time.perf_counter() - start:.0f} s", flush=True)
+    return [{"check": "code"} | row for row in found]
+
+
+def number_rows() -> list[dict]:
+    """Relative L2 error of both backends for every case of the tests."""
+    found = []
+    for case in CASES:
+        call = make_call(case)
+        truth = call_attention(call)
+        grid = case["grid"]
+        row = {
+            "check": "numbers", "dtype": str(case["dtype"]).removeprefix("torch."), "head_dim": case["head_dim"],
+            "int8": case["int8"], "tail": case["tail"], "key_bias": case["key_bias"],
+            "grid": [*grid.shape, grid.prefix, grid.suffix],
+            "allowed": INT8_RELATIVE_L2 if case["int8"] else RELATIVE_L2[case["dtype"]],
+        }  # fmt: skip
+        found.append(row | {name: float(f"{relative_l2(run(call, name), truth):.2g}") for name in ("triton", "torch")})
+        print(found[-1], flush=True)
+    return found
+
+
+def memory_row(name: str, shape: Shape) -> dict:
+    """Bytes that a shape's lists take, and what each kernel takes beside q, k and v as a fraction of them."""
+    lists, mixes, _ = build_lists(shape, DENSITIES)
+    x = torch.empty(1, shape.grid.tokens, shape.heads, shape.head_dim, dtype=torch.bfloat16, device="meta")
+    row = {"check": "memory", "shape": name, "tokens": shape.grid.tokens, "list_bytes": lists.bytes}
+    for kernel, options in {"bf16": {}, "int8": {"int8": True}, "tail": {"tail": True}}.items():
+        row[kernel] = round(prepared_bytes(x, lists, mixes[DENSITIES[0]], options) / (3 * x.nbytes), 4)
+    row["packed"] = round(2 * group_size(shape.heads) / (3 * shape.heads), 4)
+    return row | {
+        f"imbalance_{density}": round(imbalance(lists, heads, WORKERS), 4) for density, heads in mixes.items()
+    }
+
+
+def prepared_bytes(x: torch.Tensor, lists: object, head_lists: tuple[int, ...], options: dict) -> int:
+    """What is made of k and v before the launch; x stands for all three and has no memory."""
+    call = object.__new__(AttentionCall)  # unchecked: its tensors are on a device of their own
+    fields = {"q": x, "k": x, "v": x, "lists": lists, "head_lists": head_lists}
+    for field, value in ({"key_bias": None, "int8": False, "tail": False} | fields | options).items():
+        object.__setattr__(call, field, value)
+    config = kernel_config("sm_90", x.shape[-1], call.int8, call.tail)
+    prepared = Prepared(x, x, lists.slots(call.pair_lists, x.shape[2]), call, config, lambda launch: None)
+    return sum(tensor.nbytes for tensor in vars(prepared).values() if tensor is not None)
+
+
+def main() -> None:
+    memory = [memory_row(name, shape) for name, shape in SHAPES.items()]
+    print(*memory, sep="\n", flush=True)
+    print("Written to", results.save_results("kernel_checks", [*memory, *number_rows(), *code_rows()]))
+
+
+if __name__ == "__main__":
+    main()
