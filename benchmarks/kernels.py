@@ -283,6 +283,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args, rows = arguments(), []
     deadline = time.monotonic() + args.minutes * 60
+    args.folder.mkdir(parents=True, exist_ok=True)
     results.FOLDER = results.ROOT / os.path.relpath(args.folder, results.ROOT)
     known = TINY if args.quick else CPU if args.device == "cpu" else SHAPES
     for name, shape in {name: (SHAPES | CPU)[name] for name in args.shapes}.items() if args.shapes else known.items():
