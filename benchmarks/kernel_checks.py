@@ -18,6 +18,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import results
 import torch
+from kernel_shapes import SHAPES, Shape, build_lists
 from sparse_vdit.kernels.backends.packing import group_size
 from sparse_vdit.kernels.backends.triton_backend import Prepared
 from sparse_vdit.kernels.call import AttentionCall
@@ -26,8 +27,6 @@ from sparse_vdit.kernels.oracle import call_attention
 from sparse_vdit.kernels.schedule import imbalance
 from test_kernel_variants import CASES, make_call, run
 from tolerances import INT8_RELATIVE_L2, RELATIVE_L2, relative_l2
-
-from kernels import SHAPES, Shape, build_lists
 
 WORKERS = 132  # multiprocessors of an H100 or H200
 DENSITIES = (0.1, 0.25, 0.5)

@@ -15,9 +15,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,12 +23,9 @@ import results
 import torch
 import torch.nn.functional as F
 from kernel_methods import METHODS, Case, Finish, Method, Run
+from kernel_shapes import CPU, SHAPES, TINY, Shape, build_lists
 from PIL import Image, ImageDraw
-from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.kernels.lists import TileListBuilder, TileLists
-from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip
 from sparse_vdit.kernels.schedule import imbalance
-from sparse_vdit.plans.candidates import default_candidates
 from torch import Tensor
 
 SEED = 7
@@ -39,68 +34,9 @@ WARMUP, REPEATS, ROW_MS = 2, (2, 15), 1000.0  # runs that do not count; least an
 FIELD_SHARE = 1.0  # of the part of q and k that neighbours share, beside noise of 1
 SHOWN = ("ms", "tflops_kept", "fraction_of_best_dense", "fraction_of_ideal", "rel_l2", "rel_l2_dense",
          "extra_bytes_fraction", "imbalance")  # fmt: skip
-LIKE = 3  # patterns near the wanted density that a head may get
-COLOURS = ("#0b6e4f", "#d1495b", "#2e86ab", "#edae49", "#6a4c93", "#8d6a9f", "#444444", "#3bb273", "#e15554", "#7768ae")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One layer's self-attention of a model."""
-
-    grid: TokenGrid
-    heads: int
-    head_dim: int = 128
-
-
-SHAPES = {  # the most important first
-    "wan14b_720p": Shape(TokenGrid(21, 45, 80), 40),
-    "hunyuan_720p": Shape(TokenGrid(33, 45, 80, suffix=256), 24),
-    "cogvideox15": Shape(TokenGrid(11, 48, 85, prefix=226), 48, 64),
-    "wan14b_480p": Shape(TokenGrid(21, 30, 52), 40),
-    "wan1_3b_480p": Shape(TokenGrid(21, 30, 52), 12),
-}
-TINY = {"tiny": Shape(TokenGrid(7, 13, 17, prefix=5, suffix=3), 3, 64)}
-CPU = {"cpu_8192": Shape(TokenGrid(8, 32, 32), 12)}
 CPU_DENSITIES = (1.0, 0.25)
 ON_CPU = ("sdpa", "ours_torch")
-
-
-def pool() -> tuple[Pattern, ...]:
-    """Patterns of all densities: the search's own candidates and graded widths of two of their kinds."""
-    frames = (Diagonal(size) for size in (3, 5, 6, 8, 10, 12, 16))
-    places = (MultiDiagonal(size, size) for size in (0.2, 0.3, 0.4, 0.45))
-    return (*(pattern for pattern in default_candidates() if not isinstance(pattern, Skip)), *frames, *places)
-
-
-def mix(densities: dict[int, float], heads: int, wanted: float) -> tuple[int, ...]:
-    """List of each head, from a quarter to seven quarters of the wanted mean, of as many kinds as are near.
-
-    Args:
-        densities: of each list.
-    """
-    used, chosen, carried = dict.fromkeys(densities, 0), [], 0.0
-    for head in range(heads):
-        goal = min(1.0, wanted * (0.25 + 1.5 * (head + 0.5) / heads)) + carried
-        near = sorted(densities, key=lambda number: abs(densities[number] - goal))[: LIKE if head < heads - 1 else 1]
-        best = min(near, key=lambda number: used[number])
-        used[best] += 1
-        carried = goal - densities[best]
-        chosen.append(best)
-    return tuple(chosen)
-
-
-def build_lists(shape: Shape, wanted: Sequence[float]) -> tuple[TileLists, dict[float, tuple[int, ...]], list[int]]:
-    """All lists of a shape, the mix of each density, and the routed list of each."""
-    builder = TileListBuilder(shape.grid)
-    numbers = [builder.add(pattern) for pattern in pool()]
-    dense = builder.add(Dense())
-    routed = [builder.add(Routed(density)) for density in wanted]
-    lists = builder.build()
-    densities = {number: lists.densities[number] for number in numbers}
-    mixes = {
-        density: (dense,) * shape.heads if density >= 1 else mix(densities, shape.heads, density) for density in wanted
-    }
-    return lists, mixes, routed
+COLOURS = ("#0b6e4f", "#d1495b", "#2e86ab", "#edae49", "#6a4c93", "#8d6a9f", "#444444", "#3bb273", "#e15554", "#7768ae")
 
 
 def random_qkv(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
