@@ -56,6 +56,20 @@ def contact_sheet(rows: dict[str, Tensor], file: Path, scale: int = 2, every: in
     sheet.save(file, quality=88)
 
 
+def labelled_row(maps: dict[str, Tensor], file: Path) -> None:
+    """Grey pictures (H, W) in 0..1, dark for 1, side by side, each under its name."""
+    parts = []
+    for name, values in maps.items():
+        picture = Image.fromarray((255 - values.clamp(0, 1) * 255).round().byte().numpy()).convert("RGB")
+        parts.append(_captioned(picture, name))
+    canvas = Image.new("RGB", (sum(p.width + 8 for p in parts) - 8, max(p.height for p in parts)), "white")
+    left = 0
+    for part in parts:
+        canvas.paste(part, (left, 0))
+        left += part.width + 8
+    canvas.save(file, optimize=True)
+
+
 def line_plot(x: list[float], y: list[float], labels: tuple[str, str], file: Path, log: bool = True) -> None:
     """A curve, with a logarithmic vertical axis by default."""
     width, height, margin = 640, 320, 48

@@ -1,0 +1,71 @@
+"""The benchmark that compares the small Wan's heads with real models': known heads give known figures."""
+
+import sys
+
+import pytest
+import torch
+from load_pack import ROOT
+from sparse_vdit.kernels.grid import TokenGrid
+
+sys.path.append(str(ROOT / "benchmarks"))
+from attention_statistics import HeadStatistics, coarse_map, density_row, kind_row, smallest_share
+
+GRID = TokenGrid(9, 15, 17)
+
+
+def heads() -> dict[str, torch.Tensor]:
+    """Queries and keys (S, D), one for both, by the kind of the head they make."""
+    generator = torch.Generator().manual_seed(0)
+
+    def codes(number: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(number, 128, generator=generator), dim=1) * 20
+
+    frame = torch.arange(GRID.tokens) // (15 * 17)
+    place = torch.arange(GRID.tokens) % (15 * 17)
+    return {
+        "dense": torch.zeros(GRID.tokens, 128),
+        "diagonal": codes(9)[frame],
+        "multi_diagonal": codes(15 * 17)[place],
+    }
+
+
+@pytest.fixture(scope="module")
+def observed() -> HeadStatistics:
+    statistics = HeadStatistics(GRID)
+    own = torch.stack([*heads().values()], 1)
+    statistics.observe(0, own, own)
+    statistics.observe(0, own, own)
+    return statistics
+
+
+def test_smallest_share() -> None:
+    assert smallest_share(torch.full((2, 100), 0.01)).tolist() == pytest.approx([0.95, 0.95], abs=0.011)
+    assert smallest_share(torch.eye(7)).tolist() == pytest.approx([1 / 7] * 7)
+    assert smallest_share(torch.tensor([0.5, 0.3, 0.16, 0.04])).item() == 0.75
+
+
+def test_known_heads_have_their_kinds_and_densities(observed: HeadStatistics) -> None:
+    row = kind_row([observed, observed])
+    assert row["heads"] == [*heads()]
+    assert row["agreement"] == 1 and row["kinds"] == dict.fromkeys(heads(), 1)
+    dense, diagonal, multi = density_row([observed, observed], "keys")["heads"]
+    assert dense == pytest.approx(0.95, abs=0.01)
+    assert diagonal == pytest.approx(0.95 / 9, abs=0.01)  # of one frame of nine
+    assert multi == pytest.approx(1 / 255, abs=0.002)
+
+
+def test_tiles_hold_more_than_keys_and_the_flat_order_suits_frames(observed: HeadStatistics) -> None:
+    _, flat, _ = density_row([observed], "flat")["heads"]
+    _, deep, _ = density_row([observed], "deep")["heads"]
+    assert 0.95 / 9 < flat < 0.3 < deep
+
+
+def test_prompts_that_agree_correlate(observed: HeadStatistics) -> None:
+    assert density_row([observed, observed], "keys")["correlation"] == pytest.approx(1)
+
+
+def test_maps_keep_all_the_attention() -> None:
+    own = heads()["diagonal"]
+    picture = coarse_map(own, own)
+    torch.testing.assert_close(picture.sum(1), torch.ones(len(picture)))
+    assert picture[0, 0] > 20 * picture[0, -1]
