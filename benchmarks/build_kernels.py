@@ -57,13 +57,13 @@ def tasks(only: str) -> list[tuple[str, tuple]]:
 
 def compile_task(task: tuple[str, tuple]) -> tuple[str, dict, dict, bytes]:
     """Name, record of the file, record of the kernel, PTX. Runs in a process of its own."""
-    from sparse_vdit.kernels.backends.ahead_of_time import attention_kernel, helper_kernels
+    from sparse_vdit.kernels.backends.ahead_of_time import attention_kernel, helper_kernel
 
     name, (kernel, *variant) = task
     if kernel == "attention":
         compiled = attention_kernel(*variant)
     else:
-        compiled = helper_kernels(shipped.HELPER_ARCH, *variant)[kernel]  # from the cache but for the first of them
+        compiled = helper_kernel(kernel, shipped.HELPER_ARCH, *variant)
     print(name, flush=True)
     return name, *describe(name, compiled), compiled.asm["ptx"].encode()
 

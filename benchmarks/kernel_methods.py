@@ -6,109 +6,26 @@ One that is not installed or does not take the case raises, with its own reason.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib import import_module
 
 import torch
 import torch.nn.functional as F
+from kernel_cases import Case
 from small_wan_runs import sparse_attention
+from sparse_vdit.kernels.backends import triton_backend
 from sparse_vdit.kernels.backends.launcher import through_triton
-from sparse_vdit.kernels.backends.triton_backend import run as run_kernels
 from sparse_vdit.kernels.call import AttentionCall
-from sparse_vdit.kernels.configs import device_arch, untried_configs
+from sparse_vdit.kernels.configs import device_arch, kernel_config, untried_configs
 from sparse_vdit.kernels.lists import TileLists
 from sparse_vdit.kernels.order import DEEP, ORDERS
 from sparse_vdit.kernels.routing import routed_call
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-SAMPLED_ROWS, SAMPLED_HEADS = 48, 4
 SOL_BLOCK = 64
-
-
-@dataclass(frozen=True)
-class Case:
-    """One shape at one density.
-
-    Attributes:
-        q, k, v: (1, S, H, D).
-        lists: on the device of q.
-        head_lists: list of each head, a mix of patterns of about the density.
-        routed: number of the routed list of the same density.
-        dense: number of the dense list.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    lists: TileLists
-    head_lists: tuple[int, ...]
-    routed: int
-    dense: int
-    _truths: dict[str, Tensor] = field(default_factory=dict, repr=False)
-
-    def density(self, kind: str = "lists") -> float:
-        """Computed pairs / all pairs of the lists that a method is given, see `Method.truth`."""
-        numbers = self.numbers(kind)
-        return sum(self.lists.densities[number] for number in numbers) / len(numbers)
-
-    def numbers(self, kind: str) -> tuple[int, ...]:
-        """List of each head for one kind of method."""
-        every = {"dense": self.dense, "routed": self.routed}
-        return (every[kind],) * len(self.head_lists) if kind in every else self.head_lists
-
-    @cached_property
-    def sample(self) -> tuple[Tensor, Tensor]:
-        """Heads and query positions, spread evenly, that errors are taken from."""
-        tokens, heads = self.q.shape[1:3]
-        return tuple(
-            torch.linspace(0, size - 1, min(size, most)).round().long().to(self.q.device)
-            for size, most in ((heads, SAMPLED_HEADS), (tokens, SAMPLED_ROWS))
-        )
-
-    def error(self, out: Tensor, kind: str) -> float:
-        """||out - exact|| / ||exact|| on sampled heads and rows of out (1, S, H, D)."""
-        if kind not in self._truths:
-            call = AttentionCall(self.q, self.k, self.v, self.lists, self.numbers(kind), tail=kind == "tail")
-            self._truths[kind] = exact(routed_call(call), *self.sample)
-        heads, rows = self.sample
-        truth = self._truths[kind]
-        return ((out[0][rows][:, heads].transpose(0, 1).float() - truth).norm() / truth.norm()).item()
-
-
-def exact(call: AttentionCall, heads: Tensor, rows: Tensor) -> Tensor:
-    """The answer of a call of batch 1 in fp32 for some heads and query positions: (heads, rows, D)."""
-    lists, found = call.lists, []
-    for head in heads.tolist():
-        number = call.pair_lists[head]
-        order = lists.index[lists.order_numbers()[number]].long()
-        k, v = (x[0, :, head][order].float() for x in (call.k, call.v))
-        keep = listed_keys(lists, number, order.argsort()[rows])
-        bias = torch.zeros(keep.shape, device=k.device).masked_fill_(~keep, -torch.inf)
-        if call.tail:
-            tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
-            kept = keep[:, : tiled : lists.key_tile]
-            summary = torch.full(kept.shape, math.log(lists.key_tile), device=k.device).masked_fill_(kept, -torch.inf)
-            bias = torch.cat([bias, summary], 1)
-            k, v = (torch.cat([x, x[:tiled].unflatten(0, (-1, lists.key_tile)).mean(1)]) for x in (k, v))
-        scores = call.q[0, rows, head].float() @ k.T * k.shape[-1] ** -0.5
-        found.append((scores + bias).softmax(-1) @ v)
-    return torch.stack(found)
-
-
-def listed_keys(lists: TileLists, number: int, places: Tensor) -> Tensor:
-    """Keys of the sorted sequence that sorted queries attend by a list: bool (places, S)."""
-    tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
-    keep = torch.ones(len(places), lists.grid.tokens, dtype=torch.bool, device=places.device)
-    keep[:, :tiled] = False
-    row = (places // lists.query_tile).clamp_max(lists.starts.shape[1] - 1)
-    parts = zip(lists.starts[number, row].tolist(), lists.counts[number, row].tolist(), strict=True)
-    for place, (start, count) in enumerate(parts):
-        keep[place, :tiled].view(-1, lists.key_tile)[lists.columns[start : start + count].long()] = True
-    return keep
 
 
 Run = Callable[[], Tensor]
@@ -125,6 +42,7 @@ class Method:
         ideal: method whose dense time, times the density, is this one's ideal time.
         best: whether it counts as dense attention in the model's own precision.
         package: of PyPI, for its version.
+        prepare: gives what comes before attention alone - quantizing, choosing tiles - to be timed by itself.
     """
 
     make: Callable[[Case], tuple[Run, Finish]]
@@ -132,6 +50,7 @@ class Method:
     ideal: str | None = None
     best: bool = False
     package: str | None = None
+    prepare: Callable[[Case], Callable[[], object]] | None = None
 
 
 def as_it_is(out: Tensor) -> Tensor:
@@ -151,7 +70,15 @@ def ours(backend: str, kind: str = "lists", **options: bool) -> Method:
         numbers = case.numbers(kind)
         return lambda: sparse_attention(case.q, case.k, case.v, case.lists, numbers, backend, **options), as_it_is
 
-    return Method(make, kind)
+    def prepare(case: Case) -> Callable[[], object]:
+        call = AttentionCall(case.q, case.k, case.v, case.lists, case.numbers(kind), **options)
+        if kind == "routed":
+            return lambda: routed_call(call, triton_backend.means)
+        slots = case.lists.slots(call.pair_lists, case.q.shape[2])
+        config = kernel_config(device_arch(case.q.device), case.q.shape[-1], call.int8, call.tail)
+        return lambda: triton_backend.Prepared(case.k, case.v, slots, call, config, through_triton)
+
+    return Method(make, kind, prepare=prepare if backend == "triton" and (options or kind == "routed") else None)
 
 
 def untried(name: str, int8: bool = False) -> Method:
@@ -163,9 +90,9 @@ def untried(name: str, int8: bool = False) -> Method:
         if config is None:
             raise ValueError(f"not for {arch} at head_dim {case.q.shape[-1]}")
         call = AttentionCall(case.q, case.k, case.v, case.lists, case.head_lists, int8=int8)
-        return lambda: run_kernels(call, arch, through_triton, config), as_it_is
+        return lambda: triton_backend.run(call, arch, through_triton, config), as_it_is
 
-    return Method(make, ideal="ours_bf16")
+    return Method(make)
 
 
 def sdpa(backend: SDPBackend) -> Method:
@@ -309,6 +236,8 @@ METHODS: dict[str, Method] = {
     "ours_int8": ours("triton", int8=True),
     "ours_packed": untried("packed"),
     "ours_int8_packed": untried("packed", int8=True),
+    "ours_stages_2": untried("stages_2"),
+    "ours_int8_stages_2": untried("stages_2", int8=True),
     "ours_int8_fp8": untried("fp8", int8=True),
     "ours_tail": replace(ours("triton", "tail", tail=True), ideal="ours_bf16"),
     "ours_routed": replace(ours("triton", "routed"), ideal="ours_bf16"),

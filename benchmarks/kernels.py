@@ -22,7 +22,8 @@ from pathlib import Path
 import results
 import torch
 import torch.nn.functional as F
-from kernel_methods import METHODS, Case, Finish, Method, Run
+from kernel_cases import Case
+from kernel_methods import METHODS, Finish, Method, Run
 from kernel_shapes import CPU, SHAPES, TINY, Shape, build_lists
 from PIL import Image, ImageDraw
 from sparse_vdit.kernels.schedule import imbalance
@@ -36,6 +37,7 @@ SHOWN = ("ms", "tflops_kept", "fraction_of_best_dense", "fraction_of_ideal", "re
          "extra_bytes_fraction", "imbalance")  # fmt: skip
 CPU_DENSITIES = (1.0, 0.25)
 ON_CPU = ("sdpa", "ours_torch")
+NO_TIME = {"skipped": "no time left, allow more --minutes"}
 COLOURS = ("#0b6e4f", "#d1495b", "#2e86ab", "#edae49", "#6a4c93", "#8d6a9f", "#444444", "#3bb273", "#e15554", "#7768ae")
 
 
@@ -100,6 +102,7 @@ def measure(case: Case, method: Method) -> dict:
         "rel_l2": None if method.truth is None else float(f"{case.error(out, method.truth):.3g}"),
         "rel_l2_dense": float(f"{case.error(out, 'dense'):.3g}"),
         "extra_bytes_fraction": None if extra is None else round(extra / (3 * case.q.nbytes), 4),
+        "prepare_ms": None if method.prepare is None else round(median_ms(method.prepare(case), device), 4),
     }  # fmt: skip
 
 
@@ -126,9 +129,12 @@ def compare(rows: list[dict]) -> None:
     measured = [row for row in rows if "ms" in row]
     dense = {row["method"]: row for row in measured if row["density"] == 1}
     best = max((row["tflops_kept"] for method, row in dense.items() if METHODS[method].best), default=None)
+    fastest = min((row["ms"] for method, row in dense.items() if METHODS[method].best), default=None)
     for row in measured:
         own = dense.get(METHODS[row["method"]].ideal or row["method"])
         row["fraction_of_best_dense"] = round(row["tflops_kept"] / best, 4) if best else None
+        if fastest and row.get("prepare_ms") is not None:
+            row["prepare_fraction_of_dense"] = round(row["prepare_ms"] / fastest, 4)
         row["fraction_of_ideal"] = round(own["ms"] * row["density"] / row["ms"], 4) if own else None
 
 
@@ -145,9 +151,9 @@ def measure_shape(name: str, shape: Shape, args: argparse.Namespace, deadline: f
         for method in args.methods:
             if method in failed or (METHODS[method].truth == "dense" and density < 1):
                 continue
-            if time.monotonic() > deadline:
-                return rows
-            rows.append(known | {"method": method} | attempt(case, method, workers))
+            late = time.monotonic() > deadline
+            rows.append(known | {"method": method} | (NO_TIME if late else attempt(case, method, workers)))
+            rows[-1].setdefault("density", round(case.density(METHODS[method].truth or "lists"), 4))
             print(describe(rows[-1]), flush=True)
             if rows[-1].pop("missing", False):
                 failed.add(method)
@@ -203,7 +209,7 @@ def draw(rows: list[dict], file: Path) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--minutes", type=float, default=7.5, help="no row begins after so many")
+    parser.add_argument("--minutes", type=float, default=7.5, help="no row begins after so many, shared by the shapes")
     parser.add_argument("--quick", action="store_true", help="one tiny shape")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES | CPU)
     parser.add_argument("--methods", nargs="+", choices=METHODS)
@@ -217,21 +223,19 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    args, rows = arguments(), []
-    deadline = time.monotonic() + args.minutes * 60
+    args, rows, file = arguments(), [], None
     args.folder.mkdir(parents=True, exist_ok=True)
     results.FOLDER = results.ROOT / os.path.relpath(args.folder, results.ROOT)
     known = TINY if args.quick else CPU if args.device == "cpu" else SHAPES
-    for name, shape in {name: (SHAPES | CPU)[name] for name in args.shapes}.items() if args.shapes else known.items():
-        if time.monotonic() > deadline:
-            break
-        found = measure_shape(name, shape, args, deadline)
+    chosen = {name: (SHAPES | CPU)[name] for name in args.shapes} if args.shapes else known
+    start = time.monotonic()
+    for number, (name, shape) in enumerate(chosen.items(), 1):  # what a shape leaves of its share serves the next
+        found = measure_shape(name, shape, args, start + args.minutes * 60 * number / len(chosen))
         compare(found)
         rows += found
-        file = (
-            results.ROOT / results.save_results("kernels", rows)
-        ).resolve()  # after every shape, as a run may be cut short
-    if not rows:
+        if any("ms" in row for row in rows):  # after every shape, as a run may be cut short
+            file = (results.ROOT / results.save_results("kernels", rows)).resolve()
+    if file is None:
         raise SystemExit("nothing was measured in time")
     print(f"{'':47}" + "".join(f"{name[-10:]:>11}" for name in SHOWN), *map(describe, rows), sep="\n")
     draw(rows, file.with_suffix(".png"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import platform
 import re
@@ -22,8 +23,20 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
+def free_file(name: str, command: str) -> Path:
+    """File for a command's results: none of another command."""
+    for number in itertools.count(1):
+        file = FOLDER / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
+        if not file.exists() or json.loads(file.read_text())["command"] == command:
+            return file
+    raise AssertionError("numbers do not end")
+
+
 def save_results(benchmark: str, rows: list[dict]) -> str:
-    """Write rows under benchmarks/results; returns the file's name."""
+    """Write rows under benchmarks/results; returns the file's name.
+
+    The same command replaces its file of the same day, another one gets a file with a number.
+    """
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     date = datetime.date.today().isoformat()
     device = device_name()
@@ -38,7 +51,7 @@ def save_results(benchmark: str, rows: list[dict]) -> str:
         "rows": rows,
     }  # fmt: skip
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    file = FOLDER / f"{benchmark}-{slug}-{date}.json"
+    file = free_file(f"{benchmark}-{slug}-{date}", content["command"])
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     head = json.dumps({k: v for k, v in content.items() if k != "rows"}, indent=1)
     file.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')

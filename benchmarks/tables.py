@@ -67,31 +67,33 @@ def code_table() -> str:
     result = newest("kernel_checks")
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in result["rows"]:
-        if row["check"] == "code" and row["kernel"].startswith("attention"):
+        if row["check"] == "code":
             groups.setdefault((row["arch"], row["kernel"]), []).append(row)
     lines = [
-        "| GPU | kernel | registers | spills | shared memory, KiB of | tensor-core instructions, 8-bit ones |",
-        "|---|---|---|---|---|---|",
+        "| GPU | kernel | registers | spills | shared memory, KiB of | tensor instructions, INT8, FP8 | compiled, s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for (arch, kernel), rows in groups.items():
         shared, limit = max(row["shared"] for row in rows) / 1024, rows[0]["shared_limit"] / 1024
         registers, spills = (max(row[name] for row in rows) for name in ("registers", "spills"))
-        cores = " / ".join(str(min(row[name] for row in rows)) for name in ("tensor_core", "int8_core"))
-        lines.append(f"| {arch} | {kernel} | {registers} | {spills} | {shared:.0f} of {limit:.0f} | {cores} |")
+        cores = " / ".join(str(min(row[name] for row in rows)) for name in ("tensor_core", "int8_core", "fp8_core"))
+        cells = [arch, kernel, registers, spills, f"{shared:.0f} of {limit:.0f}", cores]
+        lines.append(f"| {' | '.join(map(str, cells))} | {max(row['seconds'] for row in rows):.1f} |")
     return "\n".join([*lines, "", made_by(result)])
 
 
 def numbers_table() -> str:
     """Relative errors by dtype and option, the worst of the tests' cases."""
     result = newest("kernel_checks")
-    groups: dict[tuple[str, bool], list[dict]] = {}
+    groups: dict[tuple[str, str, str], list[dict]] = {}
     for row in result["rows"]:
         if row["check"] == "numbers":
-            groups.setdefault((row["dtype"], row["int8"]), []).append(row)
-    lines = ["| dtype | cases | Triton, interpreted | torch backend | allowed |", "|---|---|---|---|---|"]
-    for (dtype, int8), rows in sorted(groups.items()):
-        worst = [f"{max(row[name] for row in rows):.1e}" for name in ("triton", "torch", "allowed")]
-        lines.append(f"| {dtype}{', q k in INT8' if int8 else ''} | {len(rows)} | {' | '.join(worst)} |")
+            tail = "with summaries" if row["tail"] else "without"
+            groups.setdefault((row["kernel"], tail, row["dtype"]), []).append(row)
+    lines = ["| kernel | summaries | dtype | cases | error | allowed |", "|---|---|---|---|---|---|"]
+    for (kernel, tail, dtype), rows in sorted(groups.items()):
+        worst = [f"{max(row[name] for row in rows):.1e}" for name in ("error", "allowed")]
+        lines.append(f"| {kernel} | {tail} | {dtype} | {len(rows)} | {' | '.join(worst)} |")
     return "\n".join([*lines, "", made_by(result)])
 
 
@@ -100,7 +102,7 @@ def memory_table() -> str:
     result = newest("kernel_checks")
     rows = [row for row in result["rows"] if row["check"] == "memory"]
     balances = [name for name in rows[0] if name.startswith("imbalance")]
-    shown = ["bf16", "int8", "tail", "packed"]
+    shown = ["bf16", "int8", "tail", "packed", "routed"]
     lines = [
         "| shape | tokens | lists, MB | " + " | ".join(f"{name}, % of q+k+v" for name in shown) + " | "
         + " | ".join(f"longest / mean multiprocessor at {name.split('_')[1]}" for name in balances) + " |",

@@ -21,7 +21,7 @@ class AttentionCall:
         lists: tile lists on the device of q.
         head_lists: number of a list for each head, or for each (batch, head).
         key_bias: (B, prefix + suffix) floats, added to the scores of the text keys before the softmax: -inf hides a
-            key. Every query must keep a key that is not hidden.
+            key. Every query must keep a key that is not hidden, and NaN gives NaN.
         int8: q k^T in 8 bits (SageAttention, arXiv 2410.02367), where the backend can.
         tail: tiles left out count as their mean key and value (PISA, arXiv 2602.01077; Sol-Attn, arXiv 2607.24027).
 
@@ -71,6 +71,9 @@ class AttentionCall:
         if not self.key_bias.dtype.is_floating_point:
             kind = "a bool mask" if self.key_bias.dtype == torch.bool else str(self.key_bias.dtype)
             raise ValueError(f"key_bias is {kind}, expected floats: 0 for keys that count, -inf for others")
+        text_only = [number for number in self.head_lists if self.lists.text_only()[number]]
+        if text_only and not self.tail:
+            raise ValueError(f"list {text_only[0]} has queries that attend text alone, which key_bias may hide")
 
     @property
     def pair_lists(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ that a dense head costs one row and all lists of a run stay small.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +19,7 @@ from .patterns import Pattern, Routed, Skip
 from .tiling import KEY_TILE, QUERY_TILE, Tiling
 
 PREFETCH = 2  # entries a kernel may read past the end of a row
-MOST_COLUMNS = 1 << 24  # 32 MB; a run of known models needs a few
+MOST_COLUMN_BYTES = 32 << 20  # a run of known models needs a few MB
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,13 @@ class TileLists:
             pair_lists: list of each (batch, head).
         """
 
-        def make() -> Tensor:
-            order = sorted(range(len(pair_lists)), key=lambda pair: -self.densities[pair_lists[pair]])
-            rows = [(*divmod(pair, heads), pair_lists[pair]) for pair in order]
-            return torch.tensor(rows, dtype=torch.int32).to(self.columns.device)
+        return self.kept_aside((pair_lists, heads), lambda: self.new_slots(pair_lists, self.densities, heads))
 
-        return self.kept_aside((pair_lists, heads), make)
+    def new_slots(self, pair_lists: tuple[int, ...], densities: Sequence[float], heads: int) -> Tensor:
+        """Slots of lists with the given densities, these or others on the same device."""
+        order = sorted(range(len(pair_lists)), key=lambda pair: -densities[pair_lists[pair]])
+        rows = [(*divmod(pair, heads), pair_lists[pair]) for pair in order]
+        return torch.tensor(rows, dtype=torch.int32).to(self.columns.device)
 
     def order_numbers(self) -> list[int]:
         """`orders` on the host."""
@@ -97,29 +98,37 @@ class TileLists:
         """Whether each list is of a skipped head."""
         return self.kept_aside("skipped", lambda: (self.counts < 0).any(1).tolist())
 
+    def text_only(self) -> list[bool]:
+        """Whether each list has a query without any key of the video."""
+        ragged = self.grid.video_tokens % self.key_tile > 0
+        return self.kept_aside(
+            "text_only",
+            lambda: [
+                bool(empty) and not ragged and number not in self.routed
+                for number, empty in enumerate((self.counts == 0).any(1).tolist())
+            ],
+        )
+
     def rows(self, number: int) -> tuple[list[int], list[int]]:
         """`starts` and `counts` of a list on the host."""
         return self.kept_aside(("rows", number), lambda: (self.starts[number].tolist(), self.counts[number].tolist()))
 
     def kept(self) -> Tensor:
         """One bit for each (list, row, key tile) that is attended, int32 words (lists, rows, tiles / 32)."""
-        return self.kept_aside("kept", self._kept)
-
-    def _kept(self, first: int = 0) -> Tensor:
-        """Those of the lists from number `first` on."""
         tiles = self.grid.video_tokens // self.key_tile
-        words = -(-tiles // 32)
-        bit = 1 << torch.arange(32, device=self.columns.device)
-        found = []
-        for starts, counts in zip(self.starts[first:].long(), self.counts[first:].long().clamp_min(0), strict=True):
-            row = torch.repeat_interleave(torch.arange(len(starts), device=starts.device), counts)
-            begin = torch.repeat_interleave(starts - counts.cumsum(0) + counts, counts)
-            mask = torch.zeros(len(starts), 32 * words, dtype=torch.int64, device=starts.device)
-            mask[row, self.columns[begin + torch.arange(len(row), device=starts.device)].long()] = 1
-            found.append((mask.view(len(starts), words, 32) * bit).sum(-1))
-        # from 0..2^32-1 to the signed number with the same bits
-        together = torch.stack(found) if found else torch.zeros(0, *self.counts.shape[1:], words, dtype=torch.int64)
-        return together.add(2**31).remainder(2**32).sub(2**31).to(torch.int32)
+
+        def make() -> Tensor:
+            found = []
+            for starts, counts in zip(self.starts.long(), self.counts.long().clamp_min(0), strict=True):
+                row = torch.repeat_interleave(torch.arange(len(starts), device=starts.device), counts)
+                begin = torch.repeat_interleave(starts - counts.cumsum(0) + counts, counts)
+                mask = torch.zeros(len(starts), tiles, dtype=torch.bool, device=starts.device)
+                mask[row, self.columns[begin + torch.arange(len(row), device=starts.device)].long()] = True
+                found.append(tile_bits(mask))
+            words = -(-tiles // 32)
+            return torch.stack(found) if found else self.counts.new_zeros(0, self.counts.shape[1], words)
+
+        return self.kept_aside("kept", make)
 
     def _check(self) -> None:
         tiles, entries = self.grid.video_tokens // self.key_tile, len(self.columns) - PREFETCH
@@ -201,14 +210,13 @@ class TileListBuilder:
     def build(self) -> TileLists:
         """The tables of all lists added so far, on the CPU."""
         tiling = self.tiling(ORDERS[0])
-        dtype = torch.int16 if tiling.key_tiles <= torch.iinfo(torch.int16).max else torch.int32
         starts, counts = zip(*self._lists, strict=True) if self._lists else ((), ())
         rows = tiling.query_tiles + 1
         return TileLists(
             grid=self.grid,
             query_tile=self.query_tile,
             key_tile=self.key_tile,
-            columns=torch.cat([*self._columns, torch.zeros(PREFETCH, dtype=torch.int32)]).to(dtype),
+            columns=torch.cat([*self._columns, torch.zeros(PREFETCH, dtype=torch.int32)]).to(self._dtype()),
             starts=torch.tensor(starts, dtype=torch.int32).view(-1, rows),
             counts=torch.tensor(counts, dtype=torch.int32).view(-1, rows),
             orders=torch.tensor([ORDERS.index(pattern.order) for pattern in self._ids], dtype=torch.int32),
@@ -216,6 +224,10 @@ class TileListBuilder:
             densities=tuple(self._densities),
             routed=dict(self._routed),
         )
+
+    def _dtype(self) -> torch.dtype:
+        """Of `columns`."""
+        return torch.int16 if self.tiling(ORDERS[0]).key_tiles <= torch.iinfo(torch.int16).max else torch.int32
 
     def _append(self, pattern: Pattern) -> None:
         tiling = self.tiling(pattern.order)
@@ -245,12 +257,21 @@ class TileListBuilder:
             self._rows[key] = (self._used, len(columns))
             self._columns.append(columns)
             self._used += len(columns)
-            if self._used > MOST_COLUMNS:
+            if self._used * self._dtype().itemsize > MOST_COLUMN_BYTES:
                 raise ValueError(
-                    f"tile lists of {len(self._ids)} patterns on {self.grid} tokens have over {MOST_COLUMNS} entries: "
-                    "use a plan with fewer patterns"
+                    f"tile lists of {len(self._ids)} patterns on {self.grid} tokens take over "
+                    f"{MOST_COLUMN_BYTES >> 20} MB: use a plan with fewer patterns"
                 )
         return self._rows[key]
+
+
+def tile_bits(mask: Tensor) -> Tensor:
+    """bool (rows, tiles) as one bit each in int32 words (rows, tiles / 32), the lowest first."""
+    rows, tiles = mask.shape
+    padded = torch.zeros(rows, -(-tiles // 32) * 32, dtype=torch.int64, device=mask.device)
+    padded[:, :tiles] = mask
+    words = (padded.view(rows, -1, 32) << torch.arange(32, device=mask.device)).sum(-1)
+    return words.add(2**31).remainder(2**32).sub(2**31).to(torch.int32)  # the signed number with the same bits
 
 
 def tile_density(tiling: Tiling, kept_tiles: int) -> float:

@@ -15,12 +15,43 @@ import torch
 from torch import Tensor
 
 from .call import AttentionCall
-from .lists import PREFETCH
+from .lists import PREFETCH, TileLists, tile_bits
 
-CHUNK_ELEMENTS = 1 << 22
-
+CHUNK_ELEMENTS = 1 << 20  # of products at a time: those of all heads would take more memory than q, k and v may
 
 Means = Callable[[AttentionCall, Tensor, int], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbering:
+    """Numbers of the lists of a call once every (batch, routed head) has its own.
+
+    Attributes:
+        pairs: list of each (batch, head).
+        members: for each routed list the (batch, head) numbers that had it, in the order of their new lists.
+        densities: of all lists.
+    """
+
+    pairs: tuple[int, ...]
+    members: dict[int, list[int]]
+    densities: tuple[float, ...]
+
+
+def numbering(lists: TileLists, pair_lists: tuple[int, ...]) -> Numbering:
+    """The same for every call with the same heads."""
+    pairs, densities, members = list(pair_lists), list(lists.densities), {}
+    for number in sorted(set(pair_lists) & set(lists.routed)):
+        members[number] = [pair for pair, own in enumerate(pair_lists) if own == number]
+        for pair in members[number]:
+            pairs[pair] = len(densities)
+            densities.append(lists.densities[number])
+    return Numbering(tuple(pairs), members, tuple(densities))
+
+
+def launch_slots(lists: TileLists, pair_lists: tuple[int, ...], heads: int) -> Tensor:
+    """What launches of a call read, `TileLists.slots`, once its routed heads have lists of their own."""
+    found = numbering(lists, pair_lists)
+    return lists.kept_aside((found.pairs, heads), lambda: lists.new_slots(found.pairs, found.densities, heads))
 
 
 def routed_call(call: AttentionCall, means: Means | None = None) -> AttentionCall:
@@ -31,60 +62,61 @@ def routed_call(call: AttentionCall, means: Means | None = None) -> AttentionCal
             token order; a backend's kernel, or by torch.
     """
     means = means or mean_tiles
-    lists, pairs = call.lists, list(call.pair_lists)
-    wanted = sorted({number for number in pairs if number in lists.routed})
-    if not wanted:
+    lists, found = call.lists, numbering(call.lists, call.pair_lists)
+    if not found.members:
         return call
-    static = len(lists.columns) - PREFETCH
-    columns, starts, counts, orders = [lists.columns[:static]], [lists.starts], [lists.counts], [lists.orders]
-    densities, used = list(lists.densities), static
     q_means, k_means = (means(call, x, tile) for x, tile in ((call.q, lists.query_tile), (call.k, lists.key_tile)))
-    for number in wanted:
-        members = [pair for pair, own in enumerate(pairs) if own == number]
-        chosen = choose_tiles(q_means[members], k_means[members], lists.routed[number]).to(lists.columns.dtype)
+    rows, used = q_means.shape[1], len(lists.columns) - PREFETCH
+    entries = sum(len(members) * rows * lists.routed[number] for number, members in found.members.items())
+    columns = lists.columns.new_zeros(used + entries + PREFETCH)
+    columns[:used] = lists.columns[:used]
+    starts, counts, orders, bits = [lists.starts], [lists.counts], [lists.orders], []
+    for number, members in found.members.items():
+        kept = lists.routed[number]
+        chosen = columns[used : used + len(members) * rows * kept].view(len(members), rows, kept)
+        choose_tiles(q_means[members], k_means[members], chosen)
         start, count = (table[number].repeat(len(members), 1) for table in (lists.starts, lists.counts))
-        rows = torch.arange(chosen.shape[0] * chosen.shape[1], device=chosen.device).view(chosen.shape[:2])
-        start[:, :-1] = used + rows * chosen.shape[2]
-        count[:, :-1] = chosen.shape[2]
-        for position, pair in enumerate(members):
-            pairs[pair] = len(densities) + position
-        columns.append(chosen.flatten())
+        place = torch.arange(len(members) * rows, device=columns.device, dtype=torch.int32).view(len(members), rows)
+        start[:, :-1] = used + place * kept
+        count[:, :-1] = kept
         starts.append(start)
         counts.append(count)
         orders.append(lists.orders[number].repeat(len(members)))
-        densities += [lists.densities[number]] * len(members)
+        bits += [_kept_bits(tiles, k_means.shape[1]) for tiles in chosen] if call.tail else []
         used += chosen.numel()
     together = dataclasses.replace(
         lists,
-        columns=torch.cat([*columns, lists.columns[static:]]),
+        columns=columns,
         starts=torch.cat(starts),
         counts=torch.cat(counts),
         orders=torch.cat(orders),
-        densities=tuple(densities),
-        _cache={},
+        densities=found.densities,
+        _cache={(found.pairs, call.q.shape[2]): launch_slots(lists, call.pair_lists, call.q.shape[2])},
     )
-    # the numbers of the new lists are those of every call like this one, so what follows from them alone is kept
-    key = (tuple(pairs), call.q.shape[2])
-    together._cache[key] = lists.kept_aside(key, lambda: together.slots(*key))
     if call.tail:
-        together._cache["kept"] = torch.cat([lists.kept(), together._kept(len(lists.densities))])
-    return dataclasses.replace(call, lists=together, head_lists=tuple(pairs))
+        together._cache["kept"] = torch.cat([lists.kept(), torch.stack(bits)])
+    return dataclasses.replace(call, lists=together, head_lists=found.pairs)
 
 
-def choose_tiles(q_means: Tensor, k_means: Tensor, kept: int) -> Tensor:
-    """Chosen key tiles, ascending, int32 (N, query tiles, kept), for mean queries and keys (N, tiles, D).
-
-    A few heads at a time: the products of all would take more memory than q, k and v may.
+def choose_tiles(q_means: Tensor, k_means: Tensor, chosen: Tensor) -> None:
+    """Fill chosen, whole numbers (N, query tiles, kept), with the best key tiles, ascending, for mean queries and keys
+    (N, tiles, D). A few heads at a time.
     """
     n, rows, columns = len(q_means), q_means.shape[1], k_means.shape[1]
-    found = torch.empty(n, rows, kept, dtype=torch.int32, device=q_means.device)
     some = max(1, CHUNK_ELEMENTS // max(1, rows * columns))
     for first in range(0, n, some):
         part = slice(first, first + some)
         products = q_means[part].float() @ k_means[part].float().transpose(1, 2)
-        best = products.topk(kept, dim=-1, sorted=False).indices
-        found[part] = best.sort(-1).values  # neighbours in memory one after the other
-    return found
+        best = products.topk(chosen.shape[2], dim=-1, sorted=False).indices.to(chosen.dtype)
+        chosen[part] = best.sort(-1).values  # neighbours in memory one after the other
+
+
+def _kept_bits(chosen: Tensor, tiles: int) -> Tensor:
+    """`TileLists.kept` of one list with chosen tiles (query tiles, kept) and a dense last row."""
+    mask = torch.zeros(len(chosen) + 1, tiles, dtype=torch.bool, device=chosen.device)
+    mask[:-1].scatter_(1, chosen.long(), True)
+    mask[-1] = True
+    return tile_bits(mask)
 
 
 def mean_tiles(call: AttentionCall, x: Tensor, tile: int) -> Tensor:

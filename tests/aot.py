@@ -5,6 +5,7 @@ Ahead-of-time compilation needs TRITON_INTERPRET unset, the numeric tests need i
     python tests/aot.py sm_80 gfx942
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -12,6 +13,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)
@@ -19,8 +23,8 @@ os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
 
 import load_pack  # noqa: F401
 import triton
-from sparse_vdit.kernels.backends.ahead_of_time import attention_kernel, helper_kernels
-from sparse_vdit.kernels.configs import HEAD_DIMS, untried_configs
+from sparse_vdit.kernels.backends.ahead_of_time import HELPERS, attention_kernel, helper_kernel
+from sparse_vdit.kernels.configs import HEAD_DIMS, kernel_config, untried_configs
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_MEMORY = {
@@ -31,6 +35,7 @@ TENSOR_CORE = r"\b(?:HMMA|HGMMA|UTCHMMA|QMMA|QGMMA|UTCQMMA|IMMA|IGMMA)\b"
 INT8_CORE = r"\b(?:IMMA|IGMMA|UTCIMMA)\b"
 # of the generation: wgmma on Hopper, tcgen05 on Blackwell's data center chips; older ones have one kind alone
 NATIVE_CORE = {"sm_90": r"\b(?:HGMMA|QGMMA|IGMMA)\b", "sm_100": r"\b(?:UTCHMMA|UTCQMMA|UTCIMMA)\b"}
+FP8_CORE = r"\b(?:QMMA|QGMMA|UTCQMMA)\b"
 AMD_TENSOR_CORE = r"\bv_(?:mfma|wmma|smfmac)"
 AMD_INT8_CORE = r"\bv_(?:mfma|wmma|smfmac)_i32\w*(?:i8|iu8)"
 
@@ -53,12 +58,13 @@ def read_nvidia(compiled: object, arch: str) -> dict:
         "tensor_core": len(re.findall(TENSOR_CORE, sass)),
         "native_core": len(re.findall(NATIVE_CORE.get(arch, TENSOR_CORE), sass)),
         "int8_core": len(re.findall(INT8_CORE, sass)),
-        "serialised": "C7511" in warnings,
+        "fp8_core": len(re.findall(FP8_CORE, sass)),
+        "serialised": "are serialized" in warnings,  # of several warnings that ptxas has for it
         "tensor_loads": len(re.findall(r"\bUTMALDG\b", sass)),
     }
 
 
-def read_amd(compiled: object, arch: str) -> dict:
+def read_amd(compiled: object) -> dict:
     """The same of AMD's assembly."""
     text = compiled.asm["amdgcn"]
 
@@ -71,6 +77,7 @@ def read_amd(compiled: object, arch: str) -> dict:
         "tensor_core": len(re.findall(AMD_TENSOR_CORE, text)),
         "native_core": len(re.findall(AMD_TENSOR_CORE, text)),
         "int8_core": len(re.findall(AMD_INT8_CORE, text)),
+        "fp8_core": 0,
         "serialised": False,
         "tensor_loads": 0,
     }
@@ -79,21 +86,30 @@ def read_amd(compiled: object, arch: str) -> dict:
 def rows(arch: str) -> list[dict]:
     """One row for each configuration of an architecture."""
     found = []
-    read = read_nvidia if arch.startswith("sm_") else read_amd
     for dtype, head_dim in itertools.product(("bf16", "fp16"), HEAD_DIMS):
-        kernels = {
-            "attention" + "_int8" * int8 + "_tail" * tail: attention_kernel(arch, dtype, head_dim, int8, tail)
-            for int8, tail in itertools.product((False, True), repeat=2)
-        } | helper_kernels(arch, dtype, head_dim)
-        for int8 in (False, True):
-            for name, config in untried_configs(arch, head_dim, int8).items():
-                compiled = attention_kernel(arch, dtype, head_dim, int8, False, config)
-                kernels["attention" + "_int8" * int8 + f"_{name}"] = compiled
-        for name, compiled in kernels.items():
-            row = {"arch": arch, "kernel": name, "dtype": dtype, "head_dim": head_dim}
-            shared = {"shared": compiled.metadata.shared, "shared_limit": SHARED_MEMORY[arch]}
-            found.append({**row, **shared, **read(compiled, arch)})
+        for int8, tail in itertools.product((False, True), repeat=2):
+            config = kernel_config(arch, head_dim, int8, tail)
+            others = {} if tail else untried_configs(arch, head_dim, int8)
+            for name, own in {"": config, **others}.items():
+                known = {
+                    "arch": arch, "kernel": "_".join(filter(None, ["attention", "int8" * int8, "tail" * tail, name])),
+                    "dtype": dtype, "head_dim": head_dim, "int8": int8, **dataclasses.asdict(own),
+                }  # fmt: skip
+                found.append(known | read(arch, partial(attention_kernel, arch, dtype, head_dim, int8, tail, own)))
+        names = [*HELPERS, *(["pack_tiles"] if untried_configs(arch, head_dim, False).get("packed") else [])]
+        for name in names:
+            known = {"arch": arch, "kernel": name, "dtype": dtype, "head_dim": head_dim}
+            found.append(known | read(arch, partial(helper_kernel, name, arch, dtype, head_dim)))
     return found
+
+
+def read(arch: str, make: Callable[[], object]) -> dict:
+    """Compile a kernel and read what came out."""
+    start = time.perf_counter()
+    compiled = make()
+    seconds = round(time.perf_counter() - start, 2)
+    known = {"seconds": seconds, "shared": compiled.metadata.shared, "shared_limit": SHARED_MEMORY[arch]}
+    return known | (read_nvidia(compiled, arch) if arch.startswith("sm_") else read_amd(compiled))
 
 
 def main() -> None:

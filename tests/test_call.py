@@ -13,7 +13,8 @@ from sparse_vdit.kernels.backends.triton_backend import install_line
 from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder, TileLists
-from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip
+from sparse_vdit.kernels.tiling import Tiling
 
 GRID = TokenGrid(5, 7, 11, prefix=3)
 
@@ -182,6 +183,34 @@ def test_ten_sizes_share_one_binary(int8: bool, tail: bool, monkeypatch: pytest.
     assert len(means) == 2, means
 
 
+def test_text_that_a_bias_may_hide_is_not_all_that_a_query_attends() -> None:
+    grid = TokenGrid(4, 8, 16, suffix=3)
+    mask = torch.zeros(4, 8, dtype=torch.bool)
+    lists = make_lists(grid, (Dense(), _Masked(mask)))
+    q = torch.zeros(1, grid.tokens, 2, 64)
+    bias = torch.full((1, 3), -torch.inf)
+    AttentionCall(q, q, q, lists, (1, 1))
+    AttentionCall(q, q, q, lists, (1, 1), bias, tail=True)
+    AttentionCall(q, q, q, lists, (0, 0), bias)
+    with pytest.raises(ValueError, match="list 1 has queries that attend text alone, which key_bias may hide"):
+        AttentionCall(q, q, q, lists, (0, 1), bias)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Masked(Pattern):
+    """Any tiles at all."""
+
+    kind = "masked"
+    mask: torch.Tensor = dataclasses.field(default=None, compare=False)
+
+    def tile_mask(self, tiling: Tiling) -> torch.Tensor:
+        return self.mask
+
+
+def test_every_torch_of_the_last_years_has_its_triton() -> None:
+    assert {("2", str(minor)) for minor in range(6, 14)} == {*triton_backend.TRITON_OF_TORCH}
+
+
 def test_the_install_line_belongs_to_this_torch() -> None:
     assert install_line("win32", "2.9.1+cu130").endswith('-m pip install "triton-windows==3.5.*"')
     assert install_line("linux", "9.9").endswith("-m pip install triton")
@@ -199,8 +228,9 @@ def test_routing_takes_the_best_tiles() -> None:
     from sparse_vdit.kernels.routing import choose_tiles, mean_tiles, routed_call
 
     means = (mean_tiles(call, x, tile) for x, tile in ((q, 128), (k, 64)))
-    chosen = choose_tiles(*means, lists.routed[0])
-    assert chosen.shape == (1, 8, 3)  # a fifth of 16 tiles
+    assert lists.routed[0] == 3  # a fifth of 16 tiles
+    chosen = torch.zeros(1, 8, 3, dtype=torch.int16)
+    choose_tiles(*means, chosen)
     assert 5 in chosen[0, 0]
     assert (chosen.diff(dim=-1) > 0).all()
     routed = routed_call(call)

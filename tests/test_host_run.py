@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from sparse_vdit.kernels.backends import triton_backend
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal
-from sparse_vdit.nodes.host import reasons
+from sparse_vdit.nodes.host import plan_engine, reasons
 from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
 from sparse_vdit.nodes.host.families import WAN, detect
 from sparse_vdit.nodes.host.override import LAYOUT, SEEN, attention_override, refusal
@@ -229,6 +230,19 @@ def test_all_heads_dense_is_the_models_own_attention() -> None:
     assert run.dense == {reasons.DENSE_HEADS: 1}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_precision_without_fast_kernels_stays_dense(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There torch alone is slower than the model's own attention; who names the backend gets it."""
+    monkeypatch.setattr(triton_backend, "INTERPRETED", False)
+    for backend in ("auto", "torch"):
+        run = Run(engine(Diagonal(0), backend=backend), function=None)
+        run.reason = run.engine.reason(0.5)
+        out = run.attend(0, (*GRID, 0, 0), *(split_heads(x.to(dtype), 3, False) for x in qkv()))
+        dense = backend == "auto" and dtype == torch.bfloat16
+        assert (out is None) == dense
+        assert run.dense == ({reasons.NO_KERNELS: 1} if dense else {})
+
+
 def test_blocks_compiled_alone_share_code_but_not_patterns() -> None:
     """Compiled code holds the first block's number; what counts is the block at work."""
     patterns = (Diagonal(0), Dense())
@@ -292,3 +306,11 @@ def test_runs_nest_and_free_twice(run: Run) -> None:
     assert current_run() is run
     run.free()
     run.free()
+
+
+def test_the_first_use_of_a_gpu_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_engine, "_announced", set())
+    said = []
+    for device in ("cpu", "cuda:0", "cuda:0", "cuda:1"):
+        plan_engine.announce(torch.device(device), said.append)
+    assert [line.split(";")[0] for line in said] == [f"preparing the kernels for cuda:{n}" for n in (0, 1)]

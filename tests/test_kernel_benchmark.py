@@ -54,6 +54,7 @@ def test_whole_path_without_gpu(tmp_path):
     for row in measured:
         assert {*FIELDS} <= {*row} and row["ms"] > 0 and row["rel_l2"] < 1e-5
         assert f"{row['method']:25}" in result.stdout
+    assert all("prepare_ms" in row for row in measured)
     skipped = [row for row in content["rows"] if "skipped" in row]
     assert [row["method"] for row in skipped] == ["kitchen_sol_topk"] and skipped[0]["skipped"]
     assert Image.open(next(tmp_path.glob("*.png"))).width > 300
@@ -68,12 +69,14 @@ def test_nothing_begins_after_the_deadline(tmp_path):
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_exact_rows_are_the_oracles(grid, methods):
+    from kernel_cases import exact
+
     generator = torch.Generator().manual_seed(1)
     patterns = PATTERNS[1:]
     lists, numbers = built(grid, patterns)
     q, k, v = (torch.randn(1, grid.tokens, len(numbers), 16, generator=generator) for _ in range(3))
     heads, rows = torch.arange(len(numbers)), torch.tensor([0, grid.tokens // 2, grid.tokens - 1])
-    found = methods.exact(AttentionCall(q, k, v, lists, tuple(numbers)), heads, rows)
+    found = exact(AttentionCall(q, k, v, lists, tuple(numbers)), heads, rows)
     truth = pattern_attention(q, k, v, patterns, grid, *TILES)[0, rows].transpose(0, 1)
     assert (found - truth).norm() / truth.norm() < 1e-5
 
@@ -148,3 +151,16 @@ def test_imbalance(grid):
         assert max(1, max(work) / ideal) <= found <= 1 + max(work) / ideal
     if not grid.text_tokens:
         assert imbalance(lists, numbers[:1], 3) == 1  # the skipped head alone: nothing to do
+
+
+def test_results_of_another_command_stay(tmp_path, methods, monkeypatch):
+    import results
+
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    names = []
+    for command, value in (("a.py", 1), ("b.py --more", 2), ("a.py", 3)):
+        monkeypatch.setattr(sys, "argv", command.split())
+        names.append(results.save_results("kernels", [{"value": value}]))
+    assert names[0] == names[2] != names[1]
+    assert [json.loads((tmp_path / name).read_text())["rows"][0]["value"] for name in names[:2]] == [3, 2]

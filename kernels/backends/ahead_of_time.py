@@ -10,6 +10,7 @@ from triton.compiler import ASTSource, CompiledKernel, compile
 
 from ..configs import AMD_ARCHS, KernelConfig, kernel_config
 from ..tiling import KEY_TILE, QUERY_TILE
+from .triton_kernels.pack_tiles import pack_tiles_kernel
 from .triton_kernels.quantize_keys import quantize_keys_kernel
 from .triton_kernels.sparse import block_sparse_fwd_kernel
 from .triton_kernels.tile_means import tile_means_kernel
@@ -44,15 +45,17 @@ def attention_kernel(
     return _compile(block_sparse_fwd_kernel, arch, dtype, constants, config.warps, config.stages, ships)
 
 
-def helper_kernels(arch: str, dtype: str, head_dim: int) -> dict[str, CompiledKernel]:
-    """The kernels that prepare attention, by name."""
-    quantize = {"HEAD_DIM": head_dim, "KEY_TILE": KEY_TILE}
-    found = {"quantize_keys": _compile(quantize_keys_kernel, arch, dtype, quantize, warps=4)}
-    for tile in (KEY_TILE, QUERY_TILE):
-        found[f"tile_means_{tile}"] = _compile(
-            tile_means_kernel, arch, dtype, {"HEAD_DIM": head_dim, "TILE": tile}, warps=4
-        )
-    return found
+HELPERS = ("quantize_keys", f"tile_means_{KEY_TILE}", f"tile_means_{QUERY_TILE}")
+"""The kernels that prepare attention, by the names they ship under."""
+
+
+def helper_kernel(name: str, arch: str, dtype: str, head_dim: int) -> CompiledKernel:
+    """One of HELPERS, or `pack_tiles`, which does not ship."""
+    kernel, _, tile = name.partition("tile_means_")
+    if tile:
+        return _compile(tile_means_kernel, arch, dtype, {"HEAD_DIM": head_dim, "TILE": int(tile)}, warps=4)
+    function = {"quantize_keys": quantize_keys_kernel, "pack_tiles": pack_tiles_kernel}[kernel]
+    return _compile(function, arch, dtype, {"HEAD_DIM": head_dim, "KEY_TILE": KEY_TILE}, warps=4)
 
 
 def _compile(

@@ -25,18 +25,14 @@ def packed_groups(
 
     Args:
         k, v: (B, S, H, D), the last axis contiguous.
-        slots: (pairs, 3), see `TileLists.slots`.
+        slots: (pairs, 3), see `TileLists.slots`; the grid has at least one full key tile.
 
     Yields:
-        Slots of a group, descriptors of (group * tiled keys, D) for K and for V in blocks of a key tile; None for both
-        where the grid has no full tile.
+        Slots of a group, descriptors of (group * tiled keys, D) for K and for V in blocks of a key tile.
     """
     tokens, head_dim = k.shape[1], k.shape[3]
     tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
-    if not tiled:
-        yield slots, None, None
-        return
-    size = group_size(len(slots))
+    size = group_size(k.shape[0] * k.shape[2])
     packed = torch.empty(2, size * tiled, head_dim, dtype=k.dtype, device=k.device)
     for first in range(0, len(slots), size):
         group = slots[first : first + size].clone()  # starts at a multiple of 16 bytes, as every other launch's

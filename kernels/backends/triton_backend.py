@@ -1,4 +1,5 @@
-"""The Triton backend: one launch per layer, every head with its own tile list and token order.
+"""The Triton backend: one launch per layer, every head with its own tile list and token order. Where keys and values
+are packed (`packing.py`), one launch per group of heads.
 
 Preparation and launches are separate from the kernels (`triton_kernels/`), so that this file and its refusals import
 without Triton, and from who launches, so that `compiled_backend.py` shares them.
@@ -11,6 +12,7 @@ import math
 import os
 import shutil
 import sys
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -28,7 +30,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the tests run the ker
 INTERPRETED_ARCH = "sm_80"
 # the minor version that each torch was released with; others take the newest
 TRITON_OF_TORCH = {
-    ("2", "6"): "3.2", ("2", "7"): "3.3", ("2", "8"): "3.4", ("2", "9"): "3.5", ("2", "11"): "3.6", ("2", "13"): "3.7"
+    ("2", "6"): "3.2", ("2", "7"): "3.3", ("2", "8"): "3.4", ("2", "9"): "3.5",
+    ("2", "10"): "3.6", ("2", "11"): "3.6", ("2", "12"): "3.7", ("2", "13"): "3.7",
 }  # fmt: skip
 
 
@@ -107,11 +110,20 @@ def run(call: AttentionCall, arch: str, launcher: Launcher, config: KernelConfig
     prepared = Prepared(k, v, slots, call, config, launcher)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if config.packed:
-        for group, k_tiles, v_tiles in packed_groups(k, v, slots, call.lists, launcher):
+        if call.tail:
+            raise ValueError("packed keys and values with a tail: that spills, use another configuration")
+        live = live_slots(slots, call) if call.lists.grid.video_tokens >= call.lists.key_tile else slots[:0]
+        for group, k_tiles, v_tiles in packed_groups(k, v, live, call.lists, launcher):
             launcher(attention_launch(q, k, v, out, group, call, prepared, config, k_tiles, v_tiles))
-    else:
+        slots, config = slots[len(live) :].clone(), replace(config, packed=False)  # a copy starts at 16 bytes
+    if len(slots):
         launcher(attention_launch(q, k, v, out, slots, call, prepared, config))
     return out
+
+
+def live_slots(slots: Tensor, call: AttentionCall) -> Tensor:
+    """Slots of the heads that attend anything: skipped ones come last and need nothing, unless they have text rows."""
+    return slots[: sum(call.lists.densities[number] > 0 for number in call.pair_lists)]
 
 
 def plain_strides(x: Tensor) -> Tensor:
@@ -126,8 +138,7 @@ class Prepared:
     def __init__(
         self, k: Tensor, v: Tensor, slots: Tensor, call: AttentionCall, config: KernelConfig, launcher: Launcher
     ):
-        # skipped heads come last and need nothing, unless their text rows are dense
-        slots = slots[: sum(call.lists.densities[number] > 0 for number in call.pair_lists)]
+        slots = live_slots(slots, call)
         self.key_bias = self.k_int8 = self.k_scale = self.v_scale = self.k_means = self.v_means = self.kept = None
         lists, (batch, tokens, heads, head_dim) = call.lists, k.shape
         if call.key_bias is not None:
@@ -140,7 +151,7 @@ class Prepared:
             if len(slots):
                 launcher(quantize_launch(k, mean, self.k_int8, self.k_scale, slots, lists))
         if config.pv == "fp8":
-            self.v_scale = v.abs().amax(1).float().clamp_min(1e-12).contiguous()
+            self.v_scale = torch.maximum(v.amax(1), -v.amin(1)).float().clamp_min(1e-12).contiguous()
         if call.tail:
             self.k_means = tile_means(k, slots, lists, lists.key_tile, launcher, mean)
             self.v_means = tile_means(v, slots, lists, lists.key_tile, launcher)
@@ -180,7 +191,7 @@ def _or(tensor: object, unused: Tensor) -> object:
 
 
 def text_bias(key_bias: Tensor, lists: TileLists) -> Tensor:
-    """(B, prefix + suffix) as the kernel reads it: from the first video token past the tiles on, in units of log 2."""
+    """(B, prefix + suffix) as the kernel reads it: one for each text token, in units of log 2."""
     return (key_bias.float() * math.log2(math.e)).clamp_min(-1e30).contiguous()
 
 

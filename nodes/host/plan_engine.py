@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from ...kernels.call import AttentionCall
 from ...kernels.configs import DTYPES
 from ...kernels.grid import TokenGrid
 from ...kernels.lists import TileLists
+from ...kernels.routing import launch_slots
 from ...plans.binding import BoundPlan, Table
 from ...plans.plan import Plan
 from . import reasons
@@ -24,11 +24,14 @@ from .run import Run
 LOG = logging.getLogger(__name__)
 
 
-@cache
-def announce(device: torch.device) -> None:
+_announced: set[torch.device] = set()
+
+
+def announce(device: torch.device, say: Callable[[str], None]) -> None:
     """Say, before the first sparse call on a GPU, why it takes longer."""
-    if device.type == "cuda":
-        LOG.info("Sparse-vDiT: preparing the kernels for %s; this happens once and may take some seconds", device)
+    if device.type == "cuda" and device not in _announced:
+        _announced.add(device)
+        say(f"preparing the kernels for {device}; this happens once and may take some seconds")
 
 
 class PlanEngine:
@@ -39,6 +42,7 @@ class PlanEngine:
         sigma_start, sigma_end: above and below them everything is dense.
         backend: name for `sparse_attention`.
         pause: context in which tables that outlive a forward are made.
+        say: shows the user a line while the run goes on.
     """
 
     def __init__(
@@ -48,9 +52,10 @@ class PlanEngine:
         sigma_end: float,
         backend: str,
         pause: Callable[[], AbstractContextManager] = nullcontext,
+        say: Callable[[str], None] = LOG.info,
     ):
         self.bound = BoundPlan(plan)
-        self.plan, self.backend, self.pause = plan, backend, pause
+        self.plan, self.backend, self.pause, self.say = plan, backend, pause, say
         self.sigma_start, self.sigma_end = sigma_start, sigma_end
         self.band: int | None = None
         self._warned: set[Layout] = set()
@@ -74,6 +79,7 @@ class PlanEngine:
                 lists.order_numbers()
                 for head_lists in {row for band in table for row in band}:
                     lists.slots(head_lists * batch, len(head_lists))
+                    launch_slots(lists, head_lists * batch, len(head_lists))
 
     def _lists(self, layout: Layout, device: torch.device) -> tuple[TileLists, Table]:
         grid = TokenGrid(*layout)
@@ -90,15 +96,15 @@ class PlanEngine:
         head_lists = table[self.band][layer]
         if self.backend == AUTO and all(lists.densities[number] >= 1 for number in head_lists):
             return reasons.DENSE_HEADS  # the model's own attention is the faster way to the same result
-        announce(q.device)
+        announce(q.device, self.say)
         try:
             call = AttentionCall(q, k, v, lists, head_lists)
             name, passed_over = choose_backend(call, self.backend)
         except ValueError as error:
             run.note(str(error))
             return reasons.REFUSED
-        if self.backend == AUTO and name == "torch" and q.device.type == "cuda" and q.dtype in DTYPES:
-            run.note(f"no fast kernels here: {passed_over}")  # torch alone is slower than dense attention
+        if self.backend == AUTO and name == "torch" and q.device.type in ("cuda", "cpu") and q.dtype in DTYPES:
+            run.note(f"no fast kernels here: {passed_over}")  # torch alone is slower than dense attention in 16 bits
             return reasons.NO_KERNELS
         stop = run.clock(q.device)
         out = run_call(call, name)

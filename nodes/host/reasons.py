@@ -16,7 +16,7 @@ OTHER_TOKENS = "sequence is not the token grid of this forward"
 OTHER_HEADS = "heads are not those of the model"
 UNSEEN_FORWARD = "forward was not seen by the pack"
 REFUSED = "backend refused"
-NO_KERNELS = "no fast kernels for this card"
+NO_KERNELS = "no fast kernels for this device"
 DENSE_HEADS = "plan is dense here"
 
 # the run decides
