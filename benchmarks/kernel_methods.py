@@ -88,7 +88,7 @@ def untried(name: str, int8: bool = False) -> Method:
         arch = device_arch(case.q.device)
         config = untried_configs(arch, case.q.shape[-1], int8).get(name)
         if config is None:
-            raise ValueError(f"not for {arch} at head_dim {case.q.shape[-1]}")
+            raise ValueError(f"not for {arch} at head_dim {case.q.shape[-1]}" if arch else "needs a GPU")
         call = AttentionCall(case.q, case.k, case.v, case.lists, case.head_lists, int8=int8)
         return lambda: triton_backend.run(call, arch, through_triton, config), as_it_is
 

@@ -33,10 +33,13 @@ SEED = 7
 DENSITIES = (1.0, 0.2, 0.3, 0.1, 0.5)  # dense first: every other is measured against it
 WARMUP, REPEATS, ROW_MS = 2, (2, 15), 1000.0  # runs that do not count; least and most that do; as many as fit in a row
 FIELD_SHARE = 1.0  # of the part of q and k that neighbours share, beside noise of 1
-SHOWN = ("ms", "tflops_kept", "fraction_of_best_dense", "fraction_of_ideal", "rel_l2", "rel_l2_dense",
-         "extra_bytes_fraction", "imbalance")  # fmt: skip
+SHOWN = {
+    "ms": "ms", "tflops_kept": "TFLOP/s", "fraction_of_best_dense": "of dense", "fraction_of_ideal": "of ideal",
+    "rel_l2": "error", "rel_l2_dense": "to dense", "extra_bytes_fraction": "memory", "imbalance": "imbalance",
+}  # fmt: skip  # fields of a row and their headings
 CPU_DENSITIES = (1.0, 0.25)
 ON_CPU = ("sdpa", "ours_torch")
+GPU_ONLY = [name for name in METHODS if name.startswith("ours_") and name != "ours_torch"]
 NO_TIME = {"skipped": "no time left, allow more --minutes"}
 COLOURS = ("#0b6e4f", "#d1495b", "#2e86ab", "#edae49", "#6a4c93", "#8d6a9f", "#444444", "#3bb273", "#e15554", "#7768ae")
 
@@ -152,7 +155,8 @@ def measure_shape(name: str, shape: Shape, args: argparse.Namespace, deadline: f
             if method in failed or (METHODS[method].truth == "dense" and density < 1):
                 continue
             late = time.monotonic() > deadline
-            rows.append(known | {"method": method} | (NO_TIME if late else attempt(case, method, workers)))
+            asked = {"method": method, "asked_density": density}
+            rows.append(known | asked | (NO_TIME if late else attempt(case, method, workers)))
             rows[-1].setdefault("density", round(case.density(METHODS[method].truth or "lists"), 4))
             print(describe(rows[-1]), flush=True)
             if rows[-1].pop("missing", False):
@@ -216,6 +220,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--densities", type=float, nargs="+", help=f"default {DENSITIES}, on a CPU {CPU_DENSITIES}")
     parser.add_argument("--folder", type=Path, default=results.FOLDER, help="for the JSON and the picture")
     args = parser.parse_args()
+    if args.device.split(":")[0] not in ("cpu", "cuda"):
+        parser.error(f"--device {args.device} is neither cpu nor cuda")
+    if args.device != "cpu" and not torch.cuda.is_available():
+        parser.error("there is no GPU that torch can use; --device cpu measures the torch backend")
+    wrong = [density for density in args.densities or () if not 0 < density <= 1]
+    if wrong:
+        parser.error(f"--densities {wrong[0]} is not above 0 and up to 1")
+    on_gpu = [method for method in args.methods or () if method in GPU_ONLY]
+    if args.device == "cpu" and on_gpu:
+        parser.error(f"--methods {' '.join(on_gpu)} need a GPU")
+    if args.quick and args.folder == results.FOLDER:
+        args.folder = results.ROOT / "runs" / "kernels"  # a toy's figures are nothing to keep
     args.methods = args.methods or [n for n in METHODS if (n in ON_CPU) == (args.device == "cpu")]
     usual = DENSITIES if args.quick or args.device != "cpu" else CPU_DENSITIES
     args.densities = tuple(dict.fromkeys((1.0, *(args.densities or usual))))
@@ -236,8 +252,9 @@ def main() -> None:
         if any("ms" in row for row in rows):  # after every shape, as a run may be cut short
             file = (results.ROOT / results.save_results("kernels", rows)).resolve()
     if file is None:
-        raise SystemExit("nothing was measured in time")
-    print(f"{'':47}" + "".join(f"{name[-10:]:>11}" for name in SHOWN), *map(describe, rows), sep="\n")
+        late = any(row.get("skipped") == NO_TIME["skipped"] for row in rows)
+        raise SystemExit("nothing was measured in time" if late else "no method ran, for the reasons above")
+    print(f"{'':47}" + "".join(f"{heading:>11}" for heading in SHOWN.values()), *map(describe, rows), sep="\n")
     draw(rows, file.with_suffix(".png"))
     print("Written to", file)
 

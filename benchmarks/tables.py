@@ -16,12 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def newest(benchmark: str) -> dict:
-    """The latest result file of a benchmark."""
-    files = sorted(RESULTS.glob(f"{benchmark}-*.json"), key=lambda file: json.loads(file.read_text())["date"])
+def newest(benchmark: str, command: str | None = None) -> dict:
+    """The latest result file of a benchmark, of one command where it is given."""
+    found = [(json.loads(file.read_text()), file.name) for file in RESULTS.glob(f"{benchmark}-*.json")]
+    files = sorted(
+        ((content["date"], name), content) for content, name in found if command in (None, content["command"])
+    )
     if not files:
         sys.exit(f"no results of {benchmark} in {RESULTS.relative_to(ROOT)}; run benchmarks/{benchmark}.py first")
-    return json.loads(files[-1].read_text())
+    return files[-1][1]
 
 
 def quality_table() -> str:
@@ -42,9 +45,11 @@ def quality_table() -> str:
                 "dense": "dense",
                 "ours_budget": "searched plan, one error budget",
                 "ours_paper": f"searched plan, {row['rule']}",
-                "uniform": f"best of {end - start - 1} single patterns for all heads: {row['rule']}",
+                "uniform": f"best of {end - start - 1} single patterns near it for all heads: {row['rule']}",
             }[row["method"]]
             name += "" if row["warmup"] else ", sparse from the first step on"
+            if row["method"] == "ours_budget" and row["warmup"] and start and rows[start - 1]["method"] == "uniform":
+                name += ", searched for the density of that single pattern"
             psnr = "-" if row["psnr"] is None else f"{row['psnr']:.1f}"
             cells = [name, f"{row['density']:.2f}", psnr, f"{row['ssim']:.3f}", f"{row['flicker']:.4f}"]
             lines.append(f"| {' | '.join(cells)} | {row['loss']:.4f} |")
@@ -117,7 +122,7 @@ def memory_table() -> str:
 
 def cpu_table() -> str:
     """The torch backend beside PyTorch's dense attention on a CPU."""
-    result = newest("kernels-cpu")
+    result = newest("kernels-cpu", "python benchmarks/kernels.py --device cpu")
     lines = ["| shape | method | density | ms | speed-up |", "|---|---|---|---|---|"]
     dense = {row["shape"]: row["ms"] for row in result["rows"] if row["method"] == "sdpa"}
     for row in result["rows"]:

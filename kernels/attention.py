@@ -44,7 +44,7 @@ def choose_backend(call: AttentionCall, backend: str = AUTO) -> tuple[str, str |
 def sparse_attention(
     q: Tensor, k: Tensor, v: Tensor, lists: TileLists, head_lists: Sequence[int], backend: str = AUTO, **options: object
 ) -> Tensor:
-    """Self-attention in which every head attends its own tile list.
+    """Self-attention in which every head attends its own tile list; `choose_backend` says which backend takes a call.
 
     Args:
         backend: `auto`, or the name of one in BACKENDS.
@@ -56,6 +56,8 @@ def sparse_attention(
     Raises:
         ValueError: a call outside the contract, or a backend that cannot run it.
     """
+    if not isinstance(head_lists, Sequence):
+        raise ValueError(f"head_lists is {head_lists!r}, expected the number of a list for each head")
     call = AttentionCall(q, k, v, lists, tuple(head_lists), **options)
     return run_call(call, choose_backend(call, backend)[0])
 

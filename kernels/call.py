@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .lists import TileLists
 
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 @dataclass(frozen=True)
 class AttentionCall:
@@ -40,20 +42,26 @@ class AttentionCall:
 
     def __post_init__(self) -> None:
         q, k, v, lists = self.q, self.k, self.v, self.lists
+        if not isinstance(lists, TileLists):
+            raise ValueError(f"lists is a {type(lists).__name__}, expected what TileListBuilder.build() gives")
         if q.ndim != 4 or not q.shape == k.shape == v.shape or 0 in q.shape:
             shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
             raise ValueError(f"q, k, v are {shapes}, expected one (B, S, H, D), none of them 0")
-        if not q.dtype == k.dtype == v.dtype or not q.dtype.is_floating_point:
-            raise ValueError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}, expected one floating-point dtype")
+        if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
+            raise ValueError(
+                f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}, expected one floating-point dtype of 16, 32 or 64 bits"
+            )
         if not q.device == k.device == v.device == lists.columns.device:
             devices = ", ".join(str(x.device) for x in (q, k, v, lists.columns))
             raise ValueError(f"q, k, v and the tile lists are on {devices}, expected one device")
         if q.shape[1] != lists.grid.tokens:
             tokens = f"{lists.grid} = {lists.grid.tokens}"
-            raise ValueError(f"sequence has {q.shape[1]} tokens, the tile lists are for {tokens}")
+            hint = "; is q (B, H, S, D)? Give a transposed view" if q.shape[2] == lists.grid.tokens else ""
+            raise ValueError(f"sequence has {q.shape[1]} tokens, the tile lists are for {tokens}{hint}")
         heads, pairs = q.shape[2], q.shape[0] * q.shape[2]
         known = range(len(lists.densities))
-        if len(self.head_lists) not in (heads, pairs) or not all(number in known for number in self.head_lists):
+        whole = all(type(number) is int and number in known for number in self.head_lists)
+        if len(self.head_lists) not in (heads, pairs) or not whole:
             raise ValueError(
                 f"head_lists {list(self.head_lists)} do not give one of {len(known)} lists to each of {heads} heads"
             )
@@ -62,6 +70,8 @@ class AttentionCall:
     def _check_bias(self) -> None:
         if self.key_bias is None:
             return
+        if not isinstance(self.key_bias, Tensor):
+            raise ValueError(f"key_bias is a {type(self.key_bias).__name__}, expected a tensor")
         wanted = (self.q.shape[0], self.lists.grid.prefix + self.lists.grid.suffix)
         if tuple(self.key_bias.shape) != wanted or self.key_bias.device != self.q.device:
             raise ValueError(

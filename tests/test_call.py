@@ -38,6 +38,12 @@ def qkv(grid: TokenGrid = GRID, heads: int = 2, head_dim: int = 64, dtype: torch
         (lambda c: {name: c[name][:0] for name in "qkv"}, "none of them 0"),
         (lambda c: {"v": c["v"].float()}, "torch.float16, torch.float16, torch.float32"),
         (lambda c: {name: c[name].to(torch.int8) for name in "qkv"}, "one floating-point dtype"),
+        (lambda c: {name: c[name].to(torch.float8_e4m3fn) for name in "qkv"}, "of 16, 32 or 64 bits"),
+        (lambda c: {name: c[name].transpose(1, 2) for name in "qkv"}, r"2 tokens, .*; is q \(B, H, S, D\)\?"),
+        (lambda c: {"lists": TileListBuilder(GRID)}, r"lists is a TileListBuilder, expected what .*build\(\) gives"),
+        (lambda c: {"head_lists": (0.0, 1.0)}, r"head_lists \[0.0, 1.0\] do not give"),
+        (lambda c: {"head_lists": (True, False)}, r"head_lists \[True, False\] do not give"),
+        (lambda c: {"key_bias": [0, 0, 0]}, "key_bias is a list, expected a tensor"),
         (lambda c: {"q": c["q"].to("meta")}, "expected one device"),
         (lambda c: {name: c[name][:, 1:] for name in "qkv"}, "387 tokens, the tile lists are for"),
         (lambda c: {"head_lists": (0, 2)}, r"head_lists \[0, 2\] do not give one of 2 lists"),
@@ -53,6 +59,11 @@ def test_calls_outside_the_contract(change: object, message: str) -> None:
     call = dict(zip("qkv", qkv(), strict=True)) | {"lists": make_lists(), "head_lists": (0, 1)}
     with pytest.raises(ValueError, match=message):
         AttentionCall(**{**call, **change(call)})
+
+
+def test_one_number_is_not_head_lists() -> None:
+    with pytest.raises(ValueError, match="head_lists is 0, expected the number of a list for each head"):
+        sparse_attention(*qkv(), make_lists(), 0)
 
 
 @pytest.mark.parametrize(

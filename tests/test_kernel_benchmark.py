@@ -16,6 +16,7 @@ from sparse_vdit.kernels.oracle import pattern_attention
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
 from sparse_vdit.kernels.schedule import imbalance, makespan, program_work
 
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 GRIDS = [TokenGrid(5, 7, 11, 5, 3), TokenGrid(3, 9, 13), TokenGrid(1, 7, 5, 0, 40)]
 TILES = (32, 16)
 PATTERNS = [Skip(), Diagonal(), Dense(), MultiDiagonal(0.1, 0.1), VerticalStripe()]
@@ -65,6 +66,21 @@ def test_nothing_begins_after_the_deadline(tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 1 and "nothing was measured" in result.stderr
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "gpu"], "--device gpu is neither cpu nor cuda"),
+        (["--device", "cpu", "--densities", "0.2", "2"], "--densities 2.0 is not above 0 and up to 1"),
+        (["--device", "cpu", "--methods", "sdpa", "ours_packed"], "--methods ours_packed need a GPU"),
+        pytest.param([], "there is no GPU that torch can use; --device cpu", marks=WITHOUT_GPU),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_a_line(options, message):
+    command = [sys.executable, "benchmarks/kernels.py", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
