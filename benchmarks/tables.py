@@ -131,6 +131,30 @@ def cpu_table() -> str:
     return "\n".join([*lines, "", made_by(result)])
 
 
+def attention_table() -> str:
+    """Density of the small Wan's heads beside those of real models."""
+    result = newest("attention_statistics")
+    quantiles = "10 % | 25 % | 50 % | 75 % | 90 % of heads"
+    lines = [f"| model | part of the | {quantiles} | prompts alike |", "|---" * 8 + "|"]
+    names = {"keys": "keys", "flat": "tiles of 64 keys, flat order", "deep": "tiles of 64 keys, deep order"}
+    for row in result["rows"]:
+        if row["measure"] == "kind":
+            continue
+        alike = f"{row['correlation']:.3f}" if "correlation" in row else "-"
+        cells = [row["model"], names[row["measure"]], *(f"{value:.3f}" for value in row["quantiles"]), alike]
+        lines.append(f"| {' | '.join(cells)} |")
+    first, kinds = result["rows"][0], next(row for row in result["rows"] if row["measure"] == "kind")
+    counts = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in kinds["kinds"].items())
+    lines += [
+        "",
+        f"Small Wan: {'x'.join(map(str, first['grid']))} tokens, {first['prompts']} prompts, alike: correlation of "
+        "two over heads. Cheapest kind that keeps 95 % of the mass in tiles of 128 x 64: "
+        f"{counts} heads; prompts agree on {kinds['agreement']:.0%}.",
+        made_by(result),
+    ]
+    return "\n".join(lines)
+
+
 def made_by(result: dict) -> str:
     """The line below a table."""
     return f"`{result['command']}`, {result['device']}, {result['date']}."
@@ -139,6 +163,7 @@ def made_by(result: dict) -> str:
 TABLES = {
     "README.md": {"quality": quality_table},
     "benchmarks/README.md": {
+        "attention": attention_table,
         "code": code_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
     },
 }  # fmt: skip
