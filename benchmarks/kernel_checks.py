@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -23,7 +24,6 @@ from sparse_vdit.kernels.backends.launcher import through_triton
 from sparse_vdit.kernels.backends.packing import group_size
 from sparse_vdit.kernels.backends.triton_backend import Prepared
 from sparse_vdit.kernels.backends.triton_backend import run as run_kernels
-from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.configs import AMD_ARCHS, NVIDIA_ARCHS, KernelConfig, kernel_config, untried_configs
 from sparse_vdit.kernels.oracle import call_attention
 from sparse_vdit.kernels.routing import CHUNK_ELEMENTS
@@ -111,10 +111,9 @@ def routed_bytes(shape: Shape, share: float) -> float:
 
 def prepared_bytes(x: torch.Tensor, lists: object, head_lists: tuple[int, ...], options: dict) -> int:
     """What is made of k and v before the launch; x stands for all three and has no memory."""
-    call = object.__new__(AttentionCall)  # unchecked: its tensors are on a device of their own
-    fields = {"q": x, "k": x, "v": x, "lists": lists, "head_lists": head_lists}
-    for field, value in ({"key_bias": None, "int8": False, "tail": False} | fields | options).items():
-        object.__setattr__(call, field, value)
+    # no AttentionCall, which would refuse tensors on another device than the lists
+    known = {"lists": lists, "pair_lists": head_lists, "key_bias": None, "int8": False, "tail": False}
+    call = SimpleNamespace(**known | options)
     config = kernel_config("sm_90", x.shape[-1], call.int8, call.tail)
     prepared = Prepared(x, x, lists.slots(call.pair_lists, x.shape[2]), call, config, lambda launch: None)
     return sum(tensor.nbytes for tensor in vars(prepared).values() if tensor is not None)

@@ -12,7 +12,7 @@ from .host import reasons
 from .host.families import Family
 from .host.install import install, pause_malloc_graph
 from .host.plan_engine import PlanEngine
-from .host.report import announce, report
+from .host.report import report, say
 from .host.run import Run
 from .host.shipped_plans import shipped_plan
 from .sockets import CATEGORY, PlanType
@@ -125,7 +125,7 @@ class PatchModel(io.ComfyNode):
                 float(percent_to_sigma(end_percent)),
                 backend,
                 pause_malloc_graph,
-                lambda text: announce(text, node_id),
+                lambda text: say(text, node_id),
             )
 
         def finish(run: Run) -> None:

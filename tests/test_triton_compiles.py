@@ -85,8 +85,9 @@ def test_a_lost_buffer_would_be_seen(compiled: dict, arch: str, dtype: str, head
         assert short["shared"] < pipeline_bytes(full), (short, full)
 
 
+@pytest.mark.slow  # a wall time, for an idle machine alone
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_model_compiles_in_seconds(compiled: dict, arch: str) -> None:
-    """All that the first call with INT8 and a tail makes; generous, as other tests run beside it."""
+    """All that the first call with INT8 and a tail makes."""
     names = ("attention_int8_tail", "quantize_keys", "tile_means_64")
-    assert sum(compiled[arch, "bf16", 128, name]["seconds"] for name in names) < 60
+    assert sum(compiled[arch, "bf16", 128, name]["seconds"] for name in names) <= 15

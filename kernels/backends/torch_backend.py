@@ -84,9 +84,8 @@ class _OneList:
             merged = query.flatten(1, 2)[:, None] if len(chosen) == 1 else query
             out_tiles.index_copy_(1, tile_rows, self._softmax(merged, chosen).view_as(query))
         if tokens > tiled:
-            out[:, tiled:] = self._softmax(q[:, None, tiled:], self._columns([(self.starts[-1], self.counts[-1])]))[
-                :, 0
-            ]
+            last = self._columns([(self.starts[-1], self.counts[-1])])
+            out[:, tiled:] = self._softmax(q[:, None, tiled:], last)[:, 0]
         return out
 
     def _kept_batches(self, tile_bytes: int) -> list[tuple[Tensor, Tensor]]:

@@ -22,7 +22,7 @@ def show_on_node(text: str, node_id: str | None) -> None:
         server.send_progress_text(text, node_id)
 
 
-def announce(text: str, node_id: str | None) -> None:
+def say(text: str, node_id: str | None) -> None:
     """Say something of a run that goes on, in the log and on the node."""
     LOG.info("Sparse-vDiT: %s", text)
     show_on_node(text, node_id)
