@@ -1,27 +1,63 @@
-"""What the search may choose from: the paper's five kinds with a few concrete numbers each."""
+"""What the search may choose from: about 100 members of one family of windows, unions, stripes, and the two extremes.
+
+The paper's five kinds are among them (Sparse-vDiT, arXiv 2506.03065), and so are the windows of STA and PSA, in units
+relative to the video. Steps between local windows are small, as most heads are local: with half as many cubes and no
+strips, plans of the same density were 1.7 dB worse on the small Wan of the tests.
+"""
 
 from __future__ import annotations
 
-from ..kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Skip, VerticalStripe
+from ..kernels.order import DEEP, FLAT
+from ..kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Skip, Union, VerticalStripe
 
 FIRST_FRAME = (0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
 LAST_FRAME = (1.0, 1.0, 0.0, 1.0, 0.0, 1.0)
+_MIDDLE = (0.0, 1.0, 0.35, 0.65, 0.35, 0.65)  # the middle of every frame
 
 
 def default_candidates() -> tuple[Pattern, ...]:
-    """Dense first, then skip, frame bands, local cubes and strips, places through time, rows, columns and stripes.
+    """Dense first, then skip and all windows, unions and stripes."""
+    return (Dense(), Skip(), *_diagonals(), *_multi_diagonals(), *_unions(), *_stripes())
 
-    Steps between local windows are small, as most heads are local: with half as many cubes and no strips, plans of the
-    same density were 1.7 dB worse on the small Wan of the tests.
-    """
-    bands = [Diagonal(frames) for frames in (0, 1, 2, 4)]
-    cubes = [Diagonal(frames, size, size) for frames in (0, 1, 2, 4) for size in (0.1, 0.2, 0.3)]
-    strips = [Diagonal(frames, *part) for frames in (0, 1, 2) for part in ((0.2, None), (None, 0.2))]
+
+def _diagonals() -> list[Pattern]:
+    """Bands of frames, local cubes in both token orders, and strips as wide or as high as the frame."""
+    bands = [Diagonal(frames) for frames in (0, 1, 2, 4, 8)] + [Diagonal(shift=-1), Diagonal(shift=1)]
+    cubes = [Diagonal(frames, size, size) for frames in (0, 1, 2, 4) for size in (0.05, 0.1, 0.15, 0.2, 0.3)]
+    deep = [Diagonal(frames, size, size, order=DEEP) for frames in (2, 4, 8) for size in (0.05, 0.1, 0.2)]
+    strips = [
+        Diagonal(frames, *part) for frames in (0, 1, 2) for size in (0.1, 0.2, 0.35) for part in _either(size)
+    ]
+    return [*bands, *cubes, *deep, *strips]
+
+
+def _multi_diagonals() -> list[Pattern]:
+    """Places, rows and columns through all frames, through every n-th frame, and repeated within the frame."""
     places = [MultiDiagonal(size, size) for size in (0.0, 0.05, 0.1, 0.15, 0.25, 0.35)]
-    rows_and_columns = [MultiDiagonal(size, None) for size in (0.0, 0.1, 0.25)]
-    rows_and_columns += [MultiDiagonal(None, size) for size in (0.0, 0.1, 0.25)]
-    stripes = [VerticalStripe((FIRST_FRAME,)), VerticalStripe((FIRST_FRAME, LAST_FRAME)), VerticalStripe((_MIDDLE,))]
-    return (Dense(), Skip(), *bands, *cubes, *strips, *places, *rows_and_columns, *stripes)
+    lines = [MultiDiagonal(*part) for size in (0.0, 0.1, 0.25) for part in _either(size)]
+    some = [MultiDiagonal(size, size, every, order=FLAT) for every in (2, 4) for size in (0.1, 0.25)]
+    again = [MultiDiagonal(0.05, None, height_period=period) for period in (0.25, 0.5)]
+    again += [MultiDiagonal(None, 0.05, width_period=period) for period in (0.25, 0.5)]
+    return [*places, *lines, *some, *again]
 
 
-_MIDDLE = (0.0, 1.0, 0.35, 0.65, 0.35, 0.65)  # the middle of every frame
+def _unions() -> list[Pattern]:
+    """Own frames and own place together, and both with the first frame: the commonest useful ones."""
+    frames = [Diagonal(n) for n in (0, 1, 2)]
+    places = [MultiDiagonal(size, size, order=FLAT) for size in (0.0, 0.05, 0.1, 0.2)]
+    lines = [MultiDiagonal(*part, order=FLAT) for part in _either(0.0)]
+    first = VerticalStripe((FIRST_FRAME,))
+    pairs = [(band, place) for band in frames[:2] for place in (*places, *lines)]
+    pairs += [(Diagonal(1, size, size), place) for size in (0.2, 0.3) for place in places[:2]]
+    pairs += [(band, first) for band in frames] + [(Diagonal(1, 0.2, 0.2), first), (places[2], first)]
+    return [Union(parts) for parts in (*pairs, (frames[0], places[1], first))]
+
+
+def _stripes() -> list[Pattern]:
+    """The first frame, the first and the last, the middle of all frames."""
+    return [VerticalStripe((FIRST_FRAME,)), VerticalStripe((FIRST_FRAME, LAST_FRAME)), VerticalStripe((_MIDDLE,))]
+
+
+def _either(size: float) -> tuple[tuple[float | None, float | None], ...]:
+    """(height, width) limited on one of both."""
+    return (size, None), (None, size)

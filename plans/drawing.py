@@ -25,8 +25,9 @@ COLOURS = {
     "diagonal": (0, 114, 178),
     "multi_diagonal": (230, 159, 0),
     "vertical_stripe": (0, 158, 115),
+    "union": (86, 180, 233),
 }
-_OTHER_COLOURS = ((204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66))
+_OTHER_COLOURS = ((204, 121, 167), (213, 94, 0), (240, 228, 66))
 _PLAIN = ("dense", "skip")  # kinds whose density says nothing
 _PALEST = 0.25  # how much colour is left at density 0
 

@@ -9,6 +9,7 @@ from sparse_vdit.kernels.patterns import (
     Diagonal,
     MultiDiagonal,
     Skip,
+    Union,
     VerticalStripe,
     pattern_from_dict,
 )
@@ -35,7 +36,7 @@ def test_dict_round_trip_through_json(pattern):
 
 
 def test_kinds_and_descriptions():
-    assert list(PATTERNS) == ["dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe", "routed"]
+    assert list(PATTERNS) == ["dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe", "union", "routed"]
     assert Dense().describe() == "dense" and Skip().describe() == "skip"
     assert Diagonal(frames=1).describe() == "diagonal, own frame +-1"
     assert Diagonal(frames=2, height=0.1).describe() == "diagonal, own frame +-2, height +-10%"
@@ -118,3 +119,27 @@ def test_missing_bound_is_named_as_such():
 def test_pattern_from_dict_refuses(data, fragment):
     with pytest.raises(ValueError, match=fragment):
         pattern_from_dict(data)
+
+
+def test_plans_from_before_a_parameter_mean_what_they_meant():
+    data = {"kind": "diagonal", "order": "flat", "frames": 2, "height": None, "width": 0.2}
+    assert pattern_from_dict(data) == Diagonal(2, None, 0.2)
+    data = {"kind": "multi_diagonal", "order": "deep", "height": 0.1, "width": 0.2}
+    assert pattern_from_dict(data) == MultiDiagonal(0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    "pattern, words",
+    [
+        (Diagonal(1, shift=-2), "diagonal, frame -2 from the own +-1"),
+        (MultiDiagonal(0.1, None, 3), "multi-diagonal, height +-10%, whole width, every 3 frames"),
+        (MultiDiagonal(None, 0.05, width_period=0.5), "multi-diagonal, whole height, width +-5% every 50%"),
+        (
+            Union((Diagonal(), MultiDiagonal(order="flat"))),
+            "diagonal, own frame +-0; with multi-diagonal, height +-0%, width +-0%",
+        ),
+    ],
+    ids=repr,
+)
+def test_new_windows_in_words(pattern, words):
+    assert pattern.describe() == words

@@ -1,6 +1,7 @@
 """Every pattern against its definition, written out here token by token on odd grids."""
 
 import itertools
+import json
 import math
 from functools import cache
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
-from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, Union, VerticalStripe, pattern_from_dict
 
 FIRST_FRAME = (0, 0, 0, 1, 0, 1)
 MIDDLE = (0.4, 0.6, 0.25, 0.5, 0.3, 0.3)
@@ -22,6 +23,15 @@ WINDOWS = [
     MultiDiagonal(height=0.1, width=0.1),
     MultiDiagonal(height=None, width=0.2),
     MultiDiagonal(height=0.3, width=None, order="flat"),
+    Diagonal(shift=-1),
+    Diagonal(frames=1, width=0.2, shift=2),
+    MultiDiagonal(height=0.1, width=0.1, every=2, order="flat"),
+    MultiDiagonal(height=0.0, width=None, height_period=0.4),
+    MultiDiagonal(height=0.05, width=0.1, every=3, height_period=0.5, width_period=0.35, order="flat"),
+]
+UNIONS = [
+    Union((Diagonal(), MultiDiagonal(order="flat"))),
+    Union((Diagonal(0, 0.2, 0.2), MultiDiagonal(0.1, None, order="flat"), VerticalStripe())),
 ]
 STRIPES = [
     VerticalStripe(),
@@ -50,40 +60,50 @@ every_stripe = pytest.mark.parametrize("pattern", STRIPES, ids=repr)
 # --- the definitions ---------------------------------------------------------------------------------------------
 
 
-def half_widths(pattern, grid):
-    """Half-width in tokens on (t, h, w) by the text of the two window patterns; None for all of an axis."""
+def reaches(pattern, grid):
+    """(half-width, shift, period) in tokens on (t, h, w) by the text of the two window patterns; None for no limit."""
 
     def tokens(fraction, size):
         return None if fraction is None else int(fraction * size + 0.5)
 
-    frames = pattern.frames if isinstance(pattern, Diagonal) else None
-    return frames, tokens(pattern.height, grid.height), tokens(pattern.width, grid.width)
+    def period(fraction, size):
+        return None if fraction is None else max(1, tokens(fraction, size))
+
+    height, width = tokens(pattern.height, grid.height), tokens(pattern.width, grid.width)
+    if isinstance(pattern, Diagonal):
+        return (pattern.frames, pattern.shift, None), (height, 0, None), (width, 0, None)
+    frames = (None, 0, None) if pattern.every == 1 else (0, 0, pattern.every)
+    periods = period(pattern.height_period, grid.height), period(pattern.width_period, grid.width)
+    return frames, (height, 0, periods[0]), (width, 0, periods[1])
 
 
-def window(place, half, size):
-    """First and last place that a token sees on an axis: a centred window, shifted inside at the borders."""
+def sees(query, key, reach, size):
+    """Whether a token sees a place on an axis: a window, repeated with a period or shifted inside at the borders."""
+    half, shift, period = reach
     if half is None or 2 * half + 1 >= size:
-        return 0, size - 1
-    low, high = place - half, place + half
+        return True
+    if period is not None:
+        return any(abs(key - query - shift - n * period) <= half for n in range(-size, size + 1))
+    low, high = query + shift - half, query + shift + half
     while low < 0:
         low, high = low + 1, high + 1
     while high > size - 1:
         low, high = low - 1, high - 1
-    return low, high
+    return low <= key <= high
+
+
+def seen_axes(pattern, grid):
+    """What is seen on each axis, bool (size, size): query, key."""
+    return [
+        torch.tensor([[sees(a, b, reach, size) for b in range(size)] for a in range(size)])
+        for reach, size in zip(reaches(pattern, grid), grid.shape, strict=True)
+    ]
 
 
 @cache
 def seen_pairs(pattern, grid):
     """Pairs of video tokens that a window pattern must attend: bool (video, video) in raster order."""
-    axes = []
-    for half, size in zip(half_widths(pattern, grid), grid.shape, strict=True):
-        axis = torch.zeros(size, size, dtype=torch.bool)
-        for a in range(size):
-            low, high = window(a, half, size)
-            for b in range(size):
-                axis[a, b] = low <= b <= high
-        axes.append(axis)
-    t, h, w = axes
+    t, h, w = seen_axes(pattern, grid)
     pairs = t[:, None, None, :, None, None] & h[:, None, None, :, None] & w[:, None, None, :]
     return pairs.reshape(grid.video_tokens, grid.video_tokens)
 
@@ -150,14 +170,13 @@ def test_every_pair_of_the_window_is_attended(pattern, grid, tiles):
 @every_case
 def test_window_tiles_are_those_whose_boxes_meet(pattern, grid, tiles):
     mask, query_boxes, key_boxes, _ = tiles_of(pattern, grid, tiles)
-    halves = half_widths(pattern, grid)
-    expected = []
-    for box in query_boxes:
-        reach = [
-            (window(low, half, size)[0], window(high, half, size)[1])
-            for (low, high), half, size in zip(box, halves, grid.shape, strict=True)
-        ]
-        expected.append([meet(reach, key) for key in key_boxes])
+    axes, ratio = seen_axes(pattern, grid), tiles[0] // tiles[1]
+
+    def meets(query, key):
+        parts = zip(axes, query_boxes[query], key_boxes[key], strict=True)
+        return all(axis[q0 : q1 + 1, k0 : k1 + 1].any() for axis, (q0, q1), (k0, k1) in parts)
+
+    expected = [[k // ratio == q or meets(q, k) for k in range(len(key_boxes))] for q in range(len(query_boxes))]
     assert mask.dtype == torch.bool and mask.shape == (len(query_boxes), len(key_boxes))
     assert mask.tolist() == expected
 
@@ -208,6 +227,60 @@ def test_smaller_windows_are_parts_of_larger_ones(family, tiles):
     assert shares[-1] < shares[0] or tiles == (128, 64)  # such tiles are too coarse for some windows on this grid
 
 
+def test_a_shifted_frame_is_the_one_before():
+    """Frames of 16 tokens are one query tile each; the first has none before it and sees the first instead."""
+    frames = video_part(Diagonal(shift=-1), TokenGrid(5, 4, 4), (16, 16))[::16, ::16].int().tolist()
+    assert frames == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
+
+
+def test_every_second_frame():
+    pairs = video_part(MultiDiagonal(height=1.0, width=1.0, every=2, order="flat"), TokenGrid(5, 4, 4), (16, 16))
+    assert pairs[::16, ::16].int().tolist() == [[1, 0, 1, 0, 1], [0, 1, 0, 1, 0]] * 2 + [[1, 0, 1, 0, 1]]
+
+
+# --- unions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", UNIONS, ids=repr)
+@every_case
+def test_a_union_attends_what_any_part_attends(pattern, grid, tiles):
+    expected = torch.stack([tiles_of(part, grid, tiles)[0] for part in pattern.parts]).any(0)
+    assert torch.equal(tiles_of(pattern, grid, tiles)[0], expected)
+
+
+@pytest.mark.parametrize("pattern", [*WINDOWS, *STRIPES, *UNIONS], ids=repr)
+def test_json_and_back(pattern):
+    data = json.loads(json.dumps(pattern.to_dict()))
+    assert pattern_from_dict(data) == pattern
+
+
+def a_union(*parts):
+    """JSON of a union in the flat order."""
+    return {"kind": "union", "order": "flat", "parts": list(parts)}
+
+
+BAND, PLACE = Diagonal().to_dict(), MultiDiagonal().to_dict()
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (a_union(), "2 to 4 patterns"),
+        (a_union(*[BAND] * 5), "2 to 4 patterns"),
+        (a_union(BAND, Dense().to_dict()), r"parts\[1\].*Dense"),
+        (a_union(BAND, {"kind": "union"}), "union itself"),
+        (a_union(BAND, PLACE), "order 'deep'"),
+        ({**PLACE, "every": 0}, "every is 0, expected a whole number from 1"),
+        ({**PLACE, "height": None, "height_period": 0.5}, "height_period is 0.5.*nothing is limited"),
+        ({**BAND, "shift": 1.5}, "shift is 1.5"),
+    ],
+    ids=str,
+)
+def test_bad_windows_and_unions_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        pattern_from_dict(data)
+
+
 # --- stripes -----------------------------------------------------------------------------------------------------
 
 
@@ -245,7 +318,7 @@ def test_first_frame_stripe_by_hand():
 # --- all kinds ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pattern", [Dense(), *WINDOWS, *STRIPES], ids=repr)
+@pytest.mark.parametrize("pattern", [Dense(), *WINDOWS, *STRIPES, *UNIONS], ids=repr)
 @every_case
 def test_own_tile_is_kept(pattern, grid, tiles):
     mask, query_boxes, _, _ = tiles_of(pattern, grid, tiles)
@@ -254,7 +327,7 @@ def test_own_tile_is_kept(pattern, grid, tiles):
         assert mask[query, query * ratio : (query + 1) * ratio].all()
 
 
-@pytest.mark.parametrize("pattern", [Dense(), *WINDOWS, *STRIPES], ids=repr)
+@pytest.mark.parametrize("pattern", [Dense(), *WINDOWS, *STRIPES, *UNIONS], ids=repr)
 @every_case
 def test_text_and_ragged_ends_are_dense(pattern, grid, tiles):
     picture = drawn(pattern, grid, tiles)
@@ -280,6 +353,6 @@ def test_dense_and_skip_are_all_and_nothing(grid, tiles):
 def test_each_pattern_is_sparse_somewhere():
     """Guards the tests above: a mask of ones would pass half of them."""
     grids = [TokenGrid(5, 11, 6, 0, 3), TokenGrid(2, 33, 5, 5)]
-    for pattern in [*WINDOWS, *STRIPES]:
+    for pattern in [*WINDOWS, *STRIPES, *UNIONS]:
         shares = [video_part(pattern, grid, (16, 8)).double().mean().item() for grid in grids]
         assert min(shares) < 0.9 or pattern == Diagonal(frames=10_000), pattern

@@ -10,10 +10,11 @@ from .diagonal import Diagonal
 from .multi_diagonal import MultiDiagonal
 from .routed import Routed
 from .skip import Skip
+from .union import MOST_PARTS, Union
 from .vertical_stripe import VerticalStripe
 
 PATTERNS: dict[str, type[Pattern]] = {
-    cls.kind: cls for cls in (Dense, Skip, Diagonal, MultiDiagonal, VerticalStripe, Routed)
+    cls.kind: cls for cls in (Dense, Skip, Diagonal, MultiDiagonal, VerticalStripe, Union, Routed)
 }
 
 
@@ -32,9 +33,23 @@ def pattern_from_dict(data: object) -> Pattern:
     given = data.keys() - {"kind"}
     if given - names:
         raise ValueError(f"{kind} has no parameter {sorted(given - names)[0]!r}, it has {', '.join(sorted(names))}")
-    if names - given:
-        raise ValueError(f"{kind} lacks its parameter {sorted(names - given)[0]!r}")
-    return PATTERNS[kind](**{name: data[name] for name in given})
+    missing = names - given - PATTERNS[kind].added
+    if missing:
+        raise ValueError(f"{kind} lacks its parameter {sorted(missing)[0]!r}")
+    values = {name: data[name] for name in given}
+    if kind == Union.kind:
+        values["parts"] = _parts(values["parts"])
+    return PATTERNS[kind](**values)
+
+
+def _parts(data: object) -> tuple[Pattern, ...]:
+    """A union's parts; unions in unions are refused before they are read, however deep they are nested."""
+    if not isinstance(data, list) or len(data) > MOST_PARTS:
+        raise ValueError(f"parts is {str(data)[:80]!r}, expected a list of 2 to {MOST_PARTS} patterns")
+    for number, part in enumerate(data):
+        if isinstance(part, dict) and part.get("kind") == Union.kind:
+            raise ValueError(f"parts[{number}] is a union itself, expected a window or a stripe")
+    return tuple(pattern_from_dict(part) for part in data)
 
 
 __all__ = [
@@ -45,6 +60,7 @@ __all__ = [
     "Pattern",
     "Routed",
     "Skip",
+    "Union",
     "VerticalStripe",
     "pattern_from_dict",
 ]

@@ -23,6 +23,7 @@ class Pattern(ABC):
     """
 
     kind: ClassVar[str]
+    added: ClassVar[frozenset[str]] = frozenset()  # parameters that plans written before there were any do not have
     order: str = dataclasses.field(default=FLAT, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -65,7 +66,7 @@ def check_fraction(name: str, value: object, optional: bool = True) -> None:
         raise ValueError(f"{name} is {value!r}, expected {'null or ' if optional else ''}a number from 0 to 1")
 
 
-def check_count(name: str, value: object, most: int) -> None:
-    """Raise ValueError unless value is a whole number in 0..most."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f"{name} is {value!r}, expected a whole number from 0 to {most}")
+def check_count(name: str, value: object, most: int, least: int = 0) -> None:
+    """Raise ValueError unless value is a whole number in least..most."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}, expected a whole number from {least} to {most}")

@@ -9,17 +9,27 @@ from torch import Tensor
 
 from ..order import DEEP
 from ..tiling import Tiling
-from .base import Pattern, check_fraction
-from .window import half_width_tokens, window_tile_mask
+from .base import Pattern, check_count, check_fraction
+from .window import WHOLE, Reach, half_width_tokens, period_tokens, window_tile_mask
+
+MOST_FRAMES = 10_000
 
 
 @dataclass(frozen=True)
 class MultiDiagonal(Pattern):
-    """Own place +-`height`, +-`width` (fractions of a frame; None for no limit on one of them) in all frames."""
+    """Own place +-`height`, +-`width` (fractions of a frame; None for no limit on one of them) in all frames.
+
+    With `every` n, in every n-th frame from the own one; with `height_period` or `width_period` (fractions of a frame)
+    also in the places at whole multiples of it from the own one.
+    """
 
     kind: ClassVar[str] = "multi_diagonal"
+    added: ClassVar[frozenset[str]] = frozenset({"every", "height_period", "width_period"})
     height: float | None = 0.0
     width: float | None = 0.0
+    every: int = 1
+    height_period: float | None = None
+    width_period: float | None = None
     order: str = field(default=DEEP, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -28,17 +38,27 @@ class MultiDiagonal(Pattern):
         check_fraction("width", self.width)
         if self.height is None and self.width is None:
             raise ValueError("height and width are both null, expected a limit on one of them; dense has none")
+        check_count("every", self.every, MOST_FRAMES, least=1)
+        for name, half in (("height_period", self.height), ("width_period", self.width)):
+            check_fraction(name, getattr(self, name))
+            if half is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but nothing is limited there: expected null")
 
     def tile_mask(self, tiling: Tiling) -> Tensor:
         """Tiles near the own place in every frame."""
         _, rows, columns = tiling.grid.shape
-        return window_tile_mask(
-            tiling, (None, half_width_tokens(self.height, rows), half_width_tokens(self.width, columns))
-        )
+        frames = WHOLE if self.every == 1 else Reach(0, period=self.every)
+        height = Reach(half_width_tokens(self.height, rows), period=period_tokens(self.height_period, rows))
+        width = Reach(half_width_tokens(self.width, columns), period=period_tokens(self.width_period, columns))
+        return window_tile_mask(tiling, (frames, height, width))
 
     def describe(self) -> str:
         """For example `multi-diagonal, height +-10%, whole width`."""
-        sides = (("height", self.height), ("width", self.width))
-        return "multi-diagonal, " + ", ".join(
-            f"whole {name}" if value is None else f"{name} +-{value:.0%}" for name, value in sides
-        )
+        sides = (("height", self.height, self.height_period), ("width", self.width, self.width_period))
+        parts = []
+        for name, value, period in sides:
+            again = "" if period is None else f" every {period:.0%}"
+            parts.append(f"whole {name}" if value is None else f"{name} +-{value:.0%}{again}")
+        if self.every > 1:
+            parts.append(f"every {self.every} frames")
+        return "multi-diagonal, " + ", ".join(parts)

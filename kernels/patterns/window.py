@@ -1,11 +1,13 @@
 """Windows around a query tile, the rule that diagonal and multi-diagonal share.
 
-A key tile is attended when its tokens' box meets the window of the query tile's box. A window that would reach over
-the border is shifted inside instead (as in Sliding Tile Attention, arXiv 2502.04507), so that border tokens see as
-much as others.
+A key tile is attended when some pair of the two tiles' boxes lies in the window on every axis. A window that would
+reach over the border is shifted inside instead (as in Sliding Tile Attention, arXiv 2502.04507), so that border tokens
+see as much as others. Windows may be repeated with a period, as in PSA (arXiv 2609.37001); those need no shifting.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,18 +15,52 @@ from torch import Tensor
 from ..tiling import Tiling
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Keys that a query sees on one axis, in tokens.
+
+    Attributes:
+        half: places at a distance of at most this from the centre; None for the whole axis.
+        shift: of the centre from the query's own place.
+        period: the window is repeated at every multiple of it; None for once.
+    """
+
+    half: int | None = None
+    shift: int = 0
+    period: int | None = None
+
+
+WHOLE = Reach()
+
+
 def half_width_tokens(fraction: float | None, size: int) -> int | None:
     """Half-width in tokens of a half-width given as fraction of an axis of `size` tokens; None stays unlimited."""
     return None if fraction is None else int(fraction * size + 0.5)
 
 
-def window_tile_mask(tiling: Tiling, half_widths: tuple[int | None, int | None, int | None]) -> Tensor:
-    """Tiles in windows of +-half_widths tokens on (t, h, w), None for no limit: bool (query_tiles, key_tiles)."""
+def period_tokens(fraction: float | None, size: int) -> int | None:
+    """Period in tokens, at least 1, of a period given as fraction of an axis of `size` tokens; None stays none."""
+    return None if fraction is None else max(1, int(fraction * size + 0.5))
+
+
+def window_tile_mask(tiling: Tiling, reaches: tuple[Reach, Reach, Reach]) -> Tensor:
+    """Tiles in windows on (t, h, w), and the own tile: bool (query_tiles, key_tiles)."""
     mask = torch.ones(tiling.query_tiles, tiling.key_tiles, dtype=torch.bool)
-    for axis, (size, half) in enumerate(zip(tiling.grid.shape, half_widths, strict=True)):
-        if half is None or 2 * half + 1 >= size:
-            continue
-        low, high = (tiling.query_boxes[:, axis].clamp(half, size - 1 - half) + torch.tensor([-half, half])).unbind(-1)
-        key_low, key_high = tiling.key_boxes[:, axis].unbind(-1)
-        mask &= (key_low <= high[:, None]) & (key_high >= low[:, None])
-    return mask
+    for axis, (size, reach) in enumerate(zip(tiling.grid.shape, reaches, strict=True)):
+        if reach.half is not None and 2 * reach.half + 1 < min(size, reach.period or size):
+            mask &= _axis_mask(tiling.query_boxes[:, axis], tiling.key_boxes[:, axis], size, reach)
+    own = torch.arange(tiling.key_tiles) * tiling.key_tile // tiling.query_tile
+    return mask | (own == torch.arange(tiling.query_tiles)[:, None])
+
+
+def _axis_mask(query: Tensor, key: Tensor, size: int, reach: Reach) -> Tensor:
+    """Which tiles meet on one axis; query and key (tiles, 2) are their smallest and largest places on it."""
+    half = reach.half
+    if reach.period is None:
+        centres = (query + reach.shift).clamp(half, size - 1 - half)
+        low, high = (centres + torch.tensor([-half, half])).unbind(-1)
+        return (key[:, 0] <= high[:, None]) & (key[:, 1] >= low[:, None])
+    # some distance key - query - shift of the two boxes lies within half of a multiple of the period
+    nearest = key[:, 0] - query[:, 1, None] - reach.shift - half
+    farthest = key[:, 1] - query[:, 0, None] - reach.shift + half
+    return farthest.div(reach.period, rounding_mode="floor") * reach.period >= nearest
