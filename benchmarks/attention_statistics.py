@@ -28,7 +28,7 @@ from small_wan_runs import GRID, ROOT, STEPS, WARMUP, load_model, random_scene
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.order import FLAT, ORDERS
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
-from sparse_vdit.plans.candidates import default_candidates
+from sparse_vdit.plans.candidates import static_candidates
 from torch import Tensor
 
 MASS = 0.95
@@ -62,7 +62,7 @@ class HeadStatistics:
         self.tilings = {order: Tiling(grid, order, QUERY_TILE, KEY_TILE) for order in ORDERS}
         tiles = self.tilings[FLAT].query_tiles
         self.chosen = torch.linspace(0, tiles - 1, min(tiles, SAMPLED_TILES)).round().long()
-        patterns = [p for p in default_candidates() if p.kind not in ("dense", "skip")]
+        patterns = [p for p in static_candidates() if p.kind not in ("dense", "skip")]
         self.masks = [(p.kind, p.order, p.tile_mask(self.tilings[p.order])) for p in patterns]
         self.found: dict[str, dict[Head, list]] = defaultdict(lambda: defaultdict(list))
         self.maps: dict[Head, Tensor] = {}

@@ -9,7 +9,7 @@ import small_wan_runs  # noqa: F401
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder, TileLists
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip
-from sparse_vdit.plans.candidates import default_candidates
+from sparse_vdit.plans.candidates import static_candidates
 
 LIKE = 3  # patterns near the wanted density that a head may get
 
@@ -38,7 +38,7 @@ def pool() -> tuple[Pattern, ...]:
     """Patterns of all densities: the search's own candidates and graded widths of two of their kinds."""
     frames = (Diagonal(size) for size in (3, 5, 6, 8, 10, 12, 16))
     places = (MultiDiagonal(size, size) for size in (0.2, 0.3, 0.4, 0.45))
-    return (*(pattern for pattern in default_candidates() if not isinstance(pattern, Skip)), *frames, *places)
+    return (*(pattern for pattern in static_candidates() if not isinstance(pattern, Skip)), *frames, *places)
 
 
 def mix(densities: dict[int, float], heads: int, wanted: float) -> tuple[int, ...]:

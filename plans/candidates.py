@@ -1,4 +1,4 @@
-"""What the search may choose from: about 100 members of one family of windows, unions, stripes, and the two extremes.
+"""What the search may choose from: about 100 windows, unions, stripes and routed heads, and the two extremes.
 
 The paper's five kinds are among them (Sparse-vDiT, arXiv 2506.03065), and so are the windows of STA and PSA, in units
 relative to the video. Steps between local windows are small, as most heads are local: with half as many cubes and no
@@ -8,15 +8,21 @@ strips, plans of the same density were 1.7 dB worse on the small Wan of the test
 from __future__ import annotations
 
 from ..kernels.order import DEEP, FLAT
-from ..kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Skip, Union, VerticalStripe
+from ..kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip, Union, VerticalStripe
 
 FIRST_FRAME = (0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
 LAST_FRAME = (1.0, 1.0, 0.0, 1.0, 0.0, 1.0)
+ROUTED_SHARES = (0.02, 0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5)
 _MIDDLE = (0.0, 1.0, 0.35, 0.65, 0.35, 0.65)  # the middle of every frame
 
 
 def default_candidates() -> tuple[Pattern, ...]:
-    """Dense first, then skip and all windows, unions and stripes."""
+    """Dense first, then all others."""
+    return (*static_candidates(), *(Routed(share) for share in ROUTED_SHARES))
+
+
+def static_candidates() -> tuple[Pattern, ...]:
+    """Those that keep the same tiles whatever is shown: dense first, then skip, windows, unions and stripes."""
     return (Dense(), Skip(), *_diagonals(), *_multi_diagonals(), *_unions(), *_stripes())
 
 

@@ -5,7 +5,8 @@ denominator, against the row's own maximum. What a candidate would have given is
 
     o_c = sum_{tiles of c} n_tile / sum_{tiles of c} d_tile ,   dO_c = o_c - o
 
-so a hundred candidates cost little more than one. Rows are judged with the list of the query tile they lie in.
+so a hundred candidates cost little more than one. Rows are judged with the list of the query tile they lie in. Routed
+candidates choose their tiles from the queries and keys at hand, as they do when they run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.grid import TokenGrid
-from ..kernels.patterns import Pattern, Skip
+from ..kernels.patterns import Pattern, Routed, Skip
+from ..kernels.routing import choose_tiles
 from ..kernels.tiling import Tiling
 
 CHUNK_BYTES = 256 << 20  # partial sums held at a time
@@ -65,10 +67,17 @@ class CandidateJudge:
     def __init__(self, grid: TokenGrid, candidates: Sequence[Pattern], rows: int, query_tile: int, key_tile: int):
         self.grid, self.candidates, self.rows = grid, tuple(candidates), rows
         self.tilings = {p.order: Tiling(grid, p.order, query_tile, key_tile) for p in self.candidates}
-        self.masks = [pattern.tile_mask(self.tilings[pattern.order]) for pattern in self.candidates]
+        self.masks = [self._static_mask(pattern) for pattern in self.candidates]
         self.ranks = {order: tiling.index.argsort() for order, tiling in self.tilings.items()}
         if not grid.video_tokens // query_tile:
             raise ValueError(f"{grid} tokens hold no full tile of {query_tile}: too small a video to profile")
+
+    def _static_mask(self, pattern: Pattern) -> Tensor:
+        """Tiles that a pattern keeps whatever is shown: none of a routed one."""
+        tiling = self.tilings[pattern.order]
+        if isinstance(pattern, Routed):
+            return torch.zeros(tiling.query_tiles, tiling.key_tiles, dtype=torch.bool)
+        return pattern.tile_mask(tiling)
 
     def errors(self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, generator: torch.Generator) -> HeadErrors:
         """Errors of every candidate for every head of q, k, v (B, S, H, D); gram (H, D, D) = W_O^T W_O per head."""
@@ -92,15 +101,41 @@ class CandidateJudge:
         for order, tiling in self.tilings.items():
             chosen = [c for c, pattern in enumerate(self.candidates) if pattern.order == order]
             skip = torch.tensor([isinstance(self.candidates[c], Skip) for c in chosen], device=q.device)
+            routed = [(n, self.candidates[c]) for n, c in enumerate(chosen) if isinstance(self.candidates[c], Routed)]
             row_bytes = 4 * (tiling.key_tiles * q.shape[-1] + 2 * self.grid.tokens)
             for rows in self.ranks[order][tokens].split(max(1, CHUNK_BYTES // row_bytes)):
                 masks = torch.stack([self.masks[c][rows // tiling.query_tile] for c in chosen]).to(q.device)
                 for batch in range(q.shape[0]):
+                    fill_routed(masks, routed, q[batch], k[batch], rows, tiling)
                     sums[:, chosen] += _judge(q[batch], k[batch], v[batch], rows, tiling, masks, skip, gram)
         seen = max(1, len(tokens) * q.shape[0])
         projected, squared, output, mass, power = sums
         mse = squared / (seen * q.shape[-1])
         return projected / seen, squared / output.clamp_min(1e-30), mse, mass / seen, power / seen
+
+
+def fill_routed(
+    masks: Tensor, routed: Sequence[tuple[int, Routed]], q: Tensor, k: Tensor, rows: Tensor, tiling: Tiling
+) -> None:
+    """Put in masks (C, rows, key_tiles) what routed candidates choose for q, k (S, D) of one head.
+
+    Args:
+        routed: their places in the masks.
+        rows: positions of the judged queries in the tiling's order.
+    """
+    if not routed:
+        return
+    index, tile = tiling.index.to(q.device), tiling.query_tile
+    tiles, of_row = (rows // tile).unique(return_inverse=True)
+    places = (tiles[:, None] * tile + torch.arange(tile)).to(q.device)
+    q_means = q[index[places]].mean(1, dtype=torch.float32)
+    keys = k[index[: tiling.key_tiles * tiling.key_tile]]
+    k_means = keys.unflatten(0, (-1, tiling.key_tile)).mean(1, dtype=torch.float32)
+    for place, pattern in routed:
+        chosen = torch.empty(1, len(tiles), pattern.kept_tiles(tiling), dtype=torch.int64, device=q.device)
+        choose_tiles(q_means[None], k_means[None], chosen)
+        mask = torch.zeros(len(tiles), tiling.key_tiles, dtype=torch.bool, device=q.device).scatter_(1, chosen[0], True)
+        masks[place] = mask[of_row.to(q.device)]
 
 
 def _judge(

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from ..kernels.patterns import Pattern
+
 DEFAULT_LAMBDA = 0.5
 DEFAULT_EPSILON = 1.0
+PAPER_KINDS = ("dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe")
+
+
+def paper_kinds(candidates: Sequence[Pattern]) -> Tensor:
+    """Which candidates the paper's rule chooses from: those of its own five kinds, bool (candidates,)."""
+    return torch.tensor([pattern.kind in PAPER_KINDS for pattern in candidates])
 
 
 def paper_loss(mse: Tensor, densities: Tensor, lam: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..kernels.patterns import Skip
 from .plan import Band, Plan, Provenance
 from .profile import Profile
-from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice
+from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds
 
 MOST_DENSITY = 0.97  # windows as large as a short video are dense in disguise: no gain, and a misleading name
 LEAST_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
@@ -33,7 +33,8 @@ def search_paper(profile: Profile, lam: float = DEFAULT_LAMBDA, epsilon: float =
         choice = profile.votes[bands].argmax(-1)
     else:
         densities = torch.tensor(profile.header.densities, dtype=torch.float64)
-        mse = profile.measures["mse"][bands].masked_fill(~_useful(profile), torch.inf)
+        allowed = _useful(profile) & paper_kinds(profile.header.candidates)
+        mse = profile.measures["mse"][bands].masked_fill(~allowed, torch.inf)
         choice = paper_choice(mse, densities, lam, epsilon)
     return _plan(profile, bands, choice, "paper", {"lambda": lam, "epsilon": epsilon, "flow": profile.header.flow})
 

@@ -2,16 +2,17 @@
 
 import pytest
 import torch
+from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.kernels.lists import pattern_density
+from sparse_vdit.kernels.lists import TileListBuilder, pattern_density
 from sparse_vdit.kernels.oracle import masked_attention, pattern_attention, sequence_mask
-from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, Union, VerticalStripe
 from sparse_vdit.kernels.tiling import Tiling
 from sparse_vdit.plans import errors
 from sparse_vdit.plans.candidates import default_candidates
 from sparse_vdit.plans.errors import CandidateJudge, sample_rows
 from sparse_vdit.plans.profiler import Profiler
-from sparse_vdit.plans.rules import paper_choice
+from sparse_vdit.plans.rules import paper_choice, paper_kinds
 from tolerances import assert_close
 
 GRID = TokenGrid(5, 7, 9, prefix=3, suffix=2)
@@ -62,6 +63,30 @@ def test_one_pass_equals_direct_computation(number):
         expected["kept_mass"] = kept.mean((0, 2))
     for name, value in expected.items():
         torch.testing.assert_close(getattr(measured, name)[:, 0], value, rtol=1e-3, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("pattern", [Routed(0.15), Routed(0.3, order="flat")], ids=str)
+def test_routed_candidates_are_judged_as_they_run(pattern):
+    """Each (batch, head) has its own tiles: what the backend computes is what was judged."""
+    q, k, v = inputs()
+    tiling = Tiling(GRID, pattern.order, *TILES)
+    covered = tiling.query_tiles * tiling.query_tile
+    judge = CandidateJudge(GRID, [Dense(order=pattern.order), pattern], covered, *TILES)
+    measured = judge.errors(q, k, v, None, torch.Generator().manual_seed(0))
+    builder = TileListBuilder(GRID, *TILES)
+    number = builder.add(pattern)
+    sparse = sparse_attention(q, k, v, builder.build(), [number] * HEADS)
+    rows = tiling.index[:covered]
+    exact = pattern_attention(q, k, v, [Dense()] * HEADS, GRID, *TILES)
+    expected = (sparse - exact)[:, rows].double().square().mean((0, 1, 3))
+    assert expected.min() > 1e-3
+    torch.testing.assert_close(measured.mse[:, 1], expected, rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(measured.mse[:, 0], torch.zeros(HEADS, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def test_the_papers_rule_chooses_among_its_own_kinds():
+    candidates = (Dense(), Routed(0.2), Diagonal(1), Union((Diagonal(), MultiDiagonal(order="flat"))))
+    assert paper_kinds(candidates).tolist() == [True, False, True, False]
 
 
 def test_plain_errors_without_a_projection():
@@ -191,7 +216,7 @@ def test_wrong_settings_are_named(settings, message):
 
 def test_default_candidates_are_about_a_hundred_of_every_kind():
     candidates = default_candidates()
-    kinds = {"dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe", "union"}
+    kinds = {"dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe", "union", "routed"}
     assert {c.kind for c in candidates} == kinds
     assert 90 <= len(candidates) <= 120
     assert len(set(candidates)) == len(candidates)
