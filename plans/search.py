@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from ..kernels.patterns import Skip
+from .lagrange import OutOfReachError, solve
 from .plan import Band, Plan, Provenance
 from .profile import Profile
 from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds
 
 MOST_DENSITY = 0.97  # windows as large as a short video are dense in disguise: no gain, and a misleading name
+MOST_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)
 LEAST_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
 
 
@@ -40,17 +42,21 @@ def search_paper(profile: Profile, lam: float = DEFAULT_LAMBDA, epsilon: float =
 
 
 def search_budget(
-    profile: Profile, density: float | None = None, error: float | None = None, weights: Tensor | None = None
+    profile: Profile,
+    density: float | None = None,
+    error: float | None = None,
+    weights: Tensor | None = None,
+    most_skipped: float = MOST_SKIPPED,
 ) -> Plan:
-    """One budget over all bands, layers and heads on the output-projected error, by a Lagrange multiplier.
+    """One budget over all bands, layers and heads on the output-projected error (`lagrange.py`).
 
-    Minimises sum(density) + mu * sum(w * ||W_O dO||^2) for the mu that meets the target; what is left of the target is
-    then spent on the heads where it helps most.
+    Minimises the sum of densities for an error, or the sum of errors w * ||W_O dO||^2 for a density.
 
     Args:
         density: wanted mean density over all heads, or
         error: wanted sqrt(sum w ||W_O dO||^2 / sum w ||W_O O||^2); exactly one of the two.
         weights: sensitivity w of the result to an error, broadcastable to (bands, layers, heads); 1 by default.
+        most_skipped: largest share of heads, over all bands, that may be skipped.
 
     Raises:
         SearchError: not exactly one target, a target out of range or out of reach, or nothing was observed.
@@ -61,6 +67,8 @@ def search_budget(
     if not 0 < target <= 1:
         name = "density" if error is None else "error"
         raise SearchError(f"target {name} is {target}, expected above 0 and at most 1")
+    if not 0 <= most_skipped <= SKIP_LIMIT:
+        raise SearchError(f"most_skipped is {most_skipped}, expected 0 to {SKIP_LIMIT}: more heads than that matter")
     bands = _bands(profile)
     errors, power = profile.measures["projected"][bands], profile.measures["power"][bands][..., 0]
     if weights is not None:
@@ -69,62 +77,32 @@ def search_budget(
     errors = errors / power.sum().clamp_min(1e-30)
     cost = torch.tensor(profile.header.densities, dtype=torch.float64).expand_as(errors) / power.numel()
     feasible = profile.measures["kept_mass"][bands] >= LEAST_MASS
-    feasible |= torch.tensor([isinstance(pattern, Skip) for pattern in profile.header.candidates])
-    feasible &= _useful(profile)
-    errors = torch.where(feasible, errors, torch.inf)
-    if error is None:
-        choice = _budget(errors, cost, density)
-    else:
-        choice = _budget(cost.masked_fill(~feasible, torch.inf), errors, error**2)
-    parameters = {"density": density} if error is None else {"error": error}
-    return _plan(profile, bands, choice, "budget", parameters)
-
-
-def _budget(objective: Tensor, spent: Tensor, limit: float) -> Tensor:
-    """Candidate per head with the least sum of objective at a sum of spent <= limit; infinite entries are never taken.
-
-    Bisection on the multiplier gives the lower convex hull's best plan; single exchanges then use the rest.
-    """
-
-    def choose(price: float) -> Tensor:
-        return torch.where(objective.isinf() | spent.isinf(), torch.inf, objective + price * spent).argmin(-1)
-
-    def total(choice: Tensor) -> float:
-        return spent.gather(-1, choice[..., None]).sum().item()
-
-    limit *= 1 + 1e-9  # sums of equal parts come out a rounding error apart
-    low, high = -40.0, 60.0  # exponents of 2
-    choice = choose(2.0**high)
-    if total(choice) > limit:
+    skip = torch.tensor([isinstance(pattern, Skip) for pattern in profile.header.candidates])
+    feasible = (feasible | skip) & _useful(profile)
+    feasible &= ~skip | _skippable(errors[..., skip], most_skipped)
+    errors, cost = (values.masked_fill(~feasible, torch.inf) for values in (errors, cost))
+    try:
+        found = solve(errors, cost, density) if error is None else solve(cost, errors, error**2)
+    except OutOfReachError as reason:
         raise SearchError(
-            f"the target is out of reach, the cheapest plan takes {total(choice) / limit:.2f} times as much: raise it"
-        )
-    for _ in range(80):
-        middle = (low + high) / 2
-        trial = choose(2.0**middle)
-        if total(trial) <= limit:
-            high, choice = middle, trial
-        else:
-            low = middle
-    return _exchange(objective, spent, choice, limit - total(choice))
+            f"the target is out of reach, the cheapest plan takes {reason.times:.2f} times as much: raise it"
+        ) from reason
+    parameters = {"density": density} if error is None else {"error": error}
+    parameters |= {"gap": float(f"{found.gap:.2g}"), "most_skipped": most_skipped}
+    return _plan(profile, bands, found.choice, "budget", parameters)
 
 
-def _exchange(objective: Tensor, spent: Tensor, choice: Tensor, left: float) -> Tensor:
-    """Spend what is left on single heads, best gain per spending first, as long as one fits."""
-    shape = choice.shape
-    objective, spent, choice = objective.flatten(0, -2), spent.flatten(0, -2), choice.flatten()
-    rows = torch.arange(len(choice))
-    for _ in range(4 * len(choice)):
-        gain = objective[rows, choice][:, None] - objective
-        extra = spent - spent[rows, choice][:, None]
-        rate = torch.where((gain > 0) & (extra <= left), gain / extra.clamp_min(1e-15), -torch.inf)
-        best = rate.max()
-        if not best > 0:
-            break
-        row, candidate = divmod(int(rate.argmax()), rate.shape[1])
-        left -= extra[row, candidate].item()
-        choice[row] = candidate
-    return choice.view(shape)
+def _skippable(errors: Tensor, share: float) -> Tensor:
+    """Heads that may be skipped, those whose skipping costs least: bool (bands, layers, heads, 1).
+
+    Args:
+        errors: of skipping, (bands, layers, heads, 1); without a column where skip is no candidate.
+    """
+    allowed = torch.zeros(*errors.shape[:-1], 1, dtype=torch.bool)
+    count = int(share * allowed.numel())
+    if errors.shape[-1] and count:
+        allowed.view(-1)[errors[..., 0].flatten().argsort()[:count]] = True
+    return allowed
 
 
 def _useful(profile: Profile) -> Tensor:

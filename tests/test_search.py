@@ -15,6 +15,7 @@ from sparse_vdit.plans.search import SearchError, search_budget, search_paper
 
 GRID = TokenGrid(7, 9, 13, prefix=5)
 LAYERS, HEADS, HEAD_DIM = 10, 20, 64
+OTHERS = tuple(kind for kind in KINDS if kind != "skip")  # one head of 20 is skipped: more than 6 % never are
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def planted():
                         query_tile=32, key_tile=16)  # fmt: skip
     truth = []
     for layer in range(LAYERS):
-        kinds = [KINDS[int(i)] for i in torch.randint(len(KINDS), (HEADS,), generator=generator)]
+        kinds = [OTHERS[int(i)] for i in torch.randint(len(OTHERS), (HEADS - 1,), generator=generator)] + ["skip"]
         heads = [planted_head(kind, GRID, HEAD_DIM, generator) for kind in kinds]
         q, k, v = (torch.stack(part, 1)[None] for part in zip(*heads, strict=True))
         profiler.observe(layer, 0.5, q, k, v, GRID, None)
@@ -43,7 +44,7 @@ def found(plan, truth) -> float:
 
 def test_budget_finds_planted_kinds(planted):
     profile, truth = planted
-    assert found(search_budget(profile, error=0.03), truth) >= 0.95
+    assert found(search_budget(profile, error=0.03, most_skipped=0.06), truth) >= 0.95
 
 
 def test_paper_rule_finds_planted_kinds(planted):
@@ -66,6 +67,7 @@ def made_up(errors, power=None, bands=None, kept_mass=1.0, flow="dense", votes=N
     measures = {name: errors.clone() for name in MEASURES}
     measures["power"] = torch.full(shape, 1.0, dtype=torch.float64) if power is None else power.expand(shape)
     measures["kept_mass"] = torch.full(shape, float(kept_mass), dtype=torch.float64)
+    measures["kept_mass"][..., 0] = 1  # dense keeps all
     votes = torch.zeros(shape, dtype=torch.float64) if votes is None else votes
     return Profile(header, measures, votes, torch.ones(shape[:2], dtype=torch.int64))
 
@@ -83,26 +85,29 @@ def chosen(plan):
 
 
 def brute_force(errors, limit):
-    """Least error at mean density <= limit over all combinations of a few heads."""
+    """Least error at mean density <= limit over all combinations of a few heads, of which none may be skipped."""
     heads = torch.tensor(errors).flatten(0, 2)
     best = None
     for combination in itertools.product(range(len(CANDIDATES)), repeat=len(heads)):
-        if sum(DENSITIES[c] for c in combination) / len(heads) <= limit + 1e-9:
+        if 1 not in combination and sum(DENSITIES[c] for c in combination) / len(heads) <= limit + 1e-9:
             error = sum(heads[h, c].item() for h, c in enumerate(combination))
             best = error if best is None else min(best, error)
     return best
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("density", [0.15, 0.4, 0.7])
+@pytest.mark.parametrize("density", [0.25, 0.4, 0.7])
 def test_budget_is_nearly_the_best_of_all_plans(seed, density):
-    """Against every combination: the Lagrange plan with exchanges is at most 15 % of the skip error worse."""
+    """Against every combination without skipping: of six heads, one or two may stop a step short of their best."""
     errors = random_errors(seed, bands=1, layers=2, heads=3)
     plan = search_budget(made_up(errors), density=density)
     choice = chosen(plan)
     assert sum(DENSITIES[c] for c in choice.flatten()) / choice.numel() <= density + 1e-9
     error = torch.tensor(errors).gather(-1, choice[..., None]).sum().item()
-    assert error <= brute_force(errors, density) + 0.15
+    best = brute_force(errors, density)
+    assert error <= best + 0.3
+    # the plan's own gap, of which it tells two digits, is to a bound below the best plan
+    assert error / (1 + plan.provenance.parameters["gap"]) <= best * 1.06
 
 
 @pytest.mark.parametrize("target", [0.05, 0.2, 0.5, 0.9])
@@ -133,10 +138,26 @@ def test_weights_shift_the_budget():
     assert DENSITIES[choice[0, 0, 0]] > DENSITIES[choice[0, 1, 0]]
 
 
-def test_candidates_without_mass_are_infeasible_but_skip_is_not():
+def test_candidates_without_mass_are_infeasible():
     errors = [[[[0.0, 0.9, 0.1, 0.1, 0.1]]]]
-    choice = chosen(search_budget(made_up(errors, kept_mass=0.01), density=0.5))
-    assert choice.tolist() == [[[1]]]
+    assert chosen(search_budget(made_up(errors, kept_mass=0.01), density=1.0)).tolist() == [[[0]]]
+    with pytest.raises(SearchError, match="out of reach"):
+        search_budget(made_up(errors, kept_mass=0.01), density=0.5)
+
+
+@pytest.mark.parametrize("most_skipped, count", [(0.0, 0), (0.03, 1), (0.06, 2)])
+def test_few_heads_are_skipped_and_those_that_matter_least(most_skipped, count):
+    errors = [[[[0.0, 0.001 * (head + 1), 0.1, 0.1, 0.1] for head in range(39)]]]
+    choice = chosen(search_budget(made_up(errors, kept_mass=0.01), density=1.0, most_skipped=most_skipped))
+    cheap = chosen(search_budget(made_up(errors), density=0.2, most_skipped=most_skipped))
+    assert (choice == 1).sum() == 0  # dense is exact and allowed
+    assert (cheap == 1).flatten().nonzero().flatten().tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.07, 1.0])
+def test_skipping_more_heads_is_refused(share):
+    with pytest.raises(SearchError, match=f"most_skipped is {share}"):
+        search_budget(made_up(random_errors(1)), density=0.5, most_skipped=share)
 
 
 def test_algorithm_1_takes_the_choices_that_flowed_on():
