@@ -55,6 +55,10 @@ def summary(plan: Plan) -> str:
     origin = plan.provenance
     known = {"model": origin.model, "rule": origin.rule, "date": origin.date, "source": origin.source}
     lines += [f"{name}: {value}" for name, value in known.items() if value]
+    told = origin.parameters
+    if isinstance(told.get("predicted_error"), float) and isinstance(told.get("predicted_error_margin"), float):
+        error, margin = told["predicted_error"], told["predicted_error_margin"]
+        lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} (95 %; errors of heads added)")
     if origin.notes:
         lines.append(origin.notes)
     return "\n".join(lines)

@@ -35,6 +35,7 @@ class HeadErrors:
         mse: mean of dO^2 over rows and channels, as in the paper's Eq. 2.
         kept_mass: share of the softmax mass on the kept keys.
         power: ||W_O O||^2, what the head adds to the residual stream; the same for all candidates of a head.
+        square: mean over rows of (||W_O dO||^2)^2, from which the sampling error of `projected` follows.
     """
 
     projected: Tensor
@@ -42,6 +43,7 @@ class HeadErrors:
     mse: Tensor
     kept_mass: Tensor
     power: Tensor
+    square: Tensor
 
 
 def sample_rows(tiling: Tiling, rows: int, generator: torch.Generator) -> Tensor:
@@ -97,7 +99,7 @@ class CandidateJudge:
         return tokens
 
     def _head(self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, tokens: Tensor) -> tuple[Tensor, ...]:
-        sums = torch.zeros(5, len(self.candidates), dtype=torch.float64)
+        sums = torch.zeros(6, len(self.candidates), dtype=torch.float64)
         for order, tiling in self.tilings.items():
             chosen = [c for c, pattern in enumerate(self.candidates) if pattern.order == order]
             skip = torch.tensor([isinstance(self.candidates[c], Skip) for c in chosen], device=q.device)
@@ -109,9 +111,9 @@ class CandidateJudge:
                     fill_routed(masks, routed, q[batch], k[batch], rows, tiling)
                     sums[:, chosen] += _judge(q[batch], k[batch], v[batch], rows, tiling, masks, skip, gram)
         seen = max(1, len(tokens) * q.shape[0])
-        projected, squared, output, mass, power = sums
+        projected, squared, output, mass, power, square = sums
         mse = squared / (seen * q.shape[-1])
-        return projected / seen, squared / output.clamp_min(1e-30), mse, mass / seen, power / seen
+        return projected / seen, squared / output.clamp_min(1e-30), mse, mass / seen, power / seen, square / seen
 
 
 def fill_routed(
@@ -141,7 +143,8 @@ def fill_routed(
 def _judge(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor, tiling: Tiling, masks: Tensor, skip: Tensor, gram: Tensor | None
 ) -> Tensor:
-    """Sums over rows of (projected, squared error, squared output, kept mass, power) per candidate: float64 (5, C).
+    """Sums over rows of (projected, squared error, squared output, kept mass, power, square) per candidate: float64
+    (6, C).
 
     q, k, v (S, D) of one head; masks (C, rows, key_tiles) in the tiling's order; skip (C,).
     """
@@ -166,5 +169,5 @@ def _judge(
     else:
         gram = gram.to(error)
         projected, power = ((error @ gram) * error).sum(-1), ((exact @ gram) * exact).sum(-1)
-    sums = [projected, squared, size.expand_as(squared), mass * live, power.expand_as(squared)]
+    sums = [projected, squared, size.expand_as(squared), mass * live, power.expand_as(squared), projected.square()]
     return torch.stack(sums).cpu().double().sum(-1)  # MPS has no float64

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..kernels.patterns import Pattern
 from .plan import MOST_ENTRIES, MOST_NAME
 
-MEASURES = ("projected", "relative", "mse", "kept_mass", "power")
+MEASURES = ("projected", "relative", "mse", "kept_mass", "power", "square")
 FLOWS = ("dense", "sequential")
 MEASURED_ALIKE = (
     "family", "layers", "heads", "head_dim", "grid", "query_tile", "key_tile", "candidates", "flow", "projected",
@@ -85,6 +85,17 @@ class Profile:
                 raise ValueError(f"{name} has values that are not finite or below zero; profile again")
         if tuple(self.samples.shape) != shape[:2]:
             raise ValueError(f"samples is {tuple(self.samples.shape)}, expected {shape[:2]} (bands, layers)")
+
+    def sampling_variance(self) -> Tensor:
+        """Variance of the measure `projected`, a mean over sampled rows: float64, shaped as it.
+
+        Rows of one observation are drawn from strata and counted as if independent, so it errs upwards; that steps and
+        prompts differ is in it, as rows of all of them are in the mean.
+        """
+        rows = self.header.parameters.get("rows")
+        rows = rows if isinstance(rows, (int, float)) and rows >= 1 else 1  # text where merged profiles differ
+        seen = rows * self.samples.clamp_min(1)[..., None, None]
+        return (self.measures["square"] - self.measures["projected"].square()).clamp_min(0) / seen
 
     def measured_bands(self) -> list[int]:
         """Numbers of the bands that every layer was observed in."""

@@ -74,7 +74,8 @@ def search_budget(
     if weights is not None:
         weights = weights.expand((*profile.samples.shape, profile.header.heads))[bands]
         errors, power = errors * weights[..., None], power * weights
-    errors = errors / power.sum().clamp_min(1e-30)
+    total = power.sum().clamp_min(1e-30)
+    errors = errors / total
     cost = torch.tensor(profile.header.densities, dtype=torch.float64).expand_as(errors) / power.numel()
     feasible = profile.measures["kept_mass"][bands] >= LEAST_MASS
     skip = torch.tensor([isinstance(pattern, Skip) for pattern in profile.header.candidates])
@@ -89,7 +90,23 @@ def search_budget(
         ) from reason
     parameters = {"density": density} if error is None else {"error": error}
     parameters |= {"gap": float(f"{found.gap:.2g}"), "most_skipped": most_skipped}
+    variance = profile.sampling_variance()[bands] * (1 if weights is None else weights[..., None].square())
+    parameters |= predicted_error(found.choice, errors, variance / total**2)
     return _plan(profile, bands, found.choice, "budget", parameters)
+
+
+def predicted_error(choice: Tensor, errors: Tensor, variance: Tensor) -> dict[str, float]:
+    """Error of a plan, sqrt(sum ||W_O dO||^2 / sum ||W_O O||^2) with errors of heads added up as if independent, and
+    the half-width of its 95 % confidence interval as far as the sampling of rows goes.
+
+    Args:
+        choice: (bands, layers, heads).
+        errors, variance: relative to the sum of powers and its square, (bands, layers, heads, candidates).
+    """
+    squared = errors.gather(-1, choice[..., None]).sum().item()
+    deviation = variance.gather(-1, choice[..., None]).sum().item() ** 0.5
+    low, high = (max(0.0, squared + side * 1.96 * deviation) ** 0.5 for side in (-1, 1))
+    return {"predicted_error": round(squared**0.5, 4), "predicted_error_margin": round((high - low) / 2, 4)}
 
 
 def _skippable(errors: Tensor, share: float) -> Tensor:

@@ -136,6 +136,7 @@ def test_the_other_rules(server: Server, rule: str, options: dict) -> None:
     show = node("SparseVDiTPreviewPlan", plan=("search", 0))
     outputs = server.run({**base(), **profiled(steps=2), "search": search(rule, **options), "show": show})
     assert "mean density" in outputs["show"]["text"][0]
+    assert ("expected error of attention" in outputs["show"]["text"][0]) == rule.startswith("budget")
 
 
 def test_profiling_leaves_the_video_alone_and_previous_profiles_add_up(server: Server) -> None:

@@ -52,6 +52,7 @@ def test_one_pass_equals_direct_computation(number):
         "relative": difference.square().sum((0, 1, 3)) / exact.square().sum((0, 1, 3)),
         "mse": difference.square().mean((0, 1, 3)),
         "power": power,
+        "square": torch.einsum("ohd,bshd->bsho", weight.double(), difference).square().sum(-1).square().mean((0, 1)),
     }
     if not isinstance(CANDIDATES[number], Skip):
         mask = sequence_mask(CANDIDATES[number], GRID, *TILES)
@@ -141,6 +142,23 @@ def test_sampling_estimates_the_full_error():
     )
     assert full[:, 0].abs().max() < 1e-10
     torch.testing.assert_close(sampled[:, 1:], full[:, 1:], rtol=0.35, atol=0)
+
+
+def test_the_sampling_error_is_what_repeated_sampling_shows():
+    """Of many profiles of the same call with other rows: the spread of their means is the one that each of them tells,
+    or less, as rows are drawn from strata."""
+    q, k, v = inputs(batch=1)
+    profiles = []
+    for seed in range(40):
+        profiler = Profiler("wan", "toy", 1, HEADS, HEAD_DIM, CANDIDATES, [(1.0, 0.0)], rows=40, seed=seed,
+                            query_tile=TILES[0], key_tile=TILES[1])  # fmt: skip
+        profiler.observe(0, 0.7, q, k, v, GRID, None)
+        profiles.append(profiler.profile())
+    means = torch.stack([profile.measures["projected"][0, 0, :, 2:] for profile in profiles])
+    told = torch.stack([profile.sampling_variance()[0, 0, :, 2:] for profile in profiles]).mean(0)
+    ratio = (means.var(0) / told).sqrt()
+    assert 0.5 < ratio.mean() < 1.1, ratio
+    assert ratio.max() < 1.5, ratio
 
 
 def make_profiler(flow, **settings):

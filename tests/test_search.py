@@ -119,6 +119,18 @@ def test_error_target_is_met(target):
     assert relative <= target + 1e-6
 
 
+def test_the_plan_tells_its_error_and_how_sure_it_is():
+    errors = [[[[0.0, 1.0, 0.36, 0.2, 0.4]] * 2]]
+    profile = made_up(errors, parameters={"rows": 100})
+    profile.measures["square"] = profile.measures["projected"].square() + 0.01
+    told = search_budget(profile, density=0.2).provenance.parameters
+    assert told["predicted_error"] == pytest.approx(0.6)  # both heads take candidate 2, powers are 1
+    # variance of a mean .01 / 100; of the mean of two heads half of it; d sqrt(x) = dx / (2 sqrt(x))
+    assert told["predicted_error_margin"] == pytest.approx(1.96 * (0.0001 / 2) ** 0.5 / (2 * 0.6), rel=0.05)
+    profile.measures["square"] = profile.measures["projected"].square()
+    assert search_budget(profile, density=0.2).provenance.parameters["predicted_error_margin"] == 0
+
+
 def test_lower_targets_cost_more():
     profile = made_up(random_errors(9))
     totals = [sum(DENSITIES[c] for c in chosen(search_budget(profile, error=e)).flatten()) for e in (0.1, 0.3, 0.6)]
