@@ -27,8 +27,8 @@ COUNT = "sparse_vdit_count"
 """Key in transformer_options: list of one number, the calls so far, where blocks are counted."""
 
 SEEN = "sparse_vdit_seen"
-"""Key in transformer_options: whether the block at work has made its self-attention call. Tells apart cross-attention to
-a text that happens to be as long as the video."""
+"""Key in transformer_options: whether the block at work has made its self-attention call. Tells apart cross-attention
+to a text that happens to be as long as the video."""
 
 Patch = Callable[[dict, dict], dict]
 
@@ -75,7 +75,7 @@ def _in_block(layer: int, patch: Patch | None, args: dict, extra: dict) -> dict:
 
 
 def take_layer(options: dict) -> int | None:
-    """Number of the block whose attention is called, None outside of blocks. Counts the call where blocks are counted."""
+    """Number of the block whose attention is called, None outside of blocks; counts the call where that is how."""
     run = None if torch.compiler.is_compiling() else current_run()
     if run is not None and run.numbered:
         return run.take_layer()
