@@ -6,14 +6,15 @@ import subprocess
 
 import pytest
 import torch
-from comfyui.family_cases import DENSE, SPARSE, STEPS, Case
+from comfyui import prompts
+from comfyui.family_cases import DENSE, HEADS, SPARSE, STEPS, Case
 from comfyui.installation import ROOT, comfyui_path, comfyui_python
 from comfyui.prompts import node
 from comfyui.results import PLANS, counts, latents, relative_difference, report
 from comfyui.server import Server
 from sparse_vdit.kernels.patterns import Dense
 from sparse_vdit.nodes.host import reasons
-from sparse_vdit.plans.files import save_plan
+from sparse_vdit.plans.files import load_plan, save_plan
 from tolerances import SAMPLED, SAMPLED_DENSE
 
 pytestmark = pytest.mark.comfyui
@@ -83,3 +84,53 @@ def test_multitalk_stays_dense_and_says_so(models: Server) -> None:
     line = report(models, before)
     assert counts(line) == (0, FORWARDS * case.layers)
     assert "MultiTalkGetAttnMapPatch" in line
+
+
+PROFILED = ("wan2.1 t2v", "wan vace", "hunyuan video", "hunyuan video 1.5", "cogvideox", "minimax h3", "ltx-2")
+
+
+@pytest.mark.parametrize("case", [case for case in SPARSE if case.name in PROFILED], ids=lambda case: case.name)
+def test_profile_search_and_patch(models: Server, case: Case) -> None:
+    """The whole way of a user, for every family: the plan that was searched runs on all layers that were measured."""
+    before = len(models.log_text())
+    measured = profiled()
+    keep = node("SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="made", overwrite=True)
+    models.run({**case.base(), **measured, "search": budget(), "keep": keep})
+    assert f"measured {STEPS * case.layers} calls" in report(models, before)
+    plan = load_plan(models.base / PLANS / "made.json")
+    assert (plan.family, plan.layers, plan.heads, plan.head_dim) == (case.family, case.layers, HEADS, case.head_dim)
+    assert plan.grid == case.grid
+    plain = latents(models, case.sampled({}, "model"))
+    before = len(models.log_text())
+    assert relative_difference(latents(models, case.patched("made")), plain) > 100 * SAMPLED_DENSE
+    check_counts(report(models, before), case)
+
+
+def profiled() -> dict:
+    """Profile Heads on the base's positive text."""
+    prompt = prompts.profiled(steps=STEPS)
+    prompt["profile"]["inputs"]["rows"] = 128
+    return prompt
+
+
+def budget() -> dict:
+    """A plan of half the density."""
+    return node("SparseVDiTSearchPlan", profile=("profile", 1), rule="budget: density", **{"rule.density": 0.6})
+
+
+COMPILED = ("wan2.1 t2v", "wan vace", "hunyuan video", "cogvideox", "minimax h3", "ltx-2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in SPARSE if case.name in COMPILED], ids=lambda case: case.name)
+def test_compiled_models_number_their_blocks_alike(models: Server, case: Case) -> None:
+    """Blocks are counted or named inside of compiled code: each layer must still run its own patterns."""
+    save_plan(case.plan(), models.base / PLANS / "sparse.json", overwrite=True)
+    eager = latents(models, case.patched("sparse"))
+    for _ in range(2):  # compiled, then from what was compiled
+        before = len(models.log_text())
+        prompt = case.patched("sparse")
+        prompt["compiled"] = node("TorchCompileModel", model=("patch", 0), backend="inductor")
+        prompt["ksampler"]["inputs"]["model"] = ["compiled", 0]
+        assert relative_difference(latents(models, prompt), eager) <= SAMPLED
+        assert counts(report(models, before))[0] == FORWARDS * case.layers

@@ -61,9 +61,9 @@ COGVIDEOX = Family(
     models=(
         Model("CogVideoX 2B", "30", 30, 64),
         Model("CogVideoX 5B, text or image to video", "42", 48, 64),
-        Model("CogVideoX 1.5 5B (patch 2x2x2)", "42", 48, 64),
+        Model("CogVideoX 1.5 5B", "42", 48, 64, patch="2x2x2"),
     ),
-    patch="1x2x2, 2x2x2",
+    patch="1x2x2",
     order="text, video",
     text="before the video, 226 tokens or more",
     not_ours="none",

@@ -22,7 +22,8 @@ Blocks = tuple[tuple[str, int], ...]
 COUNTED = "counted"
 """Section of blocks that ComfyUI gives no name: their calls are counted."""
 
-RANDOM = "ComfyUI's own class, random weights"
+RANDOM = "random weights"
+"""What a model was run with: ComfyUI's own class with random weights, in a real server."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Model:
     Attributes:
         name: as its makers call it.
         layers, heads, head_dim: numbers of its self-attention.
+        patch: frames, height and width of latents in a token, where it is not the family's.
         tested: on what the pack was run with it.
     """
 
@@ -39,6 +41,7 @@ class Model:
     layers: str
     heads: int | str
     head_dim: int
+    patch: str = ""
     tested: str = RANDOM
 
 

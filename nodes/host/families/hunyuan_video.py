@@ -90,9 +90,9 @@ HUNYUAN_VIDEO = Family(
     name="hunyuan_video",
     models=(
         Model("HunyuanVideo 13B, text or image to video", "20 + 40", 24, 128),
-        Model("HunyuanVideo 1.5 8.3B (patch 1x1x1)", "54", 16, 128),
+        Model("HunyuanVideo 1.5 8.3B", "54", 16, 128, patch="1x1x1"),
     ),
-    patch="1x2x2, 1x1x1",
+    patch="1x2x2",
     order="text, reference image, video",
     text="before the video, as long as the prompt; masked text stays masked",
     not_ours="token refiner",

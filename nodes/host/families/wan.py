@@ -1,7 +1,7 @@
 """Wan 2.1 and 2.2: text in cross-attention, the video alone in self-attention, references before or after it.
 
-VACE runs blocks of its own beside the main ones under the same block numbers. The main ones are those of the plain
-model, whose plans fit them; the plan says nothing of the others, so these stay dense.
+VACE runs blocks of its own beside the main ones under the same block numbers. The main ones are as many as the plain
+model's, whose plans fit them; a plan says nothing of the others, so these stay dense.
 """
 
 from __future__ import annotations

@@ -8,16 +8,18 @@ import types
 import torch
 
 
-def _tensors(spec, generator):
-    """JSON with a random tensor for each {"shape": [...]}."""
+def _tensors(spec, generator, tokens):
+    """JSON with tensors: {"shape": [...]} is random, {"ones": [...]}, {"hidden": n} a mask that hides n tokens."""
     if isinstance(spec, list):
-        return [_tensors(entry, generator) for entry in spec]
+        return [_tensors(entry, generator, tokens) for entry in spec]
     if isinstance(spec, dict):
         if set(spec) == {"shape"}:
             return torch.randn(spec["shape"], generator=generator)
-        if set(spec) == {"tensor"}:
-            return torch.tensor(spec["tensor"])
-        return {name: _tensors(entry, generator) for name, entry in spec.items()}
+        if set(spec) == {"ones"}:
+            return torch.ones(spec["ones"])
+        if set(spec) == {"hidden"}:
+            return (torch.arange(tokens) < tokens - spec["hidden"]).long()[None]
+        return {name: _tensors(entry, generator, tokens) for name, entry in spec.items()}
     return spec
 
 
@@ -34,7 +36,7 @@ class AnyConditioning:
     def make(self, tokens, width, seed, extras):
         generator = torch.Generator().manual_seed(seed)
         text = torch.randn(1, tokens, width, generator=generator)
-        made = _tensors(json.loads(extras), generator)
+        made = _tensors(json.loads(extras), generator, tokens)
         image = made.pop("clip_vision", None)
         if image is not None:
             names = ("penultimate_hidden_states", "last_hidden_state")
