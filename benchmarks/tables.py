@@ -1,5 +1,5 @@
-"""Writes the tables of README.md and benchmarks/README.md from the result files and what the pack knows, between `<!-- table: NAME -->` and
-`<!-- end -->`.
+"""Writes the tables of README.md and benchmarks/README.md from the result files and from what the pack knows, between
+`<!-- table: NAME -->` and `<!-- end -->`.
 
     python benchmarks/tables.py
 """

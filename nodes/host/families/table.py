@@ -17,7 +17,7 @@ def families_table() -> str:
             lines.append(f"| {' | '.join((*cells, family.text, family.not_ours, model.tested))} |")
     lines += [
         "",
-        "Random weights: ComfyUI's own class and loader, a small checkpoint of random weights, sampled in a real server.",
+        "Random weights: ComfyUI's own class and loader, a small random checkpoint, sampled in a real server.",
         "**No real checkpoint was at hand, so none was run with a real model's weights.**",
     ]
     return "\n".join(lines)
