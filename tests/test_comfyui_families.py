@@ -58,7 +58,7 @@ def check_counts(line: str, case: Case) -> None:
     """Each layer once in each forward, each of VACE's own blocks dense; equal texts may run in one batch."""
     forwards = {FORWARDS} if case.texts[0] != case.texts[1] else {FORWARDS, STEPS}
     sparse, dense = counts(line)
-    assert (sparse, dense) in {(n * case.layers, n * case.calls.count(None)) for n in forwards}, line
+    assert (sparse, dense) in {(n * case.layers, n * case.dense) for n in forwards}, line
     if dense:
         assert f"{reasons.VACE_BLOCK} {dense}" in line
 
@@ -106,6 +106,19 @@ def test_profile_search_and_patch(models: Server, case: Case) -> None:
     check_counts(report(models, before), case)
 
 
+def test_a_profile_is_of_one_text_length(models: Server) -> None:
+    """With guidance the other text is shorter: only the length that came first is measured, the other is counted."""
+    case = next(case for case in SPARSE if case.name == "cogvideox")
+    prompt = {**case.base(), **profiled()}
+    cfg = {"cfg": 3.0, "model": ("model", 0), "positive": ("positive", 0), "negative": ("negative", 0)}
+    prompt["guider"] = node("CFGGuider", **cfg)
+    before = len(models.log_text())
+    latents(models, prompt, "profile")
+    line = report(models, before)
+    assert f"measured {STEPS * case.layers} calls" in line
+    assert f"{reasons.OTHER_TEXT} {STEPS * case.layers}" in line
+
+
 def profiled() -> dict:
     """Profile Heads on the base's positive text."""
     prompt = prompts.profiled(steps=STEPS)
@@ -118,19 +131,31 @@ def budget() -> dict:
     return node("SparseVDiTSearchPlan", profile=("profile", 1), rule="budget: density", **{"rule.density": 0.6})
 
 
-COMPILED = ("wan2.1 t2v", "wan vace", "hunyuan video", "cogvideox", "minimax h3", "ltx-2")
+WHOLE = ("wan2.1 t2v", "wan vace", "hunyuan video", "cogvideox", "minimax h3", "ltx-2")
+ALONE = ("wan vace", "hunyuan video", "cogvideox")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in SPARSE if case.name in COMPILED], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in SPARSE if case.name in WHOLE], ids=lambda case: case.name)
 def test_compiled_models_number_their_blocks_alike(models: Server, case: Case) -> None:
     """Blocks are counted or named inside of compiled code: each layer must still run its own patterns."""
+    check_compiled(models, case, node("TorchCompileModel", model=("patch", 0), backend="inductor"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in SPARSE if case.name in ALONE], ids=lambda case: case.name)
+def test_blocks_compiled_alone_run_their_own_patterns(models: Server, case: Case) -> None:
+    """They share code that was made for the first of them."""
+    check_compiled(models, case, node("TestCompileBlocks", model=("patch", 0)))
+
+
+def check_compiled(models: Server, case: Case, compiled: dict) -> None:
+    """Compiled, and then from what was compiled, the plan gives what it gives without."""
     save_plan(case.plan(), models.base / PLANS / "sparse.json", overwrite=True)
     eager = latents(models, case.patched("sparse"))
-    for _ in range(2):  # compiled, then from what was compiled
+    prompt = {**case.patched("sparse"), "compiled": compiled}
+    prompt["ksampler"]["inputs"]["model"] = ["compiled", 0]
+    for _ in range(2):
         before = len(models.log_text())
-        prompt = case.patched("sparse")
-        prompt["compiled"] = node("TorchCompileModel", model=("patch", 0), backend="inductor")
-        prompt["ksampler"]["inputs"]["model"] = ["compiled", 0]
         assert relative_difference(latents(models, prompt), eager) <= SAMPLED
-        assert counts(report(models, before))[0] == FORWARDS * case.layers
+        check_counts(report(models, before), case)

@@ -172,7 +172,6 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
         run.note("sparse attention gave numbers that are not finite; that forward was repeated and the rest ran dense")
         out = executor(x, t, *args, **kwargs)
     run.options = None
-    run.biases.clear()
     return out
 
 
@@ -205,7 +204,11 @@ def _diffusion_model(executor: object, *args: object, **kwargs: object) -> objec
         if options is not None:
             options[LAYOUT], options[OUTSIDE] = family.layout(model, inputs), family.outside(model)
             number_blocks(options, family, model)
-    return executor(*args, **kwargs)
+    out = executor(*args, **kwargs)
+    run = None if torch.compiler.is_compiling() else current_run()
+    if run is not None:
+        run.biases.clear()  # made inside of the forward, so that they may not outlive it
+    return out
 
 
 def _on_cleanup(patcher: object) -> None:

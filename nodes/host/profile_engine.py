@@ -43,13 +43,16 @@ class ProfileEngine:
         """The profiler's output where attention flows on sparse, else the reason for dense."""
         if key_bias is not None:
             return reasons.MASKED
-        if not 0 <= layer < self.profiler.layers:
+        if not 0 <= layer < len(self.profiler.samples[0]):
             return reasons.NO_LAYER
+        grid, measured = TokenGrid(*layout), self.profiler.grid
+        if measured is not None and grid != measured and grid.shape == measured.shape:
+            return reasons.OTHER_TEXT
         if layer not in self._grams:
             self._grams[layer] = head_grams(self.family.output(self.model, layer), q)
         self.observed += 1
         stop = run.clock(q.device)
-        out = self.profiler.observe(layer, self.sigma, q, k, v, TokenGrid(*layout), self._grams[layer])
+        out = self.profiler.observe(layer, self.sigma, q, k, v, grid, self._grams[layer])
         stop()
         if out is None:
             return reasons.PROFILING

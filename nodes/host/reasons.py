@@ -31,6 +31,7 @@ NO_PLAN = (
 NO_RUN = "no run is active"
 NOT_FINITE = "sparse output was not finite, the forward was computed again dense"
 PROFILING = "measured by Profile Heads"
+OTHER_TEXT = "text of another length than the one that is measured"
 CUDA_GRAPHS = "the model is compiled with CUDA graphs, which would replay one decision for every step"
 SEVERAL_GPUS = "the model runs on several GPUs at once, where the pack cannot yet follow each of them"
 REPLACED = "another node replaced the pack's attention after the run began"

@@ -58,6 +58,11 @@ class Case:
         """Layers that a plan is about."""
         return max(layer for layer in self.calls if layer is not None) + 1
 
+    @property
+    def dense(self) -> int:
+        """Self-attention calls of a forward that no plan is about: those of VACE's own blocks."""
+        return 0 if "vace" not in self.file else len(self.calls) // (2 if 315 in self.texts else 1) - self.layers
+
     def plan(self, patterns: tuple[tuple[Pattern, ...], ...] = ROWS) -> Plan:
         """Plan with the given rows of patterns, again and again through the layers."""
         flat = tuple(dict.fromkeys(pattern for row in patterns for pattern in row))
@@ -133,6 +138,12 @@ SPARSE = (
         latents=(EVEN,),
         extras={"vace_frames": [{"shape": [1, 32, *EVEN[2:]]}] * 2, "vace_mask": [{"shape": [1, 64, *EVEN[2:]]}] * 2},
         calls=(0, None, None, 1, 2, None, None, 3),
+    ),
+    Case("wan, text as long as the video", "wan", "wan_t2v", texts=(315, 315), calls=(0, None, 1, None, 2, None)),
+    Case(
+        "wan vace, text as long as the video",
+        *("wan", "wan_vace", (EVEN,), (315, 315)),
+        calls=(0, None, None, None, 1, None, 2, None, None, None, 3, None),
     ),
     Case("wan camera", "wan", "wan_camera", extras=IMAGE),
     Case("hunyuan video", **HUNYUAN),

@@ -151,7 +151,29 @@ class TalkingPatch:
         return (model,)
 
 
+class CompileBlocks:
+    """Each block compiled alone, as other packs do it, with ComfyUI's own helper: blocks share code."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"model": ("MODEL",)}}
+
+    def make(self, model):
+        from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+        model = model.clone()
+        network = model.get_model_object("diffusion_model")
+        lists = [name for name in ("blocks", "double_blocks", "single_blocks") if hasattr(network, name)]
+        keys = [f"diffusion_model.{name}.{number}" for name in lists for number in range(len(getattr(network, name)))]
+        options = {"guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]}
+        set_torch_compile_wrapper(model, "inductor", options=options, keys=keys)
+        return (model,)
+
+
 NODES = {
+    "TestCompileBlocks": CompileBlocks,
     "TestAnyConditioning": AnyConditioning,
     "TestAnyLatent": AnyLatent,
     "TestFirstStream": FirstStream,
