@@ -139,14 +139,14 @@ ALONE = ("wan vace", "hunyuan video", "cogvideox")
 @pytest.mark.parametrize("case", [case for case in SPARSE if case.name in WHOLE], ids=lambda case: case.name)
 def test_compiled_models_number_their_blocks_alike(models: Server, case: Case) -> None:
     """Blocks are counted or named inside of compiled code: each layer must still run its own patterns."""
-    check_compiled(models, case, node("TorchCompileModel", model=("patch", 0), backend="inductor"))
+    check_compiled(models, case, node("TestCompile", model=("patch", 0), part="whole"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in SPARSE if case.name in ALONE], ids=lambda case: case.name)
 def test_blocks_compiled_alone_run_their_own_patterns(models: Server, case: Case) -> None:
     """They share code that was made for the first of them."""
-    check_compiled(models, case, node("TestCompileBlocks", model=("patch", 0)))
+    check_compiled(models, case, node("TestCompile", model=("patch", 0), part="blocks"))
 
 
 def check_compiled(models: Server, case: Case, compiled: dict) -> None:

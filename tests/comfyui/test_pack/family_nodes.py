@@ -151,29 +151,32 @@ class TalkingPatch:
         return (model,)
 
 
-class CompileBlocks:
-    """Each block compiled alone, as other packs do it, with ComfyUI's own helper: blocks share code."""
+class Compile:
+    """The model compiled as a whole, or each block alone, with ComfyUI's own helper and filter of guards, but without
+    the code generator, whose minutes would add nothing: what is baked in is baked in before it."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
-        return {"required": {"model": ("MODEL",)}}
+        return {"required": {"model": ("MODEL",), "part": (["whole", "blocks"],)}}
 
-    def make(self, model):
+    def make(self, model, part):
         from comfy_api.torch_helpers import set_torch_compile_wrapper
 
         model = model.clone()
         network = model.get_model_object("diffusion_model")
-        lists = [name for name in ("blocks", "double_blocks", "single_blocks") if hasattr(network, name)]
-        keys = [f"diffusion_model.{name}.{number}" for name in lists for number in range(len(getattr(network, name)))]
+        keys = ["diffusion_model"]
+        if part == "blocks":
+            lists = {name: getattr(network, name, ()) for name in ("blocks", "double_blocks", "single_blocks")}
+            keys = [f"diffusion_model.{name}.{number}" for name in lists for number in range(len(lists[name]))]
         options = {"guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]}
-        set_torch_compile_wrapper(model, "inductor", options=options, keys=keys)
+        set_torch_compile_wrapper(model, "aot_eager", options=options, keys=keys)
         return (model,)
 
 
 NODES = {
-    "TestCompileBlocks": CompileBlocks,
+    "TestCompile": Compile,
     "TestAnyConditioning": AnyConditioning,
     "TestAnyLatent": AnyLatent,
     "TestFirstStream": FirstStream,
