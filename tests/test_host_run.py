@@ -82,21 +82,37 @@ def test_the_flag_of_numbers_that_are_not_finite_is_made_before_the_forward(run:
 def test_refusals_by_static_facts() -> None:
     q, k, v = qkv()
     call = {"q": q, "k": k, "v": v, "heads": 3}
-    options = {LAYOUT: (*GRID, 0, 0), SEEN: False}
-    assert refusal(call, options, 1) is None
-    assert refusal({**call, "k": k[:, :7], "v": v[:, :7]}, options, 1) == reasons.CROSS_ATTENTION
-    assert refusal(call, {**options, SEEN: True}, 1) == reasons.CROSS_ATTENTION  # a text as long as the video
-    assert refusal(call, {**options, SEEN: True, COUNT: [1]}, 1) is None  # counted blocks make one call each
-    assert refusal({**call, "mask": torch.ones(TOKENS, TOKENS)}, options, 1) == reasons.MASKED
-    assert refusal({**call, "mask": torch.zeros(1, 1, TOKENS)}, options, 1) is None
-    assert refusal({**call, "scale": 0.1}, options, 1) == reasons.OWN_SCALE
-    assert refusal({**call, "enable_gqa": True}, options, 1) == reasons.OWN_SCALE
-    assert refusal(call, options, None) == reasons.NO_LAYER
-    assert refusal(call, {**options, OUTSIDE: reasons.REFINER}, None) == reasons.REFINER
-    assert refusal(call, {}, 1) == reasons.UNSEEN_FORWARD
-    assert refusal(call, {**options, LAYOUT: "why not"}, 1) == "why not"
-    assert refusal(call, {**options, LAYOUT: (*GRID, 1, 0)}, 1) == reasons.OTHER_TOKENS
-    assert refusal({**call, "skip_reshape": True}, options, 1) == reasons.OTHER_HEADS
+    options = {LAYOUT: (*GRID, 0, 0), SEEN: False, LAYER: 1}
+    assert refusal(call, options) is None
+    part = {"q": q[:, :7], "mask": torch.zeros(1, 7, TOKENS)}
+    assert refusal({**call, "k": k[:, :7], "v": v[:, :7]}, options) == reasons.CROSS_ATTENTION
+    assert refusal({**call, **part}, options) == reasons.MASKED  # a group of queries with a mask of its own
+    assert refusal(call, {**options, SEEN: True}) == reasons.CROSS_ATTENTION  # a text as long as the video
+    assert refusal({**call, "mask": torch.ones(TOKENS, TOKENS)}, options) == reasons.MASKED
+    assert refusal({**call, "mask": torch.zeros(1, 1, TOKENS)}, options) is None
+    assert refusal({**call, "scale": 0.1}, options) == reasons.OWN_SCALE
+    assert refusal({**call, "enable_gqa": True}, options) == reasons.OWN_SCALE
+    outside = {LAYOUT: options[LAYOUT]}
+    assert refusal(call, outside) == reasons.NO_LAYER
+    assert refusal(call, {**outside, OUTSIDE: reasons.REFINER}) == reasons.REFINER
+    assert refusal(call, {**outside, SEEN: True, COUNT: [1]}) is None  # counted blocks make one call each
+    assert refusal(call, {LAYER: 1}) == reasons.UNSEEN_FORWARD
+    assert refusal(call, {**options, LAYOUT: "why not"}) == "why not"
+    assert refusal(call, {**options, LAYOUT: (*GRID, 1, 0)}) == reasons.OTHER_TOKENS
+    assert refusal({**call, "skip_reshape": True}, options) == reasons.OTHER_HEADS
+
+
+def test_only_calls_of_the_plan_are_counted(run: Run) -> None:
+    """Where blocks are counted, what else attends in between changes no number."""
+    q, k, v = qkv()
+    options = {LAYOUT: (*GRID, 0, 0), COUNT: [0]}
+    run.begin_forward(torch.device("cpu"))
+    run.begin_blocks(True)
+    for tokens in (7, TOKENS, 7, TOKENS):
+        call = (x[:, :tokens] for x in (q, k, v))
+        attention_override(lambda q, *rest, **kwargs: q, *call, heads=3, transformer_options=options)
+    assert run.count == run.sparse == 2
+    assert run.dense == {reasons.OTHER_TOKENS: 2}
 
 
 def test_dense_decisions_by_noise_level() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from . import reasons
 from .attention_op import attention_op, run_attention
-from .blocks import COUNT, SEEN, take_layer
+from .blocks import COUNT, LAYER, SEEN, take_layer
+from .families import Layout
 from .run import current_run
 from .text_mask import is_key_mask
 
@@ -28,37 +29,39 @@ def attention_override(func: Callable, *args: object, **kwargs: object) -> Tenso
     """Override with ComfyUI's signature: `func` is the undecorated attention, the rest its arguments."""
     options = kwargs.get("transformer_options") or {}
     call = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
-    layer = take_layer(options)
-    reason = refusal(call, options, layer)
+    reason = refusal(call, options)
     chained = options.get(CHAINED)
 
     def dense() -> Tensor:
         return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
 
+    q, k, v, heads = (call[name] for name in _NAMES[:4])
+    if q.shape == k.shape:
+        options[SEEN] = True
     if reason is not None:
         if not torch.compiler.is_compiling():
             run = current_run()
             if run is not None:
                 run.dense[reason] += 1
         return dense()
-    q, k, v, heads = (call[name] for name in _NAMES[:4])
     by_head, out_by_head = bool(call.get("skip_reshape")), bool(call.get("skip_output_reshape"))
     layout, mask = options[LAYOUT], call.get("mask")
-    options[SEEN] = True
+    layer = take_layer(options)  # of calls that are the plan's alone, so that no other is counted
     if torch.compiler.is_compiling():
         return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head, mask)
     return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense, mask)
 
 
-def refusal(call: Mapping, options: Mapping, layer: int | None) -> str | None:
-    """Why a call in block `layer` is none that a plan is about, None when it is. Reads shapes and settings only."""
+def refusal(call: Mapping, options: Mapping) -> str | None:
+    """Why a call is none that a plan is about, None when it is one. Reads shapes and settings only."""
     q, k, v = call["q"], call["k"], call["v"]
-    if not q.shape == k.shape == v.shape:
-        return reasons.CROSS_ATTENTION
     layout = options.get(LAYOUT, reasons.UNSEEN_FORWARD)
+    if not q.shape == k.shape == v.shape:
+        parted = call.get("mask") is not None and isinstance(layout, tuple) and k.shape[-2] == _all_tokens(layout)
+        return reasons.MASKED if parted else reasons.CROSS_ATTENTION  # queries by groups, each with a mask of its own
     if isinstance(layout, str):
         return layout
-    if layer is None:
+    if LAYER not in options and COUNT not in options:
         return options.get(OUTSIDE, reasons.NO_LAYER)
     if options.get(SEEN) and COUNT not in options:
         return reasons.CROSS_ATTENTION
@@ -67,9 +70,14 @@ def refusal(call: Mapping, options: Mapping, layer: int | None) -> str | None:
     by_head = bool(call.get("skip_reshape"))
     if q.ndim != (4 if by_head else 3) or (by_head and q.shape[1] != call["heads"]):
         return reasons.OTHER_HEADS
-    frames, height, width, prefix, suffix = layout
-    tokens = q.shape[2 if by_head else 1]
-    if tokens != frames * height * width + prefix + suffix:
+    tokens = q.shape[-2]
+    if tokens != _all_tokens(layout):
         return reasons.OTHER_TOKENS
     mask = call.get("mask")
     return None if mask is None or is_key_mask(mask, q.shape[0], tokens) else reasons.MASKED
+
+
+def _all_tokens(layout: Layout) -> int:
+    """Length of a layout's sequence."""
+    frames, height, width, prefix, suffix = layout
+    return frames * height * width + prefix + suffix
