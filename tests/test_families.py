@@ -11,7 +11,17 @@ import torch
 from sparse_vdit.kernels.patterns import Diagonal, Skip
 from sparse_vdit.nodes.host import reasons
 from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN, number_blocks, take_layer
-from sparse_vdit.nodes.host.families import COGVIDEOX, FAMILIES, HUNYUAN_VIDEO, LTX, MINIMAX_H3, WAN, Family, detect
+from sparse_vdit.nodes.host.families import (
+    COGVIDEOX,
+    FAMILIES,
+    HUNYUAN_VIDEO,
+    LTX,
+    MINIMAX_H3,
+    WAN,
+    Family,
+    detect,
+    read_layout,
+)
 from sparse_vdit.nodes.host.families.table import families_table
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.profile_engine import head_grams
@@ -219,6 +229,22 @@ def test_ltx_sequence_with_guides_after_the_video() -> None:
         {"ref_audio": {"tokens": zeros(1, TOKENS - 13, 128)}},
     ):
         assert isinstance(LTX.layout(model, {**sound, **strange}), str), strange
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"time_dim_concat": 3},
+        {"context_latents": [zeros(4)]},
+        {"context_latents": 5},
+        {"transformer_options": {"patches": 1}},
+        {"x": None},
+    ],
+)
+def test_arguments_of_another_form_are_a_reason_and_no_error(strange: dict) -> None:
+    found = read_layout(WanModel(), WAN, {"x": X, "context": TEXT, **strange})
+    assert "not as the pack knows" in found or "axes" in found
+    assert "KeyError" in read_layout(WanModel(), WAN, {})
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch import nn
 
 from . import reasons
 from .blocks import number_blocks
-from .families import Family, detect
+from .families import Family, detect, read_layout
 from .override import CHAINED, LAYOUT, OUTSIDE, attention_override
 from .run import Engine, Run, current_run, pop_run, push_run
 
@@ -188,7 +188,7 @@ def _prepare(run: Run, model: nn.Module, inputs: dict, x: torch.Tensor) -> str |
     if shapes is not None:  # video and sound, packed for the sampler
         packed = [torch.empty(tuple(shape), device="meta") for shape in shapes]
         inputs = {**inputs, "x": packed if len(packed) > 1 else packed[0]}
-    layout = family.layout(model, inputs)
+    layout = read_layout(model, family, inputs)
     if isinstance(layout, tuple) and run.reason is None:
         run.engine.prepare(layout, x.shape[0], x.device)
     return layout if isinstance(layout, str) else None
@@ -202,7 +202,7 @@ def _diffusion_model(executor: object, *args: object, **kwargs: object) -> objec
         inputs = {**dict(zip(family.arguments, args, strict=False)), **kwargs}
         options = inputs.get("transformer_options")
         if options is not None:
-            options[LAYOUT], options[OUTSIDE] = family.layout(model, inputs), family.outside(model)
+            options[LAYOUT], options[OUTSIDE] = read_layout(model, family, inputs), family.outside(model)
             number_blocks(options, family, model)
     out = executor(*args, **kwargs)
     run = None if torch.compiler.is_compiling() else current_run()

@@ -27,6 +27,7 @@ __all__ = [
     "Model",
     "describe",
     "detect",
+    "read_layout",
 ]
 
 FAMILIES = (WAN, HUNYUAN_VIDEO, COGVIDEOX, MINIMAX_H3, LTX)
@@ -42,6 +43,14 @@ def detect(model: nn.Module) -> tuple[Family | None, str | None]:
         if reason != unknown:  # of this family, but not as the pack knows it
             why = reason
     return None, why
+
+
+def read_layout(model: nn.Module, family: Family, inputs: Inputs) -> Layout | str:
+    """Token layout of a forward, or why it is unknown; arguments of a form nobody expected are such a reason too."""
+    try:
+        return family.layout(model, inputs)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        return f"arguments of this forward are not as the pack knows them ({type(error).__name__}: {error})"
 
 
 def describe(model: nn.Module, family: Family) -> str:
