@@ -60,8 +60,11 @@ class Case:
 
     @property
     def dense(self) -> int:
-        """Self-attention calls of a forward that no plan is about: those of VACE's own blocks."""
-        return 0 if "vace" not in self.file else len(self.calls) // (2 if 315 in self.texts else 1) - self.layers
+        """Calls of a forward that are reported dense: those of VACE's own blocks, whatever they attend, so long as it is
+        as long as the video. Cross-attention of the main blocks is not reported."""
+        if "vace" not in self.file:
+            return 0
+        return self.calls.count(None) - (self.layers if 315 in self.texts else 0)
 
     def plan(self, patterns: tuple[tuple[Pattern, ...], ...] = ROWS) -> Plan:
         """Plan with the given rows of patterns, again and again through the layers."""
