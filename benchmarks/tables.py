@@ -1,5 +1,5 @@
-"""Writes the tables of README.md and benchmarks/README.md from the result files, between `<!-- table: NAME -->` and
-`<!-- end -->`.
+"""Writes the tables of README.md and benchmarks/README.md from the result files and from what the pack knows, between
+`<!-- table: NAME -->` and `<!-- end -->`.
 
     python benchmarks/tables.py
 """
@@ -13,6 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import load_pack  # noqa: E402, F401
+from sparse_vdit.nodes.host.families.table import families_table  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -161,7 +166,7 @@ def made_by(result: dict) -> str:
 
 
 TABLES = {
-    "README.md": {"quality": quality_table},
+    "README.md": {"quality": quality_table, "families": families_table},
     "benchmarks/README.md": {
         "attention": attention_table,
         "code": code_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,

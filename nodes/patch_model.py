@@ -37,8 +37,9 @@ class PatchModel(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A plain Wan 2.1 or 2.2 (text or image to video). Other models pass through unchanged, and "
-                    "the report says so. LoRAs, attention backends and torch.compile may come before or after.",
+                    tooltip="Wan 2.1 and 2.2 with VACE, Fun Control, Camera and Phantom, HunyuanVideo and 1.5, "
+                    "CogVideoX, MiniMax H3, LTX. Other models pass through unchanged, and the report says so. LoRAs, "
+                    "attention backends and torch.compile may come before or after.",
                 ),
                 PlanType.Input(
                     "plan",

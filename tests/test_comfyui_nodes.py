@@ -206,8 +206,8 @@ def test_plan_and_profile_get_another_name_together(server: Server) -> None:
 
 
 def test_unknown_model_cannot_be_profiled_and_says_so(server: Server) -> None:
-    with pytest.raises(PromptError, match="heads cannot be measured: VaceWanModel"):
-        latents(server, {**base("vace.safetensors"), **profiled(steps=1)}, "profile")
+    with pytest.raises(PromptError, match="heads cannot be measured: CausalWanModel"):
+        latents(server, {**base("causal.safetensors"), **profiled(steps=1)}, "profile")
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "a\\\\b", "..", "", "C:x", "nul", "x" * 101, "\u6f22" * 99])

@@ -93,12 +93,12 @@ def test_plan_of_another_model_runs_dense_and_says_why(server: Server, plain: to
 
 def test_unknown_model_passes_dense_and_says_why(server: Server) -> None:
     add_plan(server, "sparse", Diagonal(0))
-    vace = base("vace.safetensors")
-    truth = latents(server, {**vace, "sampler": ksampler(("model", 0), 2)})
+    causal = base("causal.safetensors")
+    truth = latents(server, {**causal, "sampler": ksampler(("model", 0), 2)})
     before = len(server.log_text())
-    prompt = {**patched("sparse"), **vace, "sampler": ksampler(("patch", 0), 2)}
+    prompt = {**patched("sparse"), **causal, "sampler": ksampler(("patch", 0), 2)}
     assert torch.equal(latents(server, prompt), truth)
-    assert "VaceWanModel is a variant of Wan" in report(server, before)
+    assert "CausalWanModel is a variant of Wan" in report(server, before)
 
 
 def test_chained_backend_is_the_dense_backend(server: Server, plain: torch.Tensor) -> None:

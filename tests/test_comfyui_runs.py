@@ -109,8 +109,8 @@ def test_a_compiled_model_follows_the_plan_of_each_run(server: Server, plain: to
         assert sparse + dense in (STEPS * LAYERS, 2 * STEPS * LAYERS), name
         assert (sparse > 0) == (name != "dense")
     before = len(server.log_text())
-    vace = {**base("vace.safetensors"), "patch": patch(), "sampler": ksampler(("patch", 0), 2)}
-    latents(server, compiled(vace, "patch"))
-    assert "everything runs dense: VaceWanModel" in report(server, before)
+    causal = {**base("causal.safetensors"), "patch": patch(), "sampler": ksampler(("patch", 0), 2)}
+    latents(server, compiled(causal, "patch"))
+    assert "everything runs dense: CausalWanModel" in report(server, before)
     unpatched = compiled({**base(), "sampler": ksampler(("model", 0), STEPS)}, "model")
     assert relative_difference(latents(server, unpatched), plain) <= SAMPLED

@@ -12,8 +12,8 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal
 from sparse_vdit.nodes.host import plan_engine, reasons
 from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
-from sparse_vdit.nodes.host.families import WAN, detect
-from sparse_vdit.nodes.host.override import LAYOUT, SEEN, attention_override, refusal
+from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN
+from sparse_vdit.nodes.host.override import LAYOUT, OUTSIDE, attention_override, refusal
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.run import Run, current_run, pop_run, push_run
 from sparse_vdit.plans.plan import Band, Plan, Provenance, uniform_plan
@@ -21,19 +21,6 @@ from torch import nn
 
 GRID = (5, 8, 11)
 TOKENS = 5 * 8 * 11
-
-
-class WanModel(nn.Module):
-    """The structure of ComfyUI's model that detection looks at."""
-
-    def __init__(self, patch_size: tuple = (1, 2, 2), ref_conv: object = None):
-        super().__init__()
-        self.patch_size, self.ref_conv, self.num_heads, self.dim = patch_size, ref_conv, 3, 384
-        self.blocks = nn.ModuleList([nn.Identity() for _ in range(4)])
-
-
-class VaceWanModel(WanModel):
-    pass
 
 
 def engine(
@@ -92,60 +79,40 @@ def test_the_flag_of_numbers_that_are_not_finite_is_made_before_the_forward(run:
     assert not run.take_unfinished()
 
 
-@pytest.mark.parametrize(
-    ("model", "says"),
-    [
-        (WanModel(), None),
-        (VaceWanModel(), "VaceWanModel is a variant of Wan"),
-        (WanModel((1, 1, 1)), "patches of (1, 1, 1)"),
-        (nn.Linear(2, 2), "Linear is no model the pack knows"),
-    ],
-)
-def test_detection_by_structure(model: nn.Module, says: str | None) -> None:
-    family, reason = detect(model)
-    assert (family is WAN) == (says is None)
-    assert says is None or says in reason
-    assert WAN.shape(WanModel()) == (4, 3, 128)
-
-
-@pytest.mark.parametrize(
-    ("shape", "extra", "layout"),
-    [
-        ((2, 16, 5, 16, 22), {}, (5, 8, 11, 0, 0)),
-        ((1, 16, 5, 15, 21), {}, (5, 8, 11, 0, 0)),  # padded up to whole patches
-        ((1, 16, 5, 16, 22), {"time_dim_concat": torch.zeros(1, 16, 2, 16, 22)}, (7, 8, 11, 0, 0)),
-        ((1, 16, 5, 16, 22), {"reference_latent": torch.zeros(1, 16, 16, 22)}, (5, 8, 11, 88, 0)),
-        ((1, 16, 3, 8, 12), {"context_latents": [torch.zeros(1, 16, 1, 8, 12)]}, (3, 4, 6, 0, 24)),
-        ((1, 16, 3, 8, 12), {"context_latents": [torch.zeros(1, 16, 2, 7, 11)] * 2}, (3, 4, 6, 0, 96)),
-    ],
-)
-def test_wan_layout_from_shapes(shape: tuple, extra: dict, layout: tuple) -> None:
-    assert WAN.layout(WanModel(ref_conv=nn.Identity()), shape, extra) == layout
-
-
-def test_wan_layout_without_a_reference_layer_or_with_strange_shapes() -> None:
-    reference = {"reference_latent": torch.zeros(1, 16, 16, 22)}
-    assert WAN.layout(WanModel(), (1, 16, 5, 16, 22), reference) == (5, 8, 11, 0, 0)
-    assert "axes" in WAN.layout(WanModel(), (1, 16, 16, 22), {})
-    strange = {"reference_latent": torch.zeros(1, 16, 1, 16, 22)}
-    assert "axes" in WAN.layout(WanModel(ref_conv=nn.Identity()), (1, 16, 5, 16, 22), strange)
-
-
 def test_refusals_by_static_facts() -> None:
     q, k, v = qkv()
     call = {"q": q, "k": k, "v": v, "heads": 3}
-    options = {LAYOUT: (*GRID, 0, 0), "block_index": 1, SEEN: 0}
+    options = {LAYOUT: (*GRID, 0, 0), SEEN: False, LAYER: 1}
     assert refusal(call, options) is None
+    part = {"q": q[:, :7], "mask": torch.zeros(1, 7, TOKENS)}
     assert refusal({**call, "k": k[:, :7], "v": v[:, :7]}, options) == reasons.CROSS_ATTENTION
-    assert refusal(call, {**options, SEEN: 1}) == reasons.CROSS_ATTENTION  # a text as long as the video
-    assert refusal({**call, "mask": torch.ones(1)}, options) == reasons.MASKED
+    assert refusal({**call, **part}, options) == reasons.MASKED  # a group of queries with a mask of its own
+    assert refusal(call, {**options, SEEN: True}) == reasons.CROSS_ATTENTION  # a text as long as the video
+    assert refusal({**call, "mask": torch.ones(TOKENS, TOKENS)}, options) == reasons.MASKED
+    assert refusal({**call, "mask": torch.zeros(1, 1, TOKENS)}, options) is None
     assert refusal({**call, "scale": 0.1}, options) == reasons.OWN_SCALE
     assert refusal({**call, "enable_gqa": True}, options) == reasons.OWN_SCALE
-    assert refusal(call, {LAYOUT: options[LAYOUT]}) == reasons.NO_LAYER
-    assert refusal(call, {"block_index": 1}) == reasons.UNSEEN_FORWARD
+    outside = {LAYOUT: options[LAYOUT]}
+    assert refusal(call, outside) == reasons.NO_LAYER
+    assert refusal(call, {**outside, OUTSIDE: reasons.REFINER}) == reasons.REFINER
+    assert refusal(call, {**outside, SEEN: True, COUNT: [1]}) is None  # counted blocks make one call each
+    assert refusal(call, {LAYER: 1}) == reasons.UNSEEN_FORWARD
     assert refusal(call, {**options, LAYOUT: "why not"}) == "why not"
     assert refusal(call, {**options, LAYOUT: (*GRID, 1, 0)}) == reasons.OTHER_TOKENS
     assert refusal({**call, "skip_reshape": True}, options) == reasons.OTHER_HEADS
+
+
+def test_only_calls_of_the_plan_are_counted(run: Run) -> None:
+    """Where blocks are counted, what else attends in between changes no number."""
+    q, k, v = qkv()
+    options = {LAYOUT: (*GRID, 0, 0), COUNT: [0]}
+    run.begin_forward(torch.device("cpu"))
+    run.begin_blocks(True)
+    for tokens in (7, TOKENS, 7, TOKENS):
+        call = (x[:, :tokens] for x in (q, k, v))
+        attention_override(lambda q, *rest, **kwargs: q, *call, heads=3, transformer_options=options)
+    assert run.count == run.sparse == 2
+    assert run.dense == {reasons.OTHER_TOKENS: 2}
 
 
 def test_dense_decisions_by_noise_level() -> None:
@@ -183,7 +150,7 @@ def test_the_op_is_well_behaved(run: Run) -> None:
 
 def test_override_runs_sparse_and_counts_dense_by_reason(run: Run) -> None:
     q, k, v = qkv()
-    options = {LAYOUT: (*GRID, 0, 0), SEEN: None}
+    options = {LAYOUT: (*GRID, 0, 0)}
     calls = []
 
     def function(*args: object, **kwargs: object) -> torch.Tensor:
@@ -191,7 +158,7 @@ def test_override_runs_sparse_and_counts_dense_by_reason(run: Run) -> None:
         return args[0]
 
     for layer in range(2):
-        options["block_index"] = layer
+        options[LAYER], options[SEEN] = layer, False
         kwargs = {"heads": 3, "transformer_options": options, "_inside_attn_wrapper": True}
         attention_override(function, q, k, v, **kwargs)
         attention_override(function, q, k[:, :7], v[:, :7], **kwargs)
@@ -207,7 +174,7 @@ def test_dense_calls_go_to_the_chained_override(run: Run) -> None:
     run.reason = reasons.WARM_UP
     options = {
         LAYOUT: (*GRID, 0, 0),
-        "block_index": 0,
+        LAYER: 0,
         "sparse_vdit_chained": lambda func, *a, **kw: func(*a, **kw) + 1,
     }
     out = attention_override(lambda q, *rest, **kwargs: q, q, k, v, heads=3, transformer_options=options)
@@ -218,7 +185,7 @@ def test_dense_calls_go_to_the_chained_override(run: Run) -> None:
 def test_without_a_run_everything_is_dense() -> None:
     q, k, v = qkv()
     assert current_run() is None
-    options = {LAYOUT: (*GRID, 0, 0), "block_index": 0}
+    options = {LAYOUT: (*GRID, 0, 0), LAYER: 0}
     out = attention_override(lambda q, *rest, **kwargs: q, q, k, v, heads=3, transformer_options=options)
     assert torch.equal(out, q)
 
@@ -243,7 +210,8 @@ def test_half_precision_without_fast_kernels_stays_dense(dtype: torch.dtype, mon
         assert run.dense == ({reasons.NO_KERNELS: 1} if dense else {})
 
 
-def test_blocks_compiled_alone_share_code_but_not_patterns() -> None:
+@pytest.mark.parametrize("counted", [False, True])
+def test_blocks_compiled_alone_share_code_but_not_patterns(counted: bool) -> None:
     """Compiled code holds the first block's number; what counts is the block at work."""
     patterns = (Diagonal(0), Dense())
     plan = Plan("wan", 2, 3, 128, GRID, patterns, (Band(1.0, 0.0, ((0,) * 3, (1,) * 3)),), "measured", Provenance())
@@ -252,10 +220,12 @@ def test_blocks_compiled_alone_share_code_but_not_patterns() -> None:
     push_run(run)
     try:
         outputs = []
+        run.begin_blocks(counted)
         for layer in (0, 1):
-            run.blocks = {"block_index": layer}
+            if not counted:
+                run.layer = layer
             outputs.append(attention_op(*qkv(), 3, 0, *GRID, 0, 0, False, False))
-        run.blocks = None
+        run.numbered, run.last_layer = False, -1
         assert torch.equal(attention_op(*qkv(), 3, 1, *GRID, 0, 0, False, False), outputs[1])
     finally:
         pop_run(run)

@@ -31,17 +31,18 @@ def run_attention(
     k: Tensor,
     v: Tensor,
     heads: int,
-    layer: int,
+    layer: int | None,
     layout: Layout,
     by_head: bool,
     out_by_head: bool,
     dense: Callable[[], Tensor],
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Self-attention as the current run wants it; `dense` computes it the model's own way."""
     run = current_run()
     if run is None:
         return dense()
-    out = run.attend(layer, layout, *(split_heads(x, heads, by_head) for x in (q, k, v)))
+    out = run.attend(layer, layout, *(split_heads(x, heads, by_head) for x in (q, k, v)), mask)
     return dense() if out is None else merge_heads(out, out_by_head)
 
 
@@ -52,9 +53,13 @@ def _model_attention() -> Callable:
     return getattr(function, "__wrapped__", function)
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, heads: int, layer: int, by_head: bool, out_by_head: bool) -> Tensor:
+def _dense(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, layer: int, by_head: bool, out_by_head: bool, mask: Tensor | None
+) -> Tensor:
     run = current_run()
     kwargs = {"skip_reshape": by_head, "skip_output_reshape": out_by_head, "_inside_attn_wrapper": True}
+    if mask is not None:
+        kwargs["mask"] = mask
     if run is None:
         return _model_attention()(q, k, v, heads, **kwargs)
     if run.options is not None:
@@ -78,28 +83,29 @@ def attention_op(
     suffix: int,
     by_head: bool,
     out_by_head: bool,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """What compiled code calls: the same attention, decided when it is executed. Output contiguous."""
     layout = (frames, height, width, prefix, suffix)
     run = current_run()
-    if run is not None and run.blocks is not None:
-        layer = run.blocks.get("block_index", layer)
+    at_work = run.take_layer() if run is not None and run.numbered else layer
     out = run_attention(
         q,
         k,
         v,
         heads,
-        layer,
+        at_work,
         layout,
         by_head,
         out_by_head,
-        lambda: _dense(q, k, v, heads, layer, by_head, out_by_head),
+        lambda: _dense(q, k, v, heads, layer if at_work is None else at_work, by_head, out_by_head, mask),
+        mask,
     )
     return out.contiguous()
 
 
 @attention_op.register_fake
-def _(q, k, v, heads, layer, frames, height, width, prefix, suffix, by_head, out_by_head):
+def _(q, k, v, heads, layer, frames, height, width, prefix, suffix, by_head, out_by_head, mask=None):
     if by_head == out_by_head:
         return torch.empty_like(q, memory_format=torch.contiguous_format)
     if by_head:

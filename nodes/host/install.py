@@ -14,8 +14,9 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP, get_wrappers_with_k
 from torch import nn
 
 from . import reasons
-from .families import Family, detect
-from .override import CHAINED, LAYOUT, SEEN, attention_override
+from .blocks import number_blocks
+from .families import Family, detect, read_layout
+from .override import CHAINED, LAYOUT, OUTSIDE, attention_override
 from .run import Engine, Run, current_run, pop_run, push_run
 
 KEY = "sparse_vdit"
@@ -148,12 +149,13 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     run = current_run()
     if run is None:
         return executor(x, t, *args, **kwargs)
-    run.blocks = None
     run.options = args[3] if len(args) > 3 else kwargs.get("transformer_options", {})
     if run.options.get(OVERRIDE) is not attention_override:
         run.note(reasons.REPLACED)
     run.reason = reasons.NOT_FINITE if run.spoiled else run.engine.reason(float(t.flatten()[0]))
-    unknown = _prepare(run, executor.class_obj.diffusion_model, x, kwargs)
+    context = args[1] if len(args) > 1 else kwargs.get("c_crossattn")
+    inputs = {**kwargs, "x": x, "context": context, "transformer_options": run.options}
+    unknown = _prepare(run, executor.class_obj.diffusion_model, inputs, x)
     run.begin_forward(x.device)
     calls, sparse, density_sum = run.calls(), run.sparse, run.density_sum
     out = executor(x, t, *args, **kwargs)
@@ -173,7 +175,7 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     return out
 
 
-def _prepare(run: Run, model: nn.Module, x: torch.Tensor, extra: dict) -> str | None:
+def _prepare(run: Run, model: nn.Module, inputs: dict, x: torch.Tensor) -> str | None:
     """Tile lists before the first block, from the latents' shape; a layout not seen here is built by the first call.
 
     Returns why the model's tokens are unknown, None when they are not.
@@ -182,30 +184,31 @@ def _prepare(run: Run, model: nn.Module, x: torch.Tensor, extra: dict) -> str | 
     family, why = detect(model)
     if family is None:
         return why
-    layout = family.layout(model, tuple(x.shape), extra) if x.ndim == 5 else None
+    shapes = inputs.get("latent_shapes")
+    if shapes is not None:  # video and sound, packed for the sampler
+        packed = [torch.empty(tuple(shape), device="meta") for shape in shapes]
+        inputs = {**inputs, "x": packed if len(packed) > 1 else packed[0]}
+    layout = read_layout(model, family, inputs)
     if isinstance(layout, tuple) and run.reason is None:
         run.engine.prepare(layout, x.shape[0], x.device)
     return layout if isinstance(layout, str) else None
 
 
 def _diffusion_model(executor: object, *args: object, **kwargs: object) -> object:
-    """Around the model's forward, inside of compiled code: shapes in, a tuple out, nothing else.
-
-    Where only single blocks are compiled, this runs as plain Python, and the run remembers the options that say which
-    block is at work: blocks then share code, and the block number in it is that of the first.
-
-    Wan's positional arguments are x, timestep, context, clip_fea, time_dim_concat, transformer_options.
-    """
-    options = kwargs.get("transformer_options", args[5] if len(args) > 5 else None)
-    if options is not None:
-        family, why = detect(executor.class_obj)
-        extra = kwargs if len(args) < 5 else {**kwargs, "time_dim_concat": args[4]}
-        options[LAYOUT] = why if family is None else family.layout(executor.class_obj, tuple(args[0].shape), extra)
-        options[SEEN] = None
-        run = None if torch.compiler.is_compiling() else current_run()
-        if run is not None:
-            run.blocks = options
-    return executor(*args, **kwargs)
+    """Around the model's forward, inside of compiled code: shapes in, numbers and texts out, nothing else."""
+    model = executor.class_obj
+    family, _ = detect(model)
+    if family is not None:
+        inputs = {**dict(zip(family.arguments, args, strict=False)), **kwargs}
+        options = inputs.get("transformer_options")
+        if options is not None:
+            options[LAYOUT], options[OUTSIDE] = read_layout(model, family, inputs), family.outside(model)
+            number_blocks(options, family, model)
+    out = executor(*args, **kwargs)
+    run = None if torch.compiler.is_compiling() else current_run()
+    if run is not None:
+        run.biases.clear()  # made inside of the forward, so that they may not outlive it
+    return out
 
 
 def _on_cleanup(patcher: object) -> None:

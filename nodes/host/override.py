@@ -9,16 +9,18 @@ from torch import Tensor
 
 from . import reasons
 from .attention_op import attention_op, run_attention
+from .blocks import COUNT, LAYER, SEEN, take_layer
+from .families import Layout
 from .run import current_run
+from .text_mask import is_key_mask
 
 LAYOUT = "sparse_vdit_layout"
 """Key in transformer_options: token layout of this forward (tuple of five), or why it is unknown (text)."""
 CHAINED = "sparse_vdit_chained"
 """Key in transformer_options: the override that was there before ours."""
 
-SEEN = "sparse_vdit_seen"
-"""Key in transformer_options: the last block whose self-attention was called. Tells apart cross-attention to a text
-that happens to be as long as the video."""
+OUTSIDE = "sparse_vdit_outside"
+"""Key in transformer_options: why calls outside of the model's blocks stay dense."""
 
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 
@@ -33,41 +35,49 @@ def attention_override(func: Callable, *args: object, **kwargs: object) -> Tenso
     def dense() -> Tensor:
         return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
 
+    q, k, v, heads = (call[name] for name in _NAMES[:4])
+    if q.shape == k.shape:
+        options[SEEN] = True
     if reason is not None:
         if not torch.compiler.is_compiling():
             run = current_run()
             if run is not None:
                 run.dense[reason] += 1
         return dense()
-    q, k, v, heads = (call[name] for name in _NAMES[:4])
     by_head, out_by_head = bool(call.get("skip_reshape")), bool(call.get("skip_output_reshape"))
-    layer, layout = options["block_index"], options[LAYOUT]
-    options[SEEN] = layer
+    layout, mask = options[LAYOUT], call.get("mask")
+    layer = take_layer(options)  # of calls that are the plan's alone, so that no other is counted
     if torch.compiler.is_compiling():
-        return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head)
-    return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense)
+        return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head, mask)
+    return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense, mask)
 
 
 def refusal(call: Mapping, options: Mapping) -> str | None:
     """Why a call is none that a plan is about, None when it is one. Reads shapes and settings only."""
     q, k, v = call["q"], call["k"], call["v"]
-    if not q.shape == k.shape == v.shape:
-        return reasons.CROSS_ATTENTION
     layout = options.get(LAYOUT, reasons.UNSEEN_FORWARD)
+    if not q.shape == k.shape == v.shape:
+        parted = call.get("mask") is not None and isinstance(layout, tuple) and k.shape[-2] == _all_tokens(layout)
+        return reasons.MASKED if parted else reasons.CROSS_ATTENTION  # queries by groups, each with a mask of its own
     if isinstance(layout, str):
         return layout
-    if call.get("mask") is not None:
-        return reasons.MASKED
+    if LAYER not in options and COUNT not in options:
+        return options.get(OUTSIDE, reasons.NO_LAYER)
+    if options.get(SEEN) and COUNT not in options:
+        return reasons.CROSS_ATTENTION
     if call.get("scale") is not None or call.get("enable_gqa"):
         return reasons.OWN_SCALE
-    if options.get("block_index") is None:
-        return reasons.NO_LAYER
-    if options.get(SEEN) == options["block_index"]:
-        return reasons.CROSS_ATTENTION
     by_head = bool(call.get("skip_reshape"))
     if q.ndim != (4 if by_head else 3) or (by_head and q.shape[1] != call["heads"]):
         return reasons.OTHER_HEADS
-    frames, height, width, prefix, suffix = layout
-    if q.shape[2 if by_head else 1] != frames * height * width + prefix + suffix:
+    tokens = q.shape[-2]
+    if tokens != _all_tokens(layout):
         return reasons.OTHER_TOKENS
-    return None
+    mask = call.get("mask")
+    return None if mask is None or is_key_mask(mask, q.shape[0], tokens) else reasons.MASKED
+
+
+def _all_tokens(layout: Layout) -> int:
+    """Length of a layout's sequence."""
+    frames, height, width, prefix, suffix = layout
+    return frames * height * width + prefix + suffix

@@ -86,7 +86,9 @@ class PlanEngine:
         with nullcontext() if self.bound.ready(grid, device) else self.pause():
             return self.bound.lists(grid, device)
 
-    def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:
+    def attention(
+        self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None
+    ) -> Tensor | str:
         """Sparse attention with the heads' lists, or why not."""
         if not 0 <= layer < self.plan.layers:
             return reasons.NO_LAYER
@@ -98,7 +100,7 @@ class PlanEngine:
             return reasons.DENSE_HEADS  # the model's own attention is the faster way to the same result
         announce(q.device, self.say)
         try:
-            call = AttentionCall(q, k, v, lists, head_lists)
+            call = AttentionCall(q, k, v, lists, head_lists, key_bias)
             name, passed_over = choose_backend(call, self.backend)
         except ValueError as error:
             run.note(str(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -35,13 +37,22 @@ class ProfileEngine:
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """The profiler keeps its own tables."""
 
-    def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:
+    def attention(
+        self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None
+    ) -> Tensor | str:
         """The profiler's output where attention flows on sparse, else the reason for dense."""
+        if key_bias is not None:
+            return reasons.MASKED
+        if not 0 <= layer < len(self.profiler.samples[0]):
+            return reasons.NO_LAYER
+        grid, measured = TokenGrid(*layout), self.profiler.grid
+        if measured is not None and grid != measured and grid.shape == measured.shape:
+            return reasons.OTHER_TEXT
         if layer not in self._grams:
-            self._grams[layer] = head_grams(self.family.output_layer(self.model, layer), q)
+            self._grams[layer] = head_grams(self.family.output(self.model, layer), q)
         self.observed += 1
         stop = run.clock(q.device)
-        out = self.profiler.observe(layer, self.sigma, q, k, v, TokenGrid(*layout), self._grams[layer])
+        out = self.profiler.observe(layer, self.sigma, q, k, v, grid, self._grams[layer])
         stop()
         if out is None:
             return reasons.PROFILING
@@ -55,13 +66,13 @@ class ProfileEngine:
         self.model = None
 
 
-def head_grams(output_layer: nn.Module, q: Tensor) -> Tensor:
+def head_grams(output: Callable[[Tensor], Tensor], q: Tensor) -> Tensor:
     """W_O_h^T W_O_h of every head, (H, D, D) float32, for q (B, S, H, D).
 
-    The identity is pushed through the layer itself, so that LoRAs, quantised and offloaded weights count as they run.
+    The identity is pushed through the model's layer, so that LoRAs, quantised and offloaded weights count as they run.
     """
     heads, head_dim = q.shape[2:]
     unit = torch.eye(heads * head_dim, dtype=q.dtype, device=q.device)
-    weight = output_layer(unit).float() - output_layer(torch.zeros_like(unit[:1])).float()  # (H*D, dim), less the bias
+    weight = output(unit).float() - output(torch.zeros_like(unit[:1])).float()  # (H*D, dim), less the bias
     weight = weight.unflatten(0, (heads, head_dim))
     return weight @ weight.transpose(1, 2)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import reasons
 from .families import Layout
+from .text_mask import text_bias
 
 
 class Engine(Protocol):
@@ -27,8 +28,10 @@ class Engine(Protocol):
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """Build what depends on the token layout and the batch, before the first block."""
 
-    def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:
-        """Output for q, k, v (B, S, H, D), or the reason to compute it dense."""
+    def attention(
+        self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None
+    ) -> Tensor | str:
+        """Output for q, k, v (B, S, H, D), or the reason to compute it dense. `key_bias` is that of `AttentionCall`."""
 
     def free(self) -> None:
         """Drop every tensor."""
@@ -43,7 +46,11 @@ class Run:
         chained: the override that was there before ours, None if there was none.
         reason: why the forward now running is dense as a whole, None when it is not.
         options: transformer_options of the forward now running.
-        blocks: options where the model writes which block is at work; None where it is compiled whole.
+        numbered: whether plain Python says which block is at work; not where the model is compiled whole.
+        layer: number of the block at work, None outside of blocks.
+        count: attention calls of this forward where blocks are counted, else None.
+        last_layer: the block that attended last in this forward, -1 before the first, None where no forward was begun.
+        biases: key biases made of this forward's masks, by mask; the masks are kept so that none takes another's place.
         refusal: why the run is dense as a whole, before it began.
         unfinished: flag tensor, True once a sparse output of this forward was not finite.
         spoiled: whether such an output was seen; the rest of the run is dense.
@@ -55,7 +62,11 @@ class Run:
     chained: Callable | None = None
     reason: str | None = reasons.UNSEEN_FORWARD
     options: dict | None = None
-    blocks: dict | None = None
+    numbered: bool = False
+    layer: int | None = None
+    count: int | None = None
+    last_layer: int | None = None
+    biases: dict = field(default_factory=dict, repr=False)
     refusal: str | None = None
     sparse: int = 0
     dense: Counter = field(default_factory=Counter)
@@ -68,16 +79,42 @@ class Run:
     compiled: bool = False
     _events: list = field(default_factory=list, repr=False)
 
-    def attend(self, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
+    def begin_blocks(self, counted: bool) -> None:
+        """The model's forward begins, and plain Python will say which block is at work."""
+        self.numbered, self.layer, self.count, self.last_layer = True, None, 0 if counted else None, -1
+
+    def take_layer(self) -> int | None:
+        """Number of the block whose attention is called, None outside of blocks; counts the call where that is how."""
+        if self.count is None:
+            return self.layer
+        self.count += 1
+        return self.count - 1
+
+    def attend(
+        self, layer: int | None, layout: Layout, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+    ) -> Tensor | None:
         """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense."""
-        if self.reason is not None:
-            self.dense[self.reason] += 1
-            return None
-        out = self.engine.attention(self, layer, layout, q, k, v)
+        out = self.reason or self._block_reason(layer)
+        if out is None:
+            key_bias = None if mask is None else text_bias(self.biases, mask, layout, q.shape[0])
+            if isinstance(key_bias, str):
+                out = key_bias
+            else:
+                out = self.engine.attention(self, layer, layout, q, k, v, key_bias)
         if isinstance(out, str):
             self.dense[out] += 1
             return None
         return out
+
+    def _block_reason(self, layer: int | None) -> str | None:
+        """Each block attends once and in order; anything else means that the number is not to be trusted."""
+        if layer is None:
+            return reasons.NO_LAYER
+        if self.last_layer is not None:
+            if layer <= self.last_layer:
+                return reasons.BLOCK_ORDER
+            self.last_layer = layer
+        return None
 
     def note(self, text: str) -> None:
         """Remember something that the report must say, once."""
@@ -110,6 +147,8 @@ class Run:
 
     def begin_forward(self, device: torch.device) -> None:
         """Make what outlives the forward that begins, outside of it."""
+        self.numbered, self.layer, self.count, self.last_layer = False, None, None, -1
+        self.biases.clear()
         self.unfinished = torch.zeros((), dtype=torch.bool, device=device)
 
     def take_unfinished(self) -> bool:
@@ -144,7 +183,8 @@ class Run:
 
     def free(self) -> None:
         """Drop everything that holds memory. May be called more than once."""
-        self.options = self.blocks = self.unfinished = None
+        self.options = self.unfinished = None
+        self.biases.clear()
         self._events.clear()
         if self.engine is not None:
             self.engine.free()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -24,15 +25,8 @@ def small_wan_weights() -> dict[str, torch.Tensor]:
 
 
 def write_models(folder: Path) -> None:
-    """`small_wan.safetensors`, and `vace.safetensors`, a variant that the pack must leave alone."""
+    """`small_wan.safetensors`, and `causal.safetensors`: the same as a variant that the pack must leave alone."""
     weights = small_wan_weights()
     save_file(weights, folder / "small_wan.safetensors")
-    dim = weights["head.modulation"].shape[-1]
-    generator = torch.Generator().manual_seed(12)
-    extra = {f"vace_{name}": value.clone() for name, value in weights.items() if name.startswith("blocks.0.")}
-    for name, shape in (("blocks.0.before_proj", (dim, dim)), ("blocks.0.after_proj", (dim, dim))):
-        extra[f"vace_{name}.weight"] = (torch.randn(shape, generator=generator) * 0.01).half()
-        extra[f"vace_{name}.bias"] = torch.zeros(dim).half()
-    extra["vace_patch_embedding.weight"] = (torch.randn(dim, 96, 1, 2, 2, generator=generator) * 0.01).half()
-    extra["vace_patch_embedding.bias"] = torch.zeros(dim).half()
-    save_file({**weights, **extra}, folder / "vace.safetensors")
+    causal = json.dumps({"transformer": {"causal_ar": True}})
+    save_file(weights, folder / "causal.safetensors", metadata={"config": causal})

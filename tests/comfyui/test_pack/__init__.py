@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
+from .family_nodes import NODES
 from .small_wan.video import encode, random_scene, to_video
 
 
@@ -109,6 +110,7 @@ def _nan_once():
 
 
 NODE_CLASS_MAPPINGS = {
+    **NODES,
     "TestSceneConditioning": SceneConditioning,
     "TestLatentToFrames": LatentToFrames,
     "TestMarkedAttention": MarkedAttention,

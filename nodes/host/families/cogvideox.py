@@ -1,0 +1,77 @@
+"""CogVideoX 2B, 5B and 1.5: text and video in one self-attention, the text first, heads of 64.
+
+ComfyUI says nowhere which block is at work and lets none be replaced, so calls are counted: each block makes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from .. import reasons
+from .family import COUNTED, Blocks, Family, Inputs, Layout, Model, class_names, missing, tokens_along, video_shape
+
+_READ = ("blocks", "num_attention_heads", "attention_head_dim", "patch_size", "patch_size_t")
+
+
+def refusal(model: nn.Module) -> str | None:
+    """By class and by what the layout reads."""
+    names = class_names(model)
+    if "CogVideoXTransformer3DModel" not in names:
+        return reasons.no_family(names[0])
+    if names[0] != "CogVideoXTransformer3DModel":
+        return f"{names[0]} is a variant of CogVideoX that the pack does not know"
+    return missing(model, _READ) or (None if len(model.blocks) else "a CogVideoX without blocks")
+
+
+def shape(model: nn.Module) -> tuple[int, int, int]:
+    """(layers, heads, head_dim)."""
+    return len(model.blocks), int(model.num_attention_heads), int(model.attention_head_dim)
+
+
+def blocks(model: nn.Module) -> Blocks:
+    """One section, told by counting."""
+    return ((COUNTED, len(model.blocks)),)
+
+
+def outside(model: nn.Module) -> str:
+    """More calls than blocks."""
+    return reasons.NO_LAYER
+
+
+def layout(model: nn.Module, inputs: Inputs) -> Layout | str:
+    """[text, 226 tokens or more | video, width fastest]; latents are padded up to whole patches, 1.5 also in time."""
+    x, context = video_shape(inputs["x"]), inputs.get("context")
+    if isinstance(x, str):
+        return x
+    if context is None:
+        return reasons.NO_TEXT
+    size, depth = model.patch_size, model.patch_size_t or 1
+    return tokens_along(x[2], depth), tokens_along(x[3], size), tokens_along(x[4], size), context.shape[1], 0
+
+
+def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
+    """The layer after a block's attention."""
+    return model.blocks[layer].attn_out
+
+
+COGVIDEOX = Family(
+    name="cogvideox",
+    models=(
+        Model("CogVideoX 2B", "30", 30, 64),
+        Model("CogVideoX 5B, text or image to video", "42", 48, 64),
+        Model("CogVideoX 1.5 5B", "42", 48, 64, patch="2x2x2"),
+    ),
+    patch="1x2x2",
+    order="text, video",
+    text="before the video, 226 tokens or more",
+    not_ours="none",
+    arguments=("x", "timestep", "context", "ofs", "transformer_options"),
+    refusal=refusal,
+    shape=shape,
+    blocks=blocks,
+    outside=outside,
+    layout=layout,
+    output=output,
+)

@@ -1,0 +1,102 @@
+"""What the pack has to know of a model family: one `Family` says all of it.
+
+Models are told by structure, without importing them, so that these files also work without ComfyUI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+Layout = tuple[int, int, int, int, int]
+"""frames, height, width in tokens, then tokens before and after the video: what TokenGrid takes."""
+
+Inputs = Mapping[str, object]
+"""Arguments of a model's forward by name; layouts read shapes alone, so tensors may be `meta`."""
+
+Blocks = tuple[tuple[str, int], ...]
+"""Sections of blocks in the order they run: the name ComfyUI knows their replacements by, and how many there are."""
+
+COUNTED = "counted"
+"""Section of blocks that ComfyUI gives no name: their calls are counted."""
+
+RANDOM = "random weights"
+"""What a model was run with: ComfyUI's own class with random weights, in a real server."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One published model of a family, a row of the README's table.
+
+    Attributes:
+        name: as its makers call it.
+        layers, heads, head_dim: numbers of its self-attention.
+        patch: frames, height and width of latents in a token, where it is not the family's.
+        tested: on what the pack was run with it.
+    """
+
+    name: str
+    layers: str
+    heads: int | str
+    head_dim: int
+    patch: str = ""
+    tested: str = RANDOM
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        name: as plans call it.
+        models: what is published of it.
+        patch: frames, height and width of latents in a token.
+        order: of the tokens of a self-attention sequence, in words.
+        text: what the text tokens are, in words.
+        not_ours: attention calls that no plan is about, in words.
+        arguments: positional arguments of the model's forward, as ComfyUI hands them to wrappers.
+        refusal: why a diffusion model is none of it, None when it is.
+        shape: (layers, heads, head_dim) of a diffusion model.
+        blocks: its sections of blocks; layers are numbered through them.
+        outside: why a call outside of these blocks stays dense.
+        layout: token layout of a forward, or why it is unknown; from shapes alone, as it may be traced by a compiler.
+        output: what takes all heads' outputs (.., H*D) of a layer through W_O.
+    """
+
+    name: str
+    models: tuple[Model, ...]
+    patch: str
+    order: str
+    text: str
+    not_ours: str
+    arguments: tuple[str, ...]
+    refusal: Callable[[nn.Module], str | None]
+    shape: Callable[[nn.Module], tuple[int, int, int]]
+    blocks: Callable[[nn.Module], Blocks]
+    outside: Callable[[nn.Module], str]
+    layout: Callable[[nn.Module, Inputs], Layout | str]
+    output: Callable[[nn.Module, int], Callable[[Tensor], Tensor]]
+
+
+def class_names(model: nn.Module) -> list[str]:
+    """Names of a model's class and its bases, the class first."""
+    return [cls.__name__ for cls in type(model).__mro__]
+
+
+def missing(model: nn.Module, names: Sequence[str]) -> str | None:
+    """Which of the attributes that the pack reads a model lacks, in words; None when it has them all."""
+    absent = [name for name in names if not hasattr(model, name)]
+    return f"a {class_names(model)[0]} without {', '.join(absent)}" if absent else None
+
+
+def video_shape(x: object) -> tuple[int, ...] | str:
+    """(batch, channels, frames, height, width) of video latents, or why they are none."""
+    shape = tuple(getattr(x, "shape", ()))
+    return shape if len(shape) == 5 else f"latents of {len(shape)} axes instead of 5"
+
+
+def tokens_along(size: int, patch: int) -> int:
+    """Tokens along an axis of latents that is padded up to whole patches."""
+    return -(-size // patch)

@@ -1,0 +1,109 @@
+"""HunyuanVideo 13B and 1.5: text and video in one self-attention, the text first.
+
+13B has double blocks (weights of their own for text and video) and single blocks after them; 1.5 double blocks alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .. import reasons
+from .family import Blocks, Family, Inputs, Layout, Model, class_names, missing, tokens_along, video_shape
+
+_READ = ("double_blocks", "single_blocks", "num_heads", "hidden_size", "patch_size", "txt_in")
+
+
+def refusal(model: nn.Module) -> str | None:
+    """The class also serves images, whose patches have two axes, and is the base of others."""
+    names = class_names(model)
+    if "HunyuanVideo" not in names:
+        return reasons.no_family(names[0])
+    if names[0] != "HunyuanVideo":
+        return f"{names[0]} is a variant of HunyuanVideo that the pack does not know"
+    if tuple(getattr(model, "patch_size", ())) not in ((1, 2, 2), (1, 1, 1)):
+        return f"a HunyuanVideo with patches of {getattr(model, 'patch_size', None)} instead of (1, 2, 2) or (1, 1, 1)"
+    return missing(model, _READ) or (None if len(model.double_blocks) else "a HunyuanVideo without double blocks")
+
+
+def shape(model: nn.Module) -> tuple[int, int, int]:
+    """(layers, heads, head_dim); single blocks are numbered after the double ones."""
+    layers = len(model.double_blocks) + len(model.single_blocks)
+    return layers, int(model.num_heads), int(model.hidden_size) // int(model.num_heads)
+
+
+def blocks(model: nn.Module) -> Blocks:
+    """Double blocks, then single blocks, whose own numbers begin at 0 again."""
+    return ("double_block", len(model.double_blocks)), ("single_block", len(model.single_blocks))
+
+
+def outside(model: nn.Module) -> str:
+    """The token refiner attends the text alone, before the first block."""
+    return reasons.REFINER
+
+
+def layout(model: nn.Module, inputs: Inputs) -> Layout | str:
+    """[image text | glyph text | prompt | reference image | video, width fastest].
+
+    The text is as long as the prompt: another length for each, and for cond and uncond.
+    """
+    x, context = video_shape(inputs["x"]), inputs.get("context")
+    if isinstance(x, str):
+        return x
+    if context is None:
+        return reasons.NO_TEXT
+    prefix = context.shape[1]
+    glyphs, image, reference = (inputs.get(name) for name in ("txt_byt5", "clip_fea", "ref_latent"))
+    if glyphs is not None and getattr(model, "byt5_in", None) is not None:
+        prefix = prefix + glyphs.shape[1]
+    if image is not None:
+        prefix = prefix + image.shape[1]
+    if reference is not None:
+        frames, height, width = _tokens(model, tuple(reference.shape))
+        prefix = prefix + frames * height * width
+    return *_tokens(model, x), prefix, 0
+
+
+def _tokens(model: nn.Module, latents: tuple[int, ...]) -> tuple[int, int, int]:
+    frames, height, width = (
+        tokens_along(size, patch) for size, patch in zip(latents[2:], model.patch_size, strict=True)
+    )
+    return frames, height, width
+
+
+def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
+    """Double blocks: the video's projection. Single blocks: attention comes first in what `linear2` takes."""
+    doubles = len(model.double_blocks)
+    if layer < doubles:
+        return model.double_blocks[layer].img_attn.proj
+    return partial(_single_output, model.single_blocks[layer - doubles])
+
+
+def _single_output(block: nn.Module, x: Tensor) -> Tensor:
+    return block.linear2(torch.cat([x, x.new_zeros(*x.shape[:-1], block.mlp_hidden_dim)], -1))
+
+
+HUNYUAN_VIDEO = Family(
+    name="hunyuan_video",
+    models=(
+        Model("HunyuanVideo 13B, text or image to video", "20 + 40", 24, 128),
+        Model("HunyuanVideo 1.5 8.3B", "54", 16, 128, patch="1x1x1"),
+    ),
+    patch="1x2x2",
+    order="text, reference image, video",
+    text="before the video, as long as the prompt; masked text stays masked",
+    not_ours="token refiner",
+    arguments=(
+        *("x", "timestep", "context", "y", "txt_byt5", "clip_fea", "guidance", "attention_mask"),
+        *("guiding_frame_index", "ref_latent", "disable_time_r", "control", "transformer_options"),
+    ),
+    refusal=refusal,
+    shape=shape,
+    blocks=blocks,
+    outside=outside,
+    layout=layout,
+    output=output,
+)

@@ -1,0 +1,99 @@
+"""LTX-Video and the video stream of LTX-2: the video alone in self-attention, guides after it; text and sound in
+cross-attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from .. import reasons
+from .family import Blocks, Family, Inputs, Layout, Model, class_names, missing, video_shape
+
+CLASSES = ("LTXVModel", "LTXAVModel")
+_READ = ("transformer_blocks", "num_attention_heads", "attention_head_dim", "patchifier")
+
+
+def refusal(model: nn.Module) -> str | None:
+    """By class, patches and what the layout reads."""
+    names = class_names(model)
+    if "LTXBaseModel" not in names:
+        return reasons.no_family(names[0])
+    if names[0] not in CLASSES:
+        return f"{names[0]} is a variant of LTX that the pack does not know"
+    absent = missing(model, _READ)
+    if absent is not None:
+        return absent
+    patch = tuple(model.patchifier.patch_size)
+    if patch != (1, 1, 1):
+        return f"an LTX with patches of {patch} instead of (1, 1, 1)"
+    return None if len(model.transformer_blocks) else "an LTX without blocks"
+
+
+def shape(model: nn.Module) -> tuple[int, int, int]:
+    """(layers, heads, head_dim) of the video stream."""
+    return len(model.transformer_blocks), int(model.num_attention_heads), int(model.attention_head_dim)
+
+
+def blocks(model: nn.Module) -> Blocks:
+    """One section; ComfyUI lets them be replaced as double blocks."""
+    return (("double_block", len(model.transformer_blocks)),)
+
+
+def outside(model: nn.Module) -> str:
+    """Nothing is known to attend there."""
+    return reasons.NO_LAYER
+
+
+def layout(model: nn.Module, inputs: Inputs) -> Layout | str:
+    """[video, width fastest | guides], each latent a token.
+
+    Guides are the last frames of the latents. ComfyUI drops tokens of theirs by the values of a mask: the sequence is
+    then shorter than this layout and stays dense. A text or sound as long as the video could be taken for it.
+    """
+    x, context = inputs["x"], inputs.get("context")
+    sound = x[1] if isinstance(x, (list, tuple)) and len(x) > 1 else None
+    video = video_shape(x[0] if isinstance(x, (list, tuple)) else x)
+    if isinstance(video, str):
+        return video
+    if inputs.get("generated_keyframes") is not None:
+        return "generated keyframes lie among the video's frames"
+    frames, height, width = video[2:]
+    keyframes = inputs.get("keyframe_idxs")
+    guides = 0 if keyframes is None else keyframes.shape[2]
+    if guides % (height * width) or guides >= frames * height * width:
+        return "guides that are not whole frames"
+    others = [0 if context is None else context.shape[1]]
+    if sound is not None:
+        reference = inputs.get("ref_audio")
+        others.append(sound.shape[2] + (0 if reference is None else reference["tokens"].shape[1]))
+    if frames * height * width in others:
+        return "text or sound is exactly as long as the video"
+    return frames - guides // (height * width), height, width, 0, guides
+
+
+def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
+    """The layer after the video's self-attention; gates of heads, where there are any, come before it."""
+    return model.transformer_blocks[layer].attn1.to_out[0]
+
+
+LTX = Family(
+    name="ltx",
+    models=(
+        Model("LTX-Video 2B", "28", 32, 64),
+        Model("LTX-Video 13B", "48", 32, 128),
+        Model("LTX-2, video stream", "48", 32, 128),
+    ),
+    patch="1x1x1",
+    order="video, guides",
+    text="none, it is in cross-attention",
+    not_ours="cross-attention, all attention of sound",
+    arguments=("x", "timestep", "context", "attention_mask", "frame_rate", "transformer_options", "keyframe_idxs"),
+    refusal=refusal,
+    shape=shape,
+    blocks=blocks,
+    outside=outside,
+    layout=layout,
+    output=output,
+)

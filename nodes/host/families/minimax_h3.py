@@ -1,0 +1,79 @@
+"""MiniMax H3: text, conditions, sound and video in one self-attention; the video is always last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from .. import reasons
+from .family import Blocks, Family, Inputs, Layout, Model, class_names, missing, tokens_along, video_shape
+
+
+def refusal(model: nn.Module) -> str | None:
+    """By class, patches and what the layout reads."""
+    names = class_names(model)
+    if "MiniMaxH3Model" not in names:
+        return reasons.no_family(names[0])
+    if names[0] != "MiniMaxH3Model":
+        return f"{names[0]} is a variant of MiniMax H3 that the pack does not know"
+    if tuple(getattr(model, "patch_size", ())) != (1, 2, 2):
+        return f"a MiniMax H3 with patches of {getattr(model, 'patch_size', None)} instead of (1, 2, 2)"
+    return missing(model, ("blocks",)) or (None if len(model.blocks) else "a MiniMax H3 without blocks")
+
+
+def shape(model: nn.Module) -> tuple[int, int, int]:
+    """(layers, heads, head_dim)."""
+    attention = model.blocks[0].attn
+    return len(model.blocks), int(attention.heads), int(attention.head_dim)
+
+
+def blocks(model: nn.Module) -> Blocks:
+    """One section; ComfyUI lets them be replaced as double blocks."""
+    return (("double_block", len(model.blocks)),)
+
+
+def outside(model: nn.Module) -> str:
+    """The token refiner attends the text alone, before the first block."""
+    return reasons.REFINER
+
+
+def layout(model: nn.Module, inputs: Inputs) -> Layout | str:
+    """[text | keyframes and references, sound and images | sound, both channels | video, width fastest]."""
+    x, context = inputs["x"], inputs.get("context")
+    if not isinstance(x, (list, tuple)) or len(x) != 2:
+        return "latents that are not one video and one sound"
+    video = video_shape(x[0])
+    if isinstance(video, str):
+        return video
+    if context is None:
+        return reasons.NO_TEXT
+    payload = inputs.get("minimax_payload") or {}
+    prefix = context.shape[1] + 2 * x[1].shape[-1]
+    for latent in payload.get("cond_video_latents") or ():
+        prefix = prefix + latent.shape[2] * (latent.shape[3] // 2) * (latent.shape[4] // 2)
+    for latent in payload.get("cond_audio_latents") or ():
+        prefix = prefix + 2 * latent.shape[-1]
+    return video[2], tokens_along(video[3], 2), tokens_along(video[4], 2), prefix, 0
+
+
+def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
+    """The layer after a block's attention."""
+    return model.blocks[layer].attn.out_proj
+
+
+MINIMAX_H3 = Family(
+    name="minimax_h3",
+    models=(Model("MiniMax H3", "50", 56, 128),),
+    patch="1x2x2",
+    order="text, conditions, sound, video",
+    text="before the video, and so are keyframes, references and sound",
+    not_ours="token refiner",
+    arguments=("x", "timestep", "context", "transformer_options"),
+    refusal=refusal,
+    shape=shape,
+    blocks=blocks,
+    outside=outside,
+    layout=layout,
+    output=output,
+)

@@ -1,0 +1,106 @@
+"""Run with ComfyUI's Python: writes small checkpoints of every family, random weights under the keys of ComfyUI's own
+classes, of which its loaders tell the model.
+
+python family_models.py COMFYUI FOLDER
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+WAN = {"dim": 256, "ffn_dim": 256, "num_heads": 2, "num_layers": 3}
+HUNYUAN = {
+    **{"in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 96, "hidden_size": 256},
+    **{"mlp_ratio": 4.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 3, "axes_dim": [16, 56, 56], "theta": 256},
+    **{"patch_size": [1, 2, 2], "qkv_bias": True, "guidance_embed": True, "byt5": False, "meanflow": False},
+    **{"use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False},
+}
+HUNYUAN_15 = {
+    **HUNYUAN,
+    **{"in_channels": 65, "out_channels": 32, "vec_in_dim": None, "depth": 3, "depth_single_blocks": 0},
+    **{"patch_size": [1, 1, 1], "guidance_embed": False, "byt5": True, "use_cond_type_embedding": True},
+    **{"vision_in_dim": 1152, "meanflow_sum": True},
+}
+COG = {
+    **{"num_attention_heads": 2, "attention_head_dim": 64, "time_embed_dim": 64, "num_layers": 3, "in_channels": 16},
+    **{"text_embed_dim": 96, "use_rotary_positional_embeddings": True},
+}
+H3 = {
+    **{"hidden_size": 256, "num_layers": 3, "token_refiner_num_layers": 1, "num_attention_heads": 2},
+    **{"ffn_hidden_size": 256, "text_dim": 96, "timestep_input_dim": 64, "time_embed_hidden_size": 64},
+    "time_embed_dim": 64,
+}
+LTX = {"num_attention_heads": 2, "attention_head_dim": 64, "cross_attention_dim": 128, "caption_channels": 96}
+LTX_AV = {
+    **LTX,
+    **{"audio_num_attention_heads": 2, "audio_attention_head_dim": 32, "audio_cross_attention_dim": 64},
+    **{"connector_attention_head_dim": 48, "connector_num_attention_heads": 2, "connector_num_layers": 1},
+}
+
+
+def main() -> None:
+    comfyui, folder = sys.argv[1], Path(sys.argv[2])
+    sys.argv = [sys.argv[0], "--cpu"]
+    sys.path.insert(0, comfyui)
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    from comfy.ldm.cogvideo.model import CogVideoXTransformer3DModel
+    from comfy.ldm.hunyuan_video.model import HunyuanVideo
+    from comfy.ldm.lightricks.av_model import LTXAVModel
+    from comfy.ldm.lightricks.model import LTXVModel
+    from comfy.ldm.minimax.model import MiniMaxH3Model
+    from comfy.ldm.wan.model import CameraWanModel, HumoWanModel, SCAILWanModel, VaceWanModel, WanModel, WanModel_S2V
+
+    made = {
+        "wan_t2v": (WanModel, {**WAN, "model_type": "t2v", "in_dim_ref_conv": 16}),
+        "wan_i2v": (WanModel, {**WAN, "model_type": "i2v", "in_dim": 36}),
+        "wan_5b": (WanModel, {**WAN, "model_type": "t2v", "in_dim": 48, "out_dim": 48}),
+        "wan_vace": (VaceWanModel, {**WAN, "num_layers": 4, "vace_layers": 2, "vace_in_dim": 96}),
+        "wan_camera": (CameraWanModel, {**WAN, "model_type": "camera", "in_dim": 32}),
+        "wan_humo": (HumoWanModel, {**WAN}),
+        "wan_scail": (SCAILWanModel, {**WAN}),
+        "wan_s2v": (WanModel_S2V, {**WAN, "audio_inject_layers": [0, 2]}),
+        "hunyuan": (HunyuanVideo, HUNYUAN),
+        "hunyuan_15": (HunyuanVideo, HUNYUAN_15),
+        "cog": (CogVideoXTransformer3DModel, COG),
+        "cog_15": (CogVideoXTransformer3DModel, {**COG, "patch_size_t": 2}),
+        "minimax_h3": (MiniMaxH3Model, H3),
+        "ltxv": (LTXVModel, {**LTX, "num_layers": 3}),
+        "ltxav": (LTXAVModel, {**LTX_AV, "num_layers": 3}),
+    }
+    for number, (name, (kind, settings)) in enumerate(made.items()):
+        write(folder / f"{name}.safetensors", kind, settings, number)
+
+
+def write(path: Path, kind: type, settings: dict, seed: int) -> None:
+    """One checkpoint. Heads that ComfyUI cannot read from the weights stand in the metadata, as in real files."""
+    import comfy.ops
+    from safetensors.torch import save_file
+
+    model = kind(operations=comfy.ops.disable_weight_init, dtype=torch.float32, device="cpu", **settings)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: random_weight(name, value, generator) for name, value in model.state_dict().items()}
+    own = ("num_attention_heads", "audio_num_attention_heads", "caption_channels", "audio_inject_layers")
+    given = kind.__name__.startswith(("LTX", "WanModel_S2V"))
+    kept = {key: value for key, value in settings.items() if key in own or key.startswith(("audio", "att", "conn"))}
+    config = {"transformer": kept} if given else {}
+    save_file(weights, path, metadata={"config": json.dumps(config)} if config else None)
+
+
+def random_weight(name: str, value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Weights that keep activations of order 1 and let attention matter."""
+    noise = torch.randn(value.shape, generator=generator)
+    if name.endswith("inv_freq"):
+        return 10000.0 ** -torch.linspace(0, 1, len(value))
+    if value.ndim < 2:
+        return 1 + 0.1 * noise if name.endswith("weight") else 0.02 * noise
+    if "modulation" in name or "table" in name:
+        return 0.3 * noise
+    return noise * value[0].numel() ** -0.5
+
+
+if __name__ == "__main__":
+    main()
