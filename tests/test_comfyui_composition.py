@@ -1,0 +1,94 @@
+"""The patch node together with everything else people put into a workflow, in a real ComfyUI; effects on the latents.
+
+A new case is one line of `COMPOSITIONS`. With $SPARSE_VDIT_COMPOSITIONS naming a file, what was found is added to it, a
+JSON object per line, for the table in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import pytest
+from comfyui.compositions import LAYERS, Composition, Reference, compare
+from comfyui.prompts import node
+from comfyui.recording import record
+from comfyui.server import Server
+from tolerances import SAMPLED, SAMPLED_DENSE
+
+pytestmark = pytest.mark.comfyui
+pytest_plugins = ["comfyui.fixtures"]
+
+LORA = node("LoraLoaderModelOnly", lora_name="strong.safetensors", strength_model=1.0)
+EASY_CACHE = node("EasyCache", reuse_threshold=3.0, start_percent=0.3, end_percent=1.0, verbose=False)
+LAZY_CACHE = node("LazyCache", reuse_threshold=3.0, start_percent=0.3, end_percent=1.0, verbose=False)
+WINDOWS = node(
+    "WanContextWindowsManual", context_length=9, context_overlap=4, context_schedule="standard_static",
+    context_stride=1, closed_loop=False, fuse_method="pyramid", freenoise=True,
+)  # fmt: skip
+BACKEND = node("ModelAttentionBackend", attention="pytorch attention")
+MARKED = node("TestMarkedAttention")
+SHIFT = node("ModelSamplingSD3", shift=3.0)
+SPARSE_OF_CORE = node("TestModelSparseAttention", min_tokens=12288)
+CONTAINED = node("TestContainedAttention")
+COMPILED = node("TestCompileModel", backend="aot_eager")
+LONG_TEXT = node("TestSceneConditioning", seed=-1, tokens=7)
+TWO_VIDEOS = node("EmptyHunyuanLatentVideo", width=176, height=128, length=17, batch_size=2)
+HOOKED = {
+    "scene": node("TestSceneConditioning", seed=3),
+    "first_key": node("CreateHookKeyframe", strength_mult=0.0, start_percent=0.0),
+    "keys": node("CreateHookKeyframe", strength_mult=1.0, start_percent=0.5, prev_hook_kf=("first_key", 0)),
+    "lora": node("CreateHookLora", lora_name="strong.safetensors", strength_model=1.0, strength_clip=0.0),
+    "hooks": node("SetHookKeyframes", hooks=("lora", 0), hook_kf=("keys", 0)),
+    "positive": node("ConditioningSetProperties", cond_NEW=("scene", 0), hooks=("hooks", 0), strength=1.0,
+                     set_cond_area="default"),
+}  # fmt: skip
+FP8 = node("UNETLoader", unet_name="small_wan.safetensors", weight_dtype="fp8_e4m3fn")
+QUANTIZED = node("TestQuantizedLoader", unet_name="small_wan.safetensors")
+
+COMPOSITIONS = [
+    Composition("cfg 1", alike=True),
+    Composition("cfg 3, both texts in one batch", sampling={"cfg": 3.0}, alike=True),
+    Composition("cfg 3, texts of unequal length", 4, sampling={"cfg": 3.0}, nodes={"negative": LONG_TEXT}, alike=True),
+    Composition("two videos in a batch", nodes={"latent": TWO_VIDEOS}),
+    Composition("heun", 4, sampling={"sampler_name": "heun"}, alike=True),
+    Composition("dpm_2", 3, sampling={"sampler_name": "dpm_2"}, alike=True),
+    Composition("uni_pc", 2, sampling={"sampler_name": "uni_pc"}, alike=True),
+    Composition("seeds_2", 3, sampling={"sampler_name": "seeds_2"}, alike=True),
+    Composition("LoRA before", before=(LORA,)),
+    Composition("LoRA after", after=(LORA,)),
+    Composition("LoRA by time (hook keyframes)", nodes=HOOKED),
+    Composition("shift before", before=(SHIFT,)),
+    Composition("shift after", after=(SHIFT,)),
+    Composition("EasyCache before", 3, before=(EASY_CACHE,), sampling={"steps": 6}),
+    Composition("EasyCache after", 3, after=(EASY_CACHE,), sampling={"steps": 6}),
+    Composition("LazyCache before", 1, before=(LAZY_CACHE,)),
+    Composition("LazyCache after", 1, after=(LAZY_CACHE,)),
+    Composition("context windows before", 4, before=(WINDOWS,)),
+    Composition("context windows after", 4, after=(WINDOWS,)),
+    Composition("ModelAttentionBackend before", before=(BACKEND,), alike=True),
+    Composition("ModelAttentionBackend after", after=(BACKEND,), alike=True, overwrites=True),
+    Composition("attention of its own before", before=(MARKED,), exact=False),
+    Composition("attention of its own after", after=(MARKED,), exact=False, overwrites=True),
+    Composition("Model Sparse Attention before (stand-in)", before=(SPARSE_OF_CORE,), alike=True),
+    Composition("Model Sparse Attention after (stand-in)", after=(SPARSE_OF_CORE,), alike=True),
+    Composition("attention containers (stand-in)", before=(CONTAINED,), alike=True),
+    Composition("torch.compile before", before=(COMPILED,), alike=True),
+    Composition("torch.compile after", after=(COMPILED,), alike=True),
+    Composition("fp8 weights", nodes={"model": FP8}),
+    Composition("GGUF-style weights (stand-in)", nodes={"model": QUANTIZED}),
+]
+
+
+@pytest.fixture(scope="module")
+def reference(server: Server) -> Reference:
+    return Reference(server)
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS, ids=lambda composition: composition.name)
+def test_composition(server: Server, reference: Reference, composition: Composition) -> None:
+    found = compare(server, reference, composition)
+    record("wan", composition.name, found)
+    assert (found.effect < SAMPLED) == composition.alike, found
+    assert found.dense <= SAMPLED_DENSE, found
+    assert found.sparse > 10 * SAMPLED, found
+    assert found.direct <= SAMPLED_DENSE, found
+    assert found.sparse_calls == found.direct_calls == composition.forwards * LAYERS, found
+    assert composition.says in found.line
