@@ -13,9 +13,10 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP, get_wrappers_with_key
 from torch import nn
 
-from . import reasons
+from . import override, reasons
 from .families import Family, detect
 from .override import CHAINED, LAYOUT, SEEN, attention_override
+from .replaced import Watch, model_attention
 from .run import Engine, Run, current_run, pop_run, push_run
 
 KEY = "sparse_vdit"
@@ -56,24 +57,36 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
     guider = executor.class_obj
     model = guider.model_patcher.model.diffusion_model
     options = guider.model_options.setdefault("transformer_options", {})
-    chained = options.get(OVERRIDE)
-    engine = _whole_run_reason(guider, options) or _make(make_engine, guider.model_patcher, model)
+    family, why = detect(model)
+    engine = _whole_run_reason(guider, options) or why or make_engine(guider.model_patcher, model, family)
     if isinstance(engine, str):
         finish(Run(None, None, refusal=engine))  # before sampling: strict mode need not wait for a video to fail
         return executor(*args, **kwargs)
-    run = Run(engine, _own_attention(model), chained)
+    chained = _chained(options)
+    function = model_attention(model)
+    run = Run(engine, getattr(function, "__wrapped__", function), chained)
+    run.watch = Watch(guider.model_patcher, model, family.shape(model)[0])
     run.compiled = _forget_compiled(model, options, chained)
     options[OVERRIDE], options[CHAINED] = attention_override, chained
     push_run(run)
+    override.sampling = True
     try:
         result = executor(*args, **kwargs)
         run.read_clocks()
     finally:
         pop_run(run)
+        override.sampling = current_run() is not None
         run.free()
         _restore(options, chained)
+    run.say_who_replaced()
     finish(run)
     return result
+
+
+def _chained(options: dict) -> Callable | None:
+    """The override that is there; never our own, which the options of a run within a run hold already."""
+    found = options.get(OVERRIDE)
+    return options.get(CHAINED) if found is attention_override else found
 
 
 def _restore(options: dict, chained: Callable | None) -> None:
@@ -82,20 +95,6 @@ def _restore(options: dict, chained: Callable | None) -> None:
         options.pop(OVERRIDE, None)
     else:
         options[OVERRIDE] = chained
-
-
-def _make(make_engine: MakeEngine, patcher: object, model: nn.Module) -> Engine | str:
-    family, why = detect(model)
-    return why if family is None else make_engine(patcher, model, family)
-
-
-def _own_attention(model: nn.Module) -> Callable:
-    """The attention that the model's code calls, without the wrapper that looks for overrides."""
-    module = sys.modules.get(type(model).__module__)
-    function = (
-        getattr(module, "optimized_attention", None) or sys.modules["comfy.ldm.modules.attention"].optimized_attention
-    )
-    return getattr(function, "__wrapped__", function)
 
 
 def _whole_run_reason(guider: object, options: dict) -> str | None:
@@ -150,20 +149,20 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
         return executor(x, t, *args, **kwargs)
     run.blocks = None
     run.options = args[3] if len(args) > 3 else kwargs.get("transformer_options", {})
-    if run.options.get(OVERRIDE) is not attention_override:
-        run.note(reasons.REPLACED)
+    top = run.options.get(OVERRIDE)
     run.reason = reasons.NOT_FINITE if run.spoiled else run.engine.reason(float(t.flatten()[0]))
     unknown = _prepare(run, executor.class_obj.diffusion_model, x, kwargs)
     run.begin_forward(x.device)
+    new = run.compiled and run.is_new(x, kwargs)
     calls, sparse, density_sum = run.calls(), run.sparse, run.density_sum
     out = executor(x, t, *args, **kwargs)
     if run.calls() == calls and unknown is not None:  # compiled code, which refuses such calls without asking the run
         run.dense[unknown] += 1
-    elif run.compiled and run.calls() == calls:  # stale code, made without our override at this size
+    elif new and run.calls() == calls:  # stale code, made without our override
         torch._dynamo.reset()
         run.begin_forward(x.device)
         out = executor(x, t, *args, **kwargs)
-    run.compiled = False
+    run.watch.forward(top, attention_override, run.calls() - calls)
     if run.take_unfinished():
         run.discard_since(sparse, density_sum)
         run.spoiled, run.reason = True, reasons.NOT_FINITE

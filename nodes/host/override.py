@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from . import reasons
 from .attention_op import attention_op, run_attention
+from .replaced import COMFYUI_ATTENTION
 from .run import current_run
 
 LAYOUT = "sparse_vdit_layout"
@@ -22,30 +24,70 @@ that happens to be as long as the video."""
 
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 
+sampling = False
+"""Whether a run is on. Compiled code that holds the pack's op reads it, so that it is never used without a run."""
+
 
 def attention_override(func: Callable, *args: object, **kwargs: object) -> Tensor:
     """Override with ComfyUI's signature: `func` is the undecorated attention, the rest its arguments."""
     options = kwargs.get("transformer_options") or {}
-    call = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
-    reason = refusal(call, options)
+    out = _attention({**dict(zip(_NAMES, args, strict=False)), **kwargs}, options)
+    if out is not None:
+        return out
     chained = options.get(CHAINED)
+    return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
 
-    def dense() -> Tensor:
-        return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
 
+def contained_override(*args: object, **kwargs: object) -> Tensor:
+    """The same for q, k and v in ComfyUI's containers, which whoever computes attention empties.
+
+    Nothing here holds a tensor of theirs when dense attention begins, so that it can free them as early as it likes.
+    """
+    options = kwargs.get("transformer_options") or {}
+    out = _attention({**dict(zip(_NAMES, _peeked(args), strict=False)), **kwargs}, options)
+    if out is not None:
+        for container in args[:3]:
+            container.take()
+        return out
+    return _contained_dense(options.get(CHAINED), args, kwargs)
+
+
+attention_override.container_function = contained_override
+
+
+def _peeked(args: tuple) -> tuple:
+    return (*(container.peek() for container in args[:3]), *args[3:])
+
+
+def _contained_dense(chained: Callable | None, args: tuple, kwargs: dict) -> Tensor:
+    """Attention of the chained override, or the model's, of what is in the containers."""
+    attention = sys.modules[COMFYUI_ATTENTION].optimized_attention
+    if chained is None:
+        return attention(*args, **kwargs)  # `_inside_attn_wrapper` among kwargs keeps it from asking for overrides
+    consume = getattr(chained, "container_function", None)
+    if consume is not None:
+        return consume(*args, **kwargs)
+    func = getattr(attention, "__wrapped__", attention)
+    return chained(func, *(container.take() for container in args[:3]), *args[3:], **kwargs)
+
+
+def _attention(call: dict, options: dict) -> Tensor | None:
+    """What the current run makes of a call with plain tensors, None when it has to be dense."""
+    reason = refusal(call, options)
+    compiling = torch.compiler.is_compiling()
     if reason is not None:
-        if not torch.compiler.is_compiling():
+        if not compiling:
             run = current_run()
             if run is not None:
                 run.dense[reason] += 1
-        return dense()
+        return None
     q, k, v, heads = (call[name] for name in _NAMES[:4])
     by_head, out_by_head = bool(call.get("skip_reshape")), bool(call.get("skip_output_reshape"))
     layer, layout = options["block_index"], options[LAYOUT]
     options[SEEN] = layer
-    if torch.compiler.is_compiling():
-        return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head)
-    return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense)
+    if compiling:
+        return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head) if sampling else None
+    return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, lambda: None)
 
 
 def refusal(call: Mapping, options: Mapping) -> str | None:

@@ -29,7 +29,6 @@ NOT_FINITE = "sparse output was not finite, the forward was computed again dense
 PROFILING = "measured by Profile Heads"
 CUDA_GRAPHS = "the model is compiled with CUDA graphs, which would replay one decision for every step"
 SEVERAL_GPUS = "the model runs on several GPUs at once, where the pack cannot yet follow each of them"
-REPLACED = "another node replaced the pack's attention after the run began"
 
 NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION})
 """Reasons of calls that no plan is about; a report's count of dense calls leaves them out."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import reasons
 from .families import Layout
+from .replaced import Watch
 
 
 class Engine(Protocol):
@@ -47,7 +48,10 @@ class Run:
         refusal: why the run is dense as a whole, before it began.
         unfinished: flag tensor, True once a sparse output of this forward was not finite.
         spoiled: whether such an output was seen; the rest of the run is dense.
-        compiled: whether the model is compiled and its code was not yet seen to reach the pack.
+        compiled: whether the model is compiled.
+        layers: numbers of the blocks whose self-attention came here.
+        attended: calls of `attend`.
+        watch: looks out for attention that other nodes put in the pack's place.
     """
 
     engine: Engine | None
@@ -66,10 +70,16 @@ class Run:
     unfinished: Tensor | None = None
     spoiled: bool = False
     compiled: bool = False
+    layers: set[int] = field(default_factory=set)
+    attended: int = 0
+    watch: Watch | None = None
+    _shapes: set[tuple] = field(default_factory=set, repr=False)
     _events: list = field(default_factory=list, repr=False)
 
     def attend(self, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
         """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense."""
+        self.layers.add(layer)
+        self.attended += 1
         if self.reason is not None:
             self.dense[self.reason] += 1
             return None
@@ -107,6 +117,20 @@ class Run:
     def calls(self) -> int:
         """Self-attention calls that reached the pack so far."""
         return self.sparse + self.dense_reasons().total()
+
+    def is_new(self, x: Tensor, extra: dict) -> bool:
+        """Whether inputs of these shapes come for the first time in this run."""
+        tensors = {"": x, **{name: value for name, value in extra.items() if isinstance(value, Tensor)}}
+        shapes = tuple((name, *value.shape) for name, value in sorted(tensors.items()))
+        new = shapes not in self._shapes
+        self._shapes.add(shapes)
+        return new
+
+    def say_who_replaced(self) -> None:
+        """Note who took attention away, where calls are missing that nothing else explains."""
+        verdict = self.watch.verdict(len(self.layers), self.sparse) if self.calls() <= self.attended else None
+        if verdict is not None:
+            self.note(verdict)
 
     def begin_forward(self, device: torch.device) -> None:
         """Make what outlives the forward that begins, outside of it."""

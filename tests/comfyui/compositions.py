@@ -31,8 +31,8 @@ class Composition:
         exact: whether the all-dense plan runs through the pack's kernels too; False where another attention's numbers
             are wanted for dense heads.
         alike: whether the composition leaves the latents of an unpatched model nearly as they were.
-        overwrites: whether a node after the pack's place puts its attention where direct calls have theirs; these then
-            come after it.
+        direct: nodes before the pack's place when it holds direct calls, None for those of `before` and `after`; for
+            nodes that overwrite direct calls, or compile them for good.
         says: what the report must say besides.
     """
 
@@ -44,7 +44,7 @@ class Composition:
     nodes: dict = field(default_factory=dict)
     exact: bool = True
     alike: bool = False
-    overwrites: bool = False
+    direct: tuple[dict, ...] | None = None
     says: str = ""
 
 
@@ -85,8 +85,8 @@ class Reference:
 
     def direct(self, composition: Composition) -> tuple[torch.Tensor, int]:
         """With the sparse plan by direct calls of the backend, and the number of those calls."""
-        if composition.overwrites:
-            composition = replace(composition, before=composition.before + composition.after, after=())
+        if composition.direct is not None:
+            composition = replace(composition, before=composition.direct, after=())
         prompt = workflow(composition, node("TestDirectPlan", plan=("plan", 0), start_percent=START_PERCENT))
         result, log = self._run({**prompt, "plan": node("SparseVDiTLoadPlan", plan_name="user/sparse")})
         return result, sum(int(calls) for calls in re.findall(r"direct plan: (\d+) calls", log))

@@ -31,7 +31,7 @@ class Server:
         comfyui: installation.
         base: empty folder for everything the server writes or loads.
         arguments: more of ComfyUI's own.
-        cached: whether outputs of nodes are kept from one workflow to the next, as ComfyUI does by default.
+        cached: whether outputs of nodes are kept for the next workflow, as ComfyUI does by default.
     """
 
     def __init__(self, comfyui: Path, base: Path, arguments: tuple[str, ...] = (), cached: bool = False):
@@ -44,7 +44,7 @@ class Server:
             self.port = free.getsockname()[1]
         command = [
             *(comfyui_python(comfyui), "main.py", "--cpu", "--disable-api-nodes"),
-            *(() if cached else ("--cache-none",)),
+            "--cache-classic" if cached else "--cache-none",
             *("--base-directory", str(base), "--database-url", "sqlite:///:memory:"),
             *("--listen", "127.0.0.1", "--port", str(self.port), *arguments),
         ]

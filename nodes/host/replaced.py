@@ -1,0 +1,71 @@
+"""Finds out who took attention away from the pack, so that a report can name it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+
+from torch import nn
+
+COMFYUI_ATTENTION = "comfy.ldm.modules.attention"
+SOMEBODY = "something the pack cannot see"
+
+
+def named(thing: object) -> str:
+    """A function or module in words that lead to its pack: `attention_sage of ComfyUI-KJNodes`."""
+    thing = getattr(thing, "func", thing)  # of a partial
+    thing = getattr(thing, "__func__", thing)
+    if not hasattr(thing, "__qualname__"):
+        thing = type(thing)
+    pack = re.search(r"custom_nodes[/\\.]([^/\\.]+)", thing.__module__ or "")
+    where = pack[1].replace("_x_", ".") if pack else thing.__module__  # ComfyUI's way to spell dots
+    return f"{thing.__qualname__.replace('.<locals>', '')} of {where}"
+
+
+def model_attention(model: nn.Module) -> Callable:
+    """The attention that a model's code calls, with whatever is around it at this moment."""
+    module = sys.modules.get(type(model).__module__)
+    return getattr(module, "optimized_attention", None) or sys.modules[COMFYUI_ATTENTION].optimized_attention
+
+
+class Watch:
+    """Looks at the forwards of a run for attention that other nodes put in the pack's place.
+
+    Args:
+        patcher: MODEL of the run.
+        model: its diffusion model.
+        layers: how many of its blocks have self-attention.
+    """
+
+    def __init__(self, patcher: object, model: nn.Module, layers: int):
+        self.model, self.layers = model, layers
+        self.on_top: str | None = None
+        self.foreign: str | None = None
+        self.forwards = 0
+        patches = getattr(patcher, "object_patches", {})
+        inside = {named(patch) for key, patch in patches.items() if key.startswith("diffusion_model.")}
+        self.patches = ", ".join(sorted(inside)) or None
+
+    def forward(self, override: object, ours: object, calls: int) -> None:
+        """Look at a forward that is over: what lay in ComfyUI's slot for attention, and how many calls came to us."""
+        self.forwards += 1
+        if calls >= self.layers:
+            return
+        if override is not ours:
+            self.on_top = named(override)
+        function = model_attention(self.model)
+        if function.__module__ != COMFYUI_ATTENTION:
+            self.foreign = named(function)
+
+    def verdict(self, layers: int, sparse: int) -> str | None:
+        """Who took the attention of a run in which `layers` blocks called the pack, None when nobody did."""
+        missing = self.layers - layers
+        if not self.forwards or not (missing or self.on_top):
+            return None
+        who = self.on_top or self.patches or self.foreign or SOMEBODY
+        if not sparse:
+            return f"attention was replaced by {who}, nothing ran sparse: leave out that node or Sparse-vDiT"
+        if missing:
+            return f"{who} replaced the attention of {missing} of {self.layers} blocks, which did not run sparse"
+        return f"{who} came on top of the pack's attention, calls that it takes do not run sparse"
