@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 import torch
@@ -56,7 +55,7 @@ def test_taken_attention_is_named_and_left_alone(
 
 def test_strict_names_who_took_attention(server: Server) -> None:
     add_plan(server, "sparse", Diagonal(0))
-    with pytest.raises(PromptError, match="replaced by _own_forward.frugal_forward of test_pack"):
+    with pytest.raises(PromptError, match=r"replaced by _own_forward\.frugal_forward of test_pack"):
         latents(server, with_plan(TAKEN[0][0], "sparse", strict=True))
 
 
@@ -75,7 +74,7 @@ def test_some_blocks_taken_the_others_run_sparse(server: Server) -> None:
 def test_model_sparse_attention_that_declines_is_chained_once(server: Server, side: str) -> None:
     """It goes on top twice, by its node and before the first step, and never again; the pack runs below it."""
     add_plan(server, "sparse", Diagonal(0))
-    declines = replace(TAKEN[0][0], before=(), **{side: (node("TestModelSparseAttention", min_tokens=12288),)})
+    declines = Composition("declines", **{side: (node("TestModelSparseAttention", min_tokens=12288),)})
     before = len(server.log_text())
     latents(server, with_plan(declines, "sparse"))
     assert "on top 2 times" in new_log(server, before)
