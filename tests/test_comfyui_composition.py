@@ -6,13 +6,18 @@ JSON object per line, for the table in benchmarks/README.md.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import asdict
 
 import pytest
 from comfyui.compositions import LAYERS, Composition, Reference, compare
-from comfyui.prompts import node
+from comfyui.plans import add_plan
+from comfyui.prompts import base, node, patch
 from comfyui.recording import record
+from comfyui.results import counts, latents, new_log, relative_difference
 from comfyui.server import Server
+from sparse_vdit.kernels.patterns import Dense, Diagonal
 from tolerances import SAMPLED, SAMPLED_DENSE
 
 pytestmark = pytest.mark.comfyui
@@ -95,3 +100,56 @@ def test_composition(server: Server, reference: Reference, composition: Composit
     assert found.direct <= SAMPLED_DENSE, found
     assert found.sparse_calls == found.direct_calls == composition.forwards * LAYERS, found
     assert composition.says in found.line
+
+
+def staged(place: Callable[[str], dict] | None) -> dict:
+    """Two models, one schedule of four steps, two samplers; behind each model what `place` makes of its plan's name."""
+    prompt = {**base(), "model_2": base()["model"]}
+    for model, plan, latent, sampler, start in (
+        ("model", "sparse", "latent", "first", 0),
+        ("model_2", "other", "first", "sampler", 2),
+    ):
+        if place is not None:
+            prompt[f"{model}_placed"] = place(plan)
+            prompt[f"{model}_placed"]["inputs"]["model"] = [model, 0]
+        prompt[sampler] = node(
+            "KSamplerAdvanced",
+            model=(model if place is None else f"{model}_placed", 0),
+            positive=("positive", 0),
+            negative=("negative", 0),
+            latent_image=(latent, 0),
+            add_noise="disable" if start else "enable",
+            noise_seed=5,
+            steps=4,
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+            start_at_step=start,
+            end_at_step=start + 2,
+            return_with_leftover_noise="disable" if start else "enable",
+        )
+    return {**prompt, **PLANS}
+
+
+PLANS = {name: node("SparseVDiTLoadPlan", plan_name=f"user/{name}") for name in ("sparse", "other", "dense")}
+
+
+def test_two_stages_with_two_models_and_two_plans(server: Server) -> None:
+    """Each sampler follows its own model's plan, and the second has no warm-up of its own."""
+    add_plan(server, "sparse", Diagonal(0))
+    add_plan(server, "other", Diagonal(1))
+    add_plan(server, "dense", Dense())
+    plain = latents(server, staged(None))
+    dense = latents(server, staged(lambda plan: patch(("dense", 0), start_percent=0.2, backend="torch")))
+    before = len(server.log_text())
+    sparse = latents(server, staged(lambda plan: patch((plan, 0), start_percent=0.2)))
+    lines = [line for line in new_log(server, before).splitlines() if " sparse / " in line]
+    direct = latents(server, staged(lambda plan: node("TestDirectPlan", plan=(plan, 0), start_percent=0.2)))
+    assert [counts(line) for line in lines] == [(LAYERS, LAYERS), (2 * LAYERS, 0)]
+    high, low = (float(re.search(r"mean density ([\d.]+)", line)[1]) for line in lines)
+    assert high < low
+    assert relative_difference(dense, plain) <= SAMPLED_DENSE
+    assert relative_difference(sparse, direct) <= SAMPLED_DENSE < 10 * SAMPLED < relative_difference(sparse, plain)
+    found = {"dense": relative_difference(dense, plain), "sparse": relative_difference(sparse, plain)}
+    found["direct"], found["sparse_calls"] = relative_difference(sparse, direct), 3 * LAYERS
+    record("wan", "two stages, two models, two plans", **found, dense_calls=LAYERS, line="; ".join(lines))

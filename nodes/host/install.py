@@ -78,7 +78,9 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
         override.sampling = current_run() is not None
         run.free()
         _restore(options, chained)
-    run.say_who_replaced()
+    verdict = run.watch.verdict(len(run.layers), run.sparse) if run.calls() <= run.attended else None
+    if verdict is not None:  # calls are missing, and none was refused for what it was
+        run.note(verdict)
     finish(run)
     return result
 
@@ -153,7 +155,7 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     run.reason = reasons.NOT_FINITE if run.spoiled else run.engine.reason(float(t.flatten()[0]))
     unknown = _prepare(run, executor.class_obj.diffusion_model, x, kwargs)
     run.begin_forward(x.device)
-    new = run.compiled and run.is_new(x, kwargs)
+    new = run.compiled and run.watch.is_new({**kwargs, "": x})
     calls, sparse, density_sum = run.calls(), run.sparse, run.density_sum
     out = executor(x, t, *args, **kwargs)
     if run.calls() == calls and unknown is not None:  # compiled code, which refuses such calls without asking the run

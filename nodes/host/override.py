@@ -31,11 +31,12 @@ sampling = False
 def attention_override(func: Callable, *args: object, **kwargs: object) -> Tensor:
     """Override with ComfyUI's signature: `func` is the undecorated attention, the rest its arguments."""
     options = kwargs.get("transformer_options") or {}
-    out = _attention({**dict(zip(_NAMES, args, strict=False)), **kwargs}, options)
-    if out is not None:
-        return out
     chained = options.get(CHAINED)
-    return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
+
+    def dense() -> Tensor:
+        return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
+
+    return _attention({**dict(zip(_NAMES, args, strict=False)), **kwargs}, options, dense)
 
 
 def contained_override(*args: object, **kwargs: object) -> Tensor:
@@ -44,12 +45,12 @@ def contained_override(*args: object, **kwargs: object) -> Tensor:
     Nothing here holds a tensor of theirs when dense attention begins, so that it can free them as early as it likes.
     """
     options = kwargs.get("transformer_options") or {}
-    out = _attention({**dict(zip(_NAMES, _peeked(args), strict=False)), **kwargs}, options)
-    if out is not None:
-        for container in args[:3]:
-            container.take()
-        return out
-    return _contained_dense(options.get(CHAINED), args, kwargs)
+    out = _attention({**dict(zip(_NAMES, _peeked(args), strict=False)), **kwargs}, options, lambda: None)
+    if out is None:
+        return _contained_dense(options.get(CHAINED), args, kwargs)
+    for container in args[:3]:
+        container.take()
+    return out
 
 
 attention_override.container_function = contained_override
@@ -71,8 +72,8 @@ def _contained_dense(chained: Callable | None, args: tuple, kwargs: dict) -> Ten
     return chained(func, *(container.take() for container in args[:3]), *args[3:], **kwargs)
 
 
-def _attention(call: dict, options: dict) -> Tensor | None:
-    """What the current run makes of a call with plain tensors, None when it has to be dense."""
+def _attention(call: Mapping, options: dict, dense: Callable[[], Tensor | None]) -> Tensor | None:
+    """What the current run makes of a call with plain tensors; what `dense` gives where it has to be dense."""
     reason = refusal(call, options)
     compiling = torch.compiler.is_compiling()
     if reason is not None:
@@ -80,14 +81,14 @@ def _attention(call: dict, options: dict) -> Tensor | None:
             run = current_run()
             if run is not None:
                 run.dense[reason] += 1
-        return None
+        return dense()
     q, k, v, heads = (call[name] for name in _NAMES[:4])
     by_head, out_by_head = bool(call.get("skip_reshape")), bool(call.get("skip_output_reshape"))
     layer, layout = options["block_index"], options[LAYOUT]
     options[SEEN] = layer
     if compiling:
-        return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head) if sampling else None
-    return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, lambda: None)
+        return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head) if sampling else dense()
+    return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense)
 
 
 def refusal(call: Mapping, options: Mapping) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 COMFYUI_ATTENTION = "comfy.ldm.modules.attention"
 SOMEBODY = "something the pack cannot see"
@@ -43,9 +43,17 @@ class Watch:
         self.on_top: str | None = None
         self.foreign: str | None = None
         self.forwards = 0
+        self._shapes: set[tuple] = set()
         patches = getattr(patcher, "object_patches", {})
         inside = {named(patch) for key, patch in patches.items() if key.startswith("diffusion_model.")}
         self.patches = ", ".join(sorted(inside)) or None
+
+    def is_new(self, inputs: Mapping) -> bool:
+        """Whether the tensors of a forward have shapes that this run has not met yet."""
+        shapes = tuple((name, *x.shape) for name, x in sorted(inputs.items()) if isinstance(x, Tensor))
+        new = shapes not in self._shapes
+        self._shapes.add(shapes)
+        return new
 
     def forward(self, override: object, ours: object, calls: int) -> None:
         """Look at a forward that is over: what lay in ComfyUI's slot for attention, and how many calls came to us."""

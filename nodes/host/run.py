@@ -73,7 +73,6 @@ class Run:
     layers: set[int] = field(default_factory=set)
     attended: int = 0
     watch: Watch | None = None
-    _shapes: set[tuple] = field(default_factory=set, repr=False)
     _events: list = field(default_factory=list, repr=False)
 
     def attend(self, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
@@ -117,20 +116,6 @@ class Run:
     def calls(self) -> int:
         """Self-attention calls that reached the pack so far."""
         return self.sparse + self.dense_reasons().total()
-
-    def is_new(self, x: Tensor, extra: dict) -> bool:
-        """Whether inputs of these shapes come for the first time in this run."""
-        tensors = {"": x, **{name: value for name, value in extra.items() if isinstance(value, Tensor)}}
-        shapes = tuple((name, *value.shape) for name, value in sorted(tensors.items()))
-        new = shapes not in self._shapes
-        self._shapes.add(shapes)
-        return new
-
-    def say_who_replaced(self) -> None:
-        """Note who took attention away, where calls are missing that nothing else explains."""
-        verdict = self.watch.verdict(len(self.layers), self.sparse) if self.calls() <= self.attended else None
-        if verdict is not None:
-            self.note(verdict)
 
     def begin_forward(self, device: torch.device) -> None:
         """Make what outlives the forward that begins, outside of it."""
