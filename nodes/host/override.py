@@ -25,7 +25,7 @@ that happens to be as long as the video."""
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 
 sampling = False
-"""Whether a run is on. Compiled code that holds the pack's op reads it, so that it is never used without a run."""
+"""Whether a run is on. What a compiler makes of this file is guarded by it, and so never used without a run."""
 
 
 def attention_override(func: Callable, *args: object, **kwargs: object) -> Tensor:
@@ -74,8 +74,10 @@ def _contained_dense(chained: Callable | None, args: tuple, kwargs: dict) -> Ten
 
 def _attention(call: Mapping, options: dict, dense: Callable[[], Tensor | None]) -> Tensor | None:
     """What the current run makes of a call with plain tensors; what `dense` gives where it has to be dense."""
-    reason = refusal(call, options)
     compiling = torch.compiler.is_compiling()
+    if compiling and not sampling:  # read in all code that this function gets into, which it then guards
+        return dense()
+    reason = refusal(call, options)
     if reason is not None:
         if not compiling:
             run = current_run()
@@ -87,7 +89,7 @@ def _attention(call: Mapping, options: dict, dense: Callable[[], Tensor | None])
     layer, layout = options["block_index"], options[LAYOUT]
     options[SEEN] = layer
     if compiling:
-        return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head) if sampling else dense()
+        return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head)
     return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense)
 
 
