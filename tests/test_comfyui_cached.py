@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from comfyui.compositions import LAYERS, STEPS, Composition, with_plan, workflow
+from comfyui.compositions import STEPS, Composition, with_plan, workflow
 from comfyui.fixtures import with_models
 from comfyui.installation import comfyui_path
-from comfyui.plans import add_plan
+from comfyui.plans import LAYERS, add_plan
 from comfyui.prompts import ksampler, node
 from comfyui.results import counts, latents, new_log, relative_difference
 from comfyui.server import Server

@@ -6,8 +6,8 @@ import re
 
 import pytest
 import torch
-from comfyui.compositions import LAYERS, STEPS, Composition, Reference, with_plan, workflow
-from comfyui.plans import add_plan
+from comfyui.compositions import STEPS, Composition, Reference, with_plan, workflow
+from comfyui.plans import LAYERS, add_plan
 from comfyui.prompts import node
 from comfyui.recording import record
 from comfyui.results import counts, latents, new_log, report

@@ -61,7 +61,7 @@ class Watch:
         if calls >= self.layers:
             return
         if override is not ours:
-            self.on_top = named(override)
+            self.on_top = SOMEBODY if override is None else named(override)
         function = model_attention(self.model)
         if function.__module__ != COMFYUI_ATTENTION:
             self.foreign = named(function)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from sparse_vdit.kernels.patterns import Dense, Diagonal
 
-from .plans import LAYERS, add_plan
+from .plans import add_plan
 from .prompts import LINK, base, ksampler, node, patch
 from .results import counts, latents, new_log, relative_difference, report
 from .server import Server
@@ -33,7 +33,6 @@ class Composition:
         alike: whether the composition leaves the latents of an unpatched model nearly as they were.
         direct: nodes before the pack's place when it holds direct calls, None for those of `before` and `after`; for
             nodes that overwrite direct calls, or compile them for good.
-        says: what the report must say besides.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Composition:
     exact: bool = True
     alike: bool = False
     direct: tuple[dict, ...] | None = None
-    says: str = ""
 
 
 def workflow(composition: Composition, place: dict | None) -> dict:
@@ -141,5 +139,3 @@ def compare(server: Server, reference: Reference, composition: Composition) -> F
         line,
     )
 
-
-__all__ = ["LAYERS", "START_PERCENT", "STEPS", "Composition", "Found", "Reference", "compare", "with_plan", "workflow"]
