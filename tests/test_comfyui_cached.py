@@ -11,6 +11,7 @@ from comfyui.fixtures import with_models
 from comfyui.installation import comfyui_path
 from comfyui.plans import LAYERS, add_plan
 from comfyui.prompts import ksampler, node
+from comfyui.recording import record
 from comfyui.results import counts, latents, new_log, relative_difference
 from comfyui.server import Server
 from sparse_vdit.kernels.patterns import Dense, Diagonal
@@ -66,6 +67,11 @@ def test_a_kept_model_is_used_again_unloaded_and_loaded(caching: Server) -> None
     last, log = run(caching, seeded(prompt, 1))
     assert LOADED in log and torch.equal(last, first)
     assert counts(log) == COUNTS
+    plain, _ = run(caching, seeded(workflow(BARE, None), 1))
+    for name, result in (("model kept for a second workflow", again), ("model unloaded and loaded again", last)):
+        difference = relative_difference(result, plain)
+        assert difference > 10 * SAMPLED
+        record("wan", name, sparse_calls=COUNTS[0], dense_calls=COUNTS[1], sparse=difference)
 
 
 def test_patched_and_bypassed_clones_of_a_kept_model(caching: Server) -> None:
@@ -77,27 +83,40 @@ def test_patched_and_bypassed_clones_of_a_kept_model(caching: Server) -> None:
     sum_of_both = node("LatentAdd", samples1=("sampler", 0), samples2=("bypassed", 0))
     total = latents(caching, seeded({**both, "sum": sum_of_both}, 4), "sum")
     assert relative_difference(total, plain + sparse) <= SAMPLED_DENSE < relative_difference(total, plain * 2)
+    difference = relative_difference(sparse, plain)
+    record("wan", "patched and bypassed clones", sparse_calls=COUNTS[0], dense_calls=COUNTS[1], sparse=difference)
     assert torch.equal(run(caching, seeded(workflow(BARE, None), 4))[0], plain)
+
+
+QUEUE = [  # what is queued, another attention before the pack, plan, settings
+    ("nothing of the pack", (), None, {}),
+    ("a plan", (), "sparse", {}),
+    ("another plan", (), "other", {}),
+    ("an earlier end", (), "sparse", {"end_percent": 0.5}),
+    ("another attention, without the pack", (MARKED,), None, {}),
+    ("another attention and a plan", (MARKED,), "sparse", {}),
+    ("an all-dense plan", (), "dense", {}),
+]
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_compiled_code_is_never_stale(caching: Server, side: str) -> None:
     """The same model compiled again and again with other plans, settings and neighbours, and without the pack:
     each time what the same workflow gives uncompiled. ComfyUI drops the guards that would notice any of it."""
-    compiled, marked = {side: (COMPILED,)}, {"before": (MARKED,)}
-    compiled_and_marked = {"before": (MARKED, COMPILED)} if side == "before" else {**marked, "after": (COMPILED,)}
-    workflows = [  # (with the compiler, without)
-        (workflow(Composition("", **compiled), None), workflow(BARE, None)),
-        (with_plan(Composition("", **compiled), "sparse"), with_plan(BARE, "sparse")),
-        (with_plan(Composition("", **compiled), "other"), with_plan(BARE, "other")),
-        (with_plan(Composition("", **compiled), "sparse", end_percent=0.5), with_plan(BARE, "sparse", end_percent=0.5)),
-        (workflow(Composition("", **compiled_and_marked), None), workflow(Composition("", **marked), None)),
-        (with_plan(Composition("", **compiled_and_marked), "sparse"), with_plan(Composition("", **marked), "sparse")),
-        (with_plan(Composition("", **compiled), "dense"), with_plan(BARE, "dense")),
-    ]
-    for number, (with_compiler, without) in enumerate(workflows):
-        result, log = run(caching, seeded(with_compiler, 7))
-        truth, eager_log = run(caching, seeded(without, 7))
-        assert relative_difference(result, truth) <= SAMPLED, number
-        if " sparse / " in eager_log:
-            assert counts(log) == counts(eager_log), number
+    for what, neighbours, plan, settings in QUEUE:
+        uncompiled = Composition(what, before=neighbours)
+        compiled = Composition(what, **{"before": neighbours, side: (*neighbours * (side == "before"), COMPILED)})
+        results, logs = [], []
+        for composition in (compiled, uncompiled):
+            bare = workflow(composition, None)
+            prompt = bare if plan is None else with_plan(composition, plan, **settings)
+            result, log = run(caching, seeded(prompt, 7))
+            results.append(result)
+            logs.append(log)
+        difference = relative_difference(*results)
+        assert difference <= SAMPLED, what
+        if plan is not None:
+            sparse, dense = counts(logs[0])
+            assert (sparse, dense) == counts(logs[1]), what
+            name = f"torch.compile {side}, queued again with {what}"
+            record("wan", name, sparse_calls=sparse, dense_calls=dense, direct=difference)

@@ -62,7 +62,9 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
     if isinstance(engine, str):
         finish(Run(None, None, refusal=engine))  # before sampling: strict mode need not wait for a video to fail
         return executor(*args, **kwargs)
-    chained = _chained(options)
+    found = {key: options[key] for key in (OVERRIDE, CHAINED) if key in options}
+    # never our own, which the options of a run within a run hold already
+    chained = found.get(CHAINED if found.get(OVERRIDE) is attention_override else OVERRIDE)
     function = model_attention(model)
     run = Run(engine, getattr(function, "__wrapped__", function), chained)
     run.watch = Watch(guider.model_patcher, model, family.shape(model)[0])
@@ -77,26 +79,14 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
         pop_run(run)
         override.sampling = current_run() is not None
         run.free()
-        _restore(options, chained)
+        for key in (OVERRIDE, CHAINED):
+            options.pop(key, None)
+        options.update(found)
     verdict = run.watch.verdict(len(run.layers), run.sparse) if run.calls() <= run.attended else None
     if verdict is not None:  # calls are missing, and none was refused for what it was
         run.note(verdict)
     finish(run)
     return result
-
-
-def _chained(options: dict) -> Callable | None:
-    """The override that is there; never our own, which the options of a run within a run hold already."""
-    found = options.get(OVERRIDE)
-    return options.get(CHAINED) if found is attention_override else found
-
-
-def _restore(options: dict, chained: Callable | None) -> None:
-    options.pop(CHAINED, None)
-    if chained is None:
-        options.pop(OVERRIDE, None)
-    else:
-        options[OVERRIDE] = chained
 
 
 def _whole_run_reason(guider: object, options: dict) -> str | None:
