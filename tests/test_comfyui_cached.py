@@ -21,7 +21,7 @@ pytestmark = pytest.mark.comfyui
 
 BARE = Composition("bare")
 MARKED = node("TestMarkedAttention")
-COMPILED = node("TestCompileModel", backend="aot_eager")
+COMPILED = node("TestCompileModel", backend="eager")
 COUNTS = ((STEPS - 1) * LAYERS, LAYERS)
 
 

@@ -37,7 +37,7 @@ SHIFT = node("ModelSamplingSD3", shift=3.0)
 SPARSE_OF_CORE = node("TestModelSparseAttention", min_tokens=12288)
 ZERO_STAR = node("CFGZeroStar")
 CONTAINED = node("TestContainedAttention")
-COMPILED = node("TestCompileModel", backend="aot_eager")
+COMPILED = node("TestCompileModel", backend="eager")
 LONG_TEXT = node("TestSceneConditioning", seed=-1, tokens=7)
 TWO_VIDEOS = node("EmptyHunyuanLatentVideo", width=176, height=128, length=17, batch_size=2)
 HOOKED = {

@@ -50,6 +50,11 @@ def model(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     return made
 
 
+def slot(override: object, **more: object) -> dict:
+    """transformer_options of a forward."""
+    return {"optimized_attention_override": override, **more}
+
+
 def watch(model: nn.Module, **patches: object) -> Watch:
     inside = {key.replace("__", "."): value for key, value in patches.items()}
     return Watch(SimpleNamespace(object_patches=inside), model, 4)
@@ -58,8 +63,8 @@ def watch(model: nn.Module, **patches: object) -> Watch:
 def test_a_run_that_reaches_the_pack_has_no_verdict(model: nn.Module) -> None:
     seen = watch(model, diffusion_model__blocks__0__forward=Sage().attention)  # a patch that still calls attention
     assert seen.verdict(0, 0) is None  # no forward at all
-    seen.forward(sage, sage, 4)
-    seen.forward(sage, sage, 0)  # a step from a cache
+    seen.forward(slot(sage), sage, 4)
+    seen.forward(slot(sage), sage, 0)  # a step from a cache
     assert seen.verdict(4, 4) is None
     assert seen.verdict(4, 0) is None  # warm-up
 
@@ -74,7 +79,7 @@ def test_a_run_that_reaches_the_pack_has_no_verdict(model: nn.Module) -> None:
 )
 def test_missing_calls_are_explained_by_object_patches(model: nn.Module, patches: dict, who: str) -> None:
     seen = watch(model, **patches)
-    seen.forward(sage, sage, 0)
+    seen.forward(slot(sage), sage, 0)
     assert f"replaced by {who}, nothing ran sparse" in seen.verdict(0, 0)
     assert f"{who} replaced the attention of 1 of 4 blocks" in seen.verdict(3, 3)
 
@@ -82,15 +87,21 @@ def test_missing_calls_are_explained_by_object_patches(model: nn.Module, patches
 def test_another_function_in_the_models_module_is_named(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sage, "__module__", "/x/custom_nodes/radial")
     seen = watch(model)
-    seen.forward(sage, sage, 0)
+    seen.forward(slot(sage), sage, 0)
     assert "replaced by sage of radial" in seen.verdict(0, 0)
+
+
+def test_blocks_that_another_node_runs_are_named(model: nn.Module) -> None:
+    seen = watch(model)
+    seen.forward(slot(sage, patches_replace={"dit": {("double_block", 0): Sage().attention}}), sage, 3)
+    assert f"Sage.attention of {__name__} replaced the attention of 1 of 4 blocks" in seen.verdict(3, 3)
 
 
 def test_what_came_on_top_is_named_where_calls_are_missing(model: nn.Module) -> None:
     declines, takes = watch(model), watch(model)
-    declines.forward(Sage(), sage, 4)
+    declines.forward(slot(Sage()), sage, 4)
     assert declines.verdict(4, 4) is None
-    takes.forward(Sage(), sage, 1)
+    takes.forward(slot(Sage()), sage, 1)
     assert f"replaced by Sage of {__name__}, nothing" in takes.verdict(1, 0)
     assert "came on top" in takes.verdict(4, 4)
 

@@ -16,11 +16,10 @@ from torch import nn
 from . import override, reasons
 from .families import Family, detect
 from .override import CHAINED, LAYOUT, SEEN, attention_override
-from .replaced import Watch, model_attention
+from .replaced import OVERRIDE, Watch, model_attention
 from .run import Engine, Run, current_run, pop_run, push_run
 
 KEY = "sparse_vdit"
-OVERRIDE = "optimized_attention_override"
 LOG = logging.getLogger("sparse_vdit")
 
 MakeEngine = Callable[[object, nn.Module, Family], Engine | str]
@@ -141,7 +140,6 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
         return executor(x, t, *args, **kwargs)
     run.blocks = None
     run.options = args[3] if len(args) > 3 else kwargs.get("transformer_options", {})
-    top = run.options.get(OVERRIDE)
     run.reason = reasons.NOT_FINITE if run.spoiled else run.engine.reason(float(t.flatten()[0]))
     unknown = _prepare(run, executor.class_obj.diffusion_model, x, kwargs)
     run.begin_forward(x.device)
@@ -154,7 +152,7 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
         torch._dynamo.reset()
         run.begin_forward(x.device)
         out = executor(x, t, *args, **kwargs)
-    run.watch.forward(top, attention_override, run.calls() - calls)
+    run.watch.forward(run.options, attention_override, run.calls() - calls)
     if run.take_unfinished():
         run.discard_since(sparse, density_sum)
         run.spoiled, run.reason = True, reasons.NOT_FINITE

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor, nn
 
+OVERRIDE = "optimized_attention_override"
 COMFYUI_ATTENTION = "comfy.ldm.modules.attention"
 SOMEBODY = "something the pack cannot see"
 
@@ -21,6 +22,11 @@ def named(thing: object) -> str:
     pack = re.search(r"custom_nodes[/\\.]([^/\\.]+)", thing.__module__ or "")
     where = pack[1].replace("_x_", ".") if pack else thing.__module__  # ComfyUI's way to spell dots
     return f"{thing.__qualname__.replace('.<locals>', '')} of {where}"
+
+
+def names(things: Iterable[object]) -> str | None:
+    """All of them, each name once; None where there are none."""
+    return ", ".join(sorted({named(thing) for thing in things})) or None
 
 
 def model_attention(model: nn.Module) -> Callable:
@@ -45,8 +51,7 @@ class Watch:
         self.forwards = 0
         self._shapes: set[tuple] = set()
         patches = getattr(patcher, "object_patches", {})
-        inside = {named(patch) for key, patch in patches.items() if key.startswith("diffusion_model.")}
-        self.patches = ", ".join(sorted(inside)) or None
+        self.patches = names(patch for key, patch in patches.items() if key.startswith("diffusion_model."))
 
     def is_new(self, inputs: Mapping) -> bool:
         """Whether the tensors of a forward have shapes that this run has not met yet."""
@@ -55,16 +60,20 @@ class Watch:
         self._shapes.add(shapes)
         return new
 
-    def forward(self, override: object, ours: object, calls: int) -> None:
-        """Look at a forward that is over: what lay in ComfyUI's slot for attention, and how many calls came to us."""
+    def forward(self, options: Mapping, ours: object, calls: int) -> None:
+        """Look at a forward that is over, by its transformer_options and how many self-attention calls came to us."""
         self.forwards += 1
         if calls >= self.layers:
             return
+        override = options.get(OVERRIDE)
         if override is not ours:
             self.on_top = SOMEBODY if override is None else named(override)
         function = model_attention(self.model)
+        blocks = options.get("patches_replace", {}).get("dit", {})  # a node may run whole blocks itself
         if function.__module__ != COMFYUI_ATTENTION:
             self.foreign = named(function)
+        elif blocks:
+            self.foreign = names(blocks.values())
 
     def verdict(self, layers: int, sparse: int) -> str | None:
         """Who took the attention of a run in which `layers` blocks called the pack, None when nobody did."""
