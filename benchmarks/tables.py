@@ -160,6 +160,31 @@ def attention_table() -> str:
     return "\n".join(lines)
 
 
+def compositions_table() -> str:
+    """Workflows by what else is in them."""
+    result = newest("compositions")
+    heads = ["sparse / dense calls", "all-dense plan", "sparse plan", "sparse plan, beside direct calls"]
+    lines = [f"| model | workflow | {' | '.join(heads)} |", "|---" * 6 + "|"]
+    for row in result["rows"]:
+        if "sparse_calls" in row:
+            differences = (row.get(name) for name in ("dense", "sparse", "direct"))
+            shown = ["-" if value is None else f"{value:.1e}" if value else "0" for value in differences]
+            calls = f"{row['sparse_calls']} / {row['dense_calls']}"
+            lines.append(f"| {row['family']} | {row['composition']} | {calls} | {' | '.join(shown)} |")
+    return "\n".join([*lines, "", made_by(result)])
+
+
+def containers_table() -> str:
+    """Peak memory of an attention call with q, k and v in containers."""
+    result = newest("compositions")
+    lines = ["| attention | peak with containers, MB | without |", "|---|---|---|"]
+    for row in result["rows"]:
+        if "peak_without" in row:
+            peaks = " | ".join(f"{row[name] / 1e6:.1f}" for name in ("peak", "peak_without"))
+            lines.append(f"| {row['composition'].removeprefix('containers: ')} | {peaks} |")
+    return "\n".join([*lines, "", made_by(result)])
+
+
 def made_by(result: dict) -> str:
     """The line below a table."""
     return f"`{result['command']}`, {result['device']}, {result['date']}."
@@ -170,6 +195,7 @@ TABLES = {
     "benchmarks/README.md": {
         "attention": attention_table,
         "code": code_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
+        "compositions": compositions_table, "containers": containers_table,
     },
 }  # fmt: skip
 

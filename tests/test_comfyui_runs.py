@@ -69,7 +69,7 @@ def test_an_attention_that_replaces_ours_is_reported(server: Server) -> None:
     add_plan(server, "sparse", Diagonal(0))
     before = len(server.log_text())
     latents(server, with_trouble("replace"))
-    assert "another node replaced the pack's attention" in report(server, before)
+    assert "marked_attention of test_pack came on top" in report(server, before)
 
 
 def test_a_preset_beside_a_plan_is_reported_as_ignored(server: Server) -> None:

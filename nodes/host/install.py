@@ -13,14 +13,14 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP, get_wrappers_with_key
 from torch import nn
 
-from . import reasons
+from . import override, reasons
 from .blocks import number_blocks
 from .families import Family, detect, read_layout
 from .override import CHAINED, LAYOUT, OUTSIDE, attention_override
+from .replaced import OVERRIDE, Watch, model_attention
 from .run import Engine, Run, current_run, pop_run, push_run
 
 KEY = "sparse_vdit"
-OVERRIDE = "optimized_attention_override"
 LOG = logging.getLogger("sparse_vdit")
 
 MakeEngine = Callable[[object, nn.Module, Family], Engine | str]
@@ -57,46 +57,36 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
     guider = executor.class_obj
     model = guider.model_patcher.model.diffusion_model
     options = guider.model_options.setdefault("transformer_options", {})
-    chained = options.get(OVERRIDE)
-    engine = _whole_run_reason(guider, options) or _make(make_engine, guider.model_patcher, model)
+    family, why = detect(model)
+    engine = _whole_run_reason(guider, options) or why or make_engine(guider.model_patcher, model, family)
     if isinstance(engine, str):
         finish(Run(None, None, refusal=engine))  # before sampling: strict mode need not wait for a video to fail
         return executor(*args, **kwargs)
-    run = Run(engine, _own_attention(model), chained)
+    found = {key: options[key] for key in (OVERRIDE, CHAINED) if key in options}
+    # never our own, which the options of a run within a run hold already
+    chained = found.get(CHAINED if found.get(OVERRIDE) is attention_override else OVERRIDE)
+    function = model_attention(model)
+    run = Run(engine, getattr(function, "__wrapped__", function), chained)
+    run.watch = Watch(guider.model_patcher, model, family.shape(model)[0])
     run.compiled = _forget_compiled(model, options, chained)
     options[OVERRIDE], options[CHAINED] = attention_override, chained
     push_run(run)
+    override.sampling = True
     try:
         result = executor(*args, **kwargs)
         run.read_clocks()
     finally:
         pop_run(run)
+        override.sampling = current_run() is not None
         run.free()
-        _restore(options, chained)
+        for key in (OVERRIDE, CHAINED):
+            options.pop(key, None)
+        options.update(found)
+    verdict = run.watch.verdict(len(run.layers), run.sparse) if run.calls() <= run.attended else None
+    if verdict is not None:  # calls are missing, and none was refused for what it was
+        run.note(verdict)
     finish(run)
     return result
-
-
-def _restore(options: dict, chained: Callable | None) -> None:
-    options.pop(CHAINED, None)
-    if chained is None:
-        options.pop(OVERRIDE, None)
-    else:
-        options[OVERRIDE] = chained
-
-
-def _make(make_engine: MakeEngine, patcher: object, model: nn.Module) -> Engine | str:
-    family, why = detect(model)
-    return why if family is None else make_engine(patcher, model, family)
-
-
-def _own_attention(model: nn.Module) -> Callable:
-    """The attention that the model's code calls, without the wrapper that looks for overrides."""
-    module = sys.modules.get(type(model).__module__)
-    function = (
-        getattr(module, "optimized_attention", None) or sys.modules["comfy.ldm.modules.attention"].optimized_attention
-    )
-    return getattr(function, "__wrapped__", function)
 
 
 def _whole_run_reason(guider: object, options: dict) -> str | None:
@@ -150,22 +140,21 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     if run is None:
         return executor(x, t, *args, **kwargs)
     run.options = args[3] if len(args) > 3 else kwargs.get("transformer_options", {})
-    if run.options.get(OVERRIDE) is not attention_override:
-        run.note(reasons.REPLACED)
     run.reason = reasons.NOT_FINITE if run.spoiled else run.engine.reason(float(t.flatten()[0]))
     context = args[1] if len(args) > 1 else kwargs.get("c_crossattn")
     inputs = {**kwargs, "x": x, "context": context, "transformer_options": run.options}
     unknown = _prepare(run, executor.class_obj.diffusion_model, inputs, x)
     run.begin_forward(x.device)
+    new = run.compiled and run.watch.is_new({**kwargs, "": x})
     calls, sparse, density_sum = run.calls(), run.sparse, run.density_sum
     out = executor(x, t, *args, **kwargs)
     if run.calls() == calls and unknown is not None:  # compiled code, which refuses such calls without asking the run
         run.dense[unknown] += 1
-    elif run.compiled and run.calls() == calls:  # stale code, made without our override at this size
+    elif new and run.calls() == calls:  # stale code, made without our override
         torch._dynamo.reset()
         run.begin_forward(x.device)
         out = executor(x, t, *args, **kwargs)
-    run.compiled = False
+    run.watch.forward(run.options, attention_override, run.calls() - calls)
     if run.take_unfinished():
         run.discard_since(sparse, density_sum)
         run.spoiled, run.reason = True, reasons.NOT_FINITE

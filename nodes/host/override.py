@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 
 import torch
@@ -11,6 +12,7 @@ from . import reasons
 from .attention_op import attention_op, run_attention
 from .blocks import COUNT, LAYER, SEEN, take_layer
 from .families import Layout
+from .replaced import COMFYUI_ATTENTION
 from .run import current_run
 from .text_mask import is_key_mask
 
@@ -24,22 +26,65 @@ OUTSIDE = "sparse_vdit_outside"
 
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 
+sampling = False
+"""Whether a run is on. What a compiler makes of this file is guarded by it, and so never used without a run."""
+
 
 def attention_override(func: Callable, *args: object, **kwargs: object) -> Tensor:
     """Override with ComfyUI's signature: `func` is the undecorated attention, the rest its arguments."""
     options = kwargs.get("transformer_options") or {}
-    call = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
-    reason = refusal(call, options)
     chained = options.get(CHAINED)
 
     def dense() -> Tensor:
         return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
 
+    return _attention({**dict(zip(_NAMES, args, strict=False)), **kwargs}, options, dense)
+
+
+def contained_override(*args: object, **kwargs: object) -> Tensor:
+    """The same for q, k and v in ComfyUI's containers, which whoever computes attention empties.
+
+    Nothing here holds a tensor of theirs when dense attention begins, so that it can free them as early as it likes.
+    """
+    options = kwargs.get("transformer_options") or {}
+    out = _attention({**dict(zip(_NAMES, _peeked(args), strict=False)), **kwargs}, options, lambda: None)
+    if out is None:
+        return _contained_dense(options.get(CHAINED), args, kwargs)
+    for container in args[:3]:
+        container.take()
+    return out
+
+
+attention_override.container_function = contained_override
+
+
+def _peeked(args: tuple) -> tuple:
+    return (*(container.peek() for container in args[:3]), *args[3:])
+
+
+def _contained_dense(chained: Callable | None, args: tuple, kwargs: dict) -> Tensor:
+    """Attention of the chained override, or the model's, of what is in the containers."""
+    attention = sys.modules[COMFYUI_ATTENTION].optimized_attention
+    if chained is None:
+        return attention(*args, **kwargs)  # `_inside_attn_wrapper` among kwargs keeps it from asking for overrides
+    consume = getattr(chained, "container_function", None)
+    if consume is not None:
+        return consume(*args, **kwargs)
+    func = getattr(attention, "__wrapped__", attention)
+    return chained(func, *(container.take() for container in args[:3]), *args[3:], **kwargs)
+
+
+def _attention(call: Mapping, options: dict, dense: Callable[[], Tensor | None]) -> Tensor | None:
+    """What the current run makes of a call with plain tensors; what `dense` gives where it has to be dense."""
+    compiling = torch.compiler.is_compiling()
+    if compiling and not sampling:  # read in all code that this function gets into, which it then guards
+        return dense()
+    reason = refusal(call, options)
     q, k, v, heads = (call[name] for name in _NAMES[:4])
     if q.shape == k.shape:
         options[SEEN] = True
     if reason is not None:
-        if not torch.compiler.is_compiling():
+        if not compiling:
             run = current_run()
             if run is not None:
                 run.dense[reason] += 1
@@ -47,7 +92,7 @@ def attention_override(func: Callable, *args: object, **kwargs: object) -> Tenso
     by_head, out_by_head = bool(call.get("skip_reshape")), bool(call.get("skip_output_reshape"))
     layout, mask = options[LAYOUT], call.get("mask")
     layer = take_layer(options)  # of calls that are the plan's alone, so that no other is counted
-    if torch.compiler.is_compiling():
+    if compiling:
         return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head, mask)
     return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense, mask)
 

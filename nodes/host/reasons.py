@@ -34,7 +34,6 @@ PROFILING = "measured by Profile Heads"
 OTHER_TEXT = "text of another length than the one that is measured"
 CUDA_GRAPHS = "the model is compiled with CUDA graphs, which would replay one decision for every step"
 SEVERAL_GPUS = "the model runs on several GPUs at once, where the pack cannot yet follow each of them"
-REPLACED = "another node replaced the pack's attention after the run began"
 
 NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION, REFINER})
 """Reasons of calls that no plan is about; a report's count of dense calls leaves them out."""

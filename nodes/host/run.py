@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import reasons
 from .families import Layout
+from .replaced import Watch
 from .text_mask import text_bias
 
 
@@ -54,7 +55,10 @@ class Run:
         refusal: why the run is dense as a whole, before it began.
         unfinished: flag tensor, True once a sparse output of this forward was not finite.
         spoiled: whether such an output was seen; the rest of the run is dense.
-        compiled: whether the model is compiled and its code was not yet seen to reach the pack.
+        compiled: whether the model is compiled.
+        layers: numbers of the blocks whose self-attention came here.
+        attended: calls of `attend`.
+        watch: looks out for attention that other nodes put in the pack's place.
     """
 
     engine: Engine | None
@@ -77,6 +81,9 @@ class Run:
     unfinished: Tensor | None = None
     spoiled: bool = False
     compiled: bool = False
+    layers: set[int] = field(default_factory=set)
+    attended: int = 0
+    watch: Watch | None = None
     _events: list = field(default_factory=list, repr=False)
 
     def begin_blocks(self, counted: bool) -> None:
@@ -94,6 +101,9 @@ class Run:
         self, layer: int | None, layout: Layout, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     ) -> Tensor | None:
         """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense."""
+        self.attended += 1
+        if layer is not None:
+            self.layers.add(layer)
         out = self.reason or self._block_reason(layer)
         if out is None:
             key_bias = None if mask is None else text_bias(self.biases, mask, layout, q.shape[0])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from .installation import comfyui_path
-from .models import write_models
+from .models import write_lora, write_models
 from .prompts import base, ksampler
 from .results import PLANS, latents
 from .server import Server
@@ -21,12 +22,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if comfyui is None:
         pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; nothing of the nodes was tested in a real ComfyUI")
     base = tmp_path_factory.mktemp("comfyui")
-    for folder in ("models/diffusion_models", PLANS):
-        (base / folder).mkdir(parents=True)
-    write_models(base / "models/diffusion_models")
-    running = Server(comfyui, base)
+    running = Server(comfyui, with_models(base))
     yield running
     running.stop()
+
+
+def with_models(base: Path) -> Path:
+    """A server's folder with the small models, a LoRA, and room for plans."""
+    for folder in ("models/diffusion_models", "models/loras", PLANS):
+        (base / folder).mkdir(parents=True)
+    write_models(base / "models/diffusion_models")
+    write_lora(base / "models/loras/strong.safetensors")
+    return base
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,18 @@ def small_wan_weights() -> dict[str, torch.Tensor]:
     return {name: value.half().contiguous() for name, value in model.state_dict().items()}
 
 
+def write_lora(file: Path) -> None:
+    """A LoRA of rank 2 for the small Wan's self-attention and first feed-forward layers, strong enough to see."""
+    weights, generator, lora = small_wan_weights(), torch.Generator().manual_seed(13), {}
+    layers = ("self_attn.q.weight", "self_attn.o.weight", "ffn.0.weight")
+    for name in (name for name in weights if name.endswith(layers)):
+        rows, columns = weights[name].shape
+        key = f"diffusion_model.{name.removesuffix('.weight')}"
+        lora[f"{key}.lora_A.weight"] = torch.randn(2, columns, generator=generator) * 0.05
+        lora[f"{key}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) * 0.05
+    save_file(lora, file)
+
+
 def write_models(folder: Path) -> None:
     """`small_wan.safetensors`, and `causal.safetensors`: the same as a variant that the pack must leave alone."""
     weights = small_wan_weights()

@@ -31,9 +31,10 @@ class Server:
         comfyui: installation.
         base: empty folder for everything the server writes or loads.
         arguments: more of ComfyUI's own.
+        cached: whether outputs of nodes are kept for the next workflow, as ComfyUI does by default.
     """
 
-    def __init__(self, comfyui: Path, base: Path, arguments: tuple[str, ...] = ()):
+    def __init__(self, comfyui: Path, base: Path, arguments: tuple[str, ...] = (), cached: bool = False):
         self.base, self.log = base, base / "server.log"
         install_packs(base / "custom_nodes")
         for folder in ("models/diffusion_models", "input", "output", "temp", "user"):
@@ -42,7 +43,8 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         command = [
-            *(comfyui_python(comfyui), "main.py", "--cpu", "--cache-none", "--disable-api-nodes"),
+            *(comfyui_python(comfyui), "main.py", "--cpu", "--disable-api-nodes"),
+            "--cache-classic" if cached else "--cache-none",
             *("--base-directory", str(base), "--database-url", "sqlite:///:memory:"),
             *("--listen", "127.0.0.1", "--port", str(self.port), *arguments),
         ]
@@ -66,9 +68,10 @@ class Server:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
             return json.load(answer)
 
-    def post(self, path: str) -> None:
-        """POST request without a body."""
-        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", b""), timeout=60).close()
+    def post(self, path: str, body: dict | None = None) -> None:
+        """POST request, without a body unless there is one to send as JSON."""
+        data = b"" if body is None else json.dumps(body).encode()
+        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data), timeout=60).close()
 
     def run(self, prompt: dict, timeout: float = 240, while_running: Callable[[], None] = lambda: None) -> dict:
         """Queue a workflow in API form, wait for it, return its outputs by node.

@@ -1,26 +1,27 @@
 """Nodes for tests alone: conditioning out of the small Wan's own words, instead of a text encoder."""
 
 import itertools
-import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 
-from .family_nodes import NODES
+from . import direct, family_nodes, others, quantized
 from .small_wan.video import encode, random_scene, to_video
 
 
 class SceneConditioning:
-    """Conditioning of the scene that a seed draws; seed -1 is the empty prompt."""
+    """Conditioning of the scene that a seed draws, at least `tokens` long; seed -1 is the empty prompt."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONDITIONING",)
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
-        return {"required": {"seed": ("INT", {"default": 0, "min": -1, "max": 2**31})}}
+        seed = ("INT", {"default": 0, "min": -1, "max": 2**31})
+        return {"required": {"seed": seed}, "optional": {"tokens": ("INT", {"default": 0})}}
 
-    def make(self, seed):
+    def make(self, seed, tokens=0):
         context = encode([random_scene(torch.Generator().manual_seed(max(seed, 0)))])
+        context = torch.nn.functional.pad(context, (0, 0, 0, max(0, tokens - context.shape[1])))
         return ([[context * (seed >= 0), {}]],)
 
 
@@ -35,25 +36,6 @@ class LatentToFrames:
 
     def make(self, latent):
         return ((to_video(latent["samples"])[0].movedim(0, -1) + 1) / 2,)
-
-
-class MarkedAttention:
-    """An attention of its own, whose results differ a little from ComfyUI's, as Sage's do."""
-
-    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
-
-    @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
-        return {"required": {"model": ("MODEL",)}}
-
-    def make(self, model):
-        model = model.clone()
-        model.model_options["transformer_options"]["optimized_attention_override"] = _marked_attention
-        return (model,)
-
-
-def _marked_attention(func, *args, **kwargs):
-    return func(*args, **kwargs) * 1.01
 
 
 class TroubleAtStep:
@@ -83,8 +65,9 @@ class TroubleAtStep:
             if second and trouble == "raise":
                 raise RuntimeError("trouble was asked for")
             if second and trouble == "replace":
-                args[2]["transformer_options"]["optimized_attention_override"] = _marked_attention
-            with _nan_once() if second and trouble == "not finite" else nullcontext():
+                args[2]["transformer_options"]["optimized_attention_override"] = others.marked_attention
+            spoil = second and trouble == "not finite"
+            with others.nan_once(direct.pack_module("nodes.host.plan_engine")) if spoil else nullcontext():
                 return executor(*args, **kwargs)
 
         model.add_wrapper("sampler_sample", sampler_sample)
@@ -92,27 +75,12 @@ class TroubleAtStep:
         return (model,)
 
 
-@contextmanager
-def _nan_once():
-    """The pack's sparse attention gives NaN in its first call."""
-    engine = next(module for name, module in sys.modules.items() if name.endswith("nodes.host.plan_engine"))
-    plain = engine.run_call
-
-    def spoiled(*args, **kwargs):
-        engine.run_call = plain
-        return plain(*args, **kwargs) * float("nan")
-
-    engine.run_call = spoiled
-    try:
-        yield
-    finally:
-        engine.run_call = plain
-
-
 NODE_CLASS_MAPPINGS = {
-    **NODES,
+    **family_nodes.NODES,
     "TestSceneConditioning": SceneConditioning,
     "TestLatentToFrames": LatentToFrames,
-    "TestMarkedAttention": MarkedAttention,
     "TestTroubleAtStep": TroubleAtStep,
+    "TestDirectPlan": direct.DirectPlan,
+    **others.NODES,
+    **quantized.NODES,
 }

@@ -1,0 +1,168 @@
+"""The patch node together with everything else people put into a workflow, in a real ComfyUI; effects on the latents.
+
+A new case is one line of `COMPOSITIONS`. With $SPARSE_VDIT_COMPOSITIONS naming a file, what was found is added to it, a
+JSON object per line, for the table in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pytest
+from comfyui.compositions import Composition, Reference, compare
+from comfyui.plans import LAYERS, add_plan
+from comfyui.prompts import base, node, patch
+from comfyui.recording import record
+from comfyui.results import counts, latents, new_log, relative_difference
+from comfyui.server import Server
+from sparse_vdit.kernels.patterns import Dense, Diagonal
+from tolerances import SAMPLED, SAMPLED_DENSE
+
+pytestmark = pytest.mark.comfyui
+pytest_plugins = ["comfyui.fixtures"]
+
+LORA = node("LoraLoaderModelOnly", lora_name="strong.safetensors", strength_model=1.0)
+EASY_CACHE = node("EasyCache", reuse_threshold=3.0, start_percent=0.3, end_percent=1.0, verbose=False)
+LAZY_CACHE = node("LazyCache", reuse_threshold=3.0, start_percent=0.3, end_percent=1.0, verbose=False)
+WINDOWS = node(
+    "WanContextWindowsManual", context_length=9, context_overlap=4, context_schedule="standard_static",
+    context_stride=1, closed_loop=False, fuse_method="pyramid", freenoise=True, retain_first_frame=False,
+    split_conds_to_windows=False,
+)  # fmt: skip
+BACKEND = node("ModelAttentionBackend", attention="pytorch attention")
+MARKED = node("TestMarkedAttention")
+SHIFT = node("ModelSamplingSD3", shift=3.0)
+SPARSE_OF_CORE = node("TestModelSparseAttention", min_tokens=12288)
+ZERO_STAR = node("CFGZeroStar")
+CONTAINED = node("TestContainedAttention")
+COMPILED = node("TestCompileModel", backend="eager")
+LONG_TEXT = node("TestSceneConditioning", seed=-1, tokens=7)
+TWO_VIDEOS = node("EmptyHunyuanLatentVideo", width=176, height=128, length=17, batch_size=2)
+HOOKED = {
+    "scene": node("TestSceneConditioning", seed=3),
+    "first_key": node("CreateHookKeyframe", strength_mult=0.0, start_percent=0.0),
+    "keys": node("CreateHookKeyframe", strength_mult=1.0, start_percent=0.5, prev_hook_kf=("first_key", 0)),
+    "lora": node("CreateHookLora", lora_name="strong.safetensors", strength_model=1.0, strength_clip=0.0),
+    "hooks": node("SetHookKeyframes", hooks=("lora", 0), hook_kf=("keys", 0)),
+    "positive": node("ConditioningSetProperties", cond_NEW=("scene", 0), hooks=("hooks", 0), strength=1.0,
+                     set_cond_area="default"),
+}  # fmt: skip
+FP8 = node("UNETLoader", unet_name="small_wan.safetensors", weight_dtype="fp8_e4m3fn")
+QUANTIZED = node("TestQuantizedLoader", unet_name="small_wan.safetensors")
+
+COMPOSITIONS = [
+    Composition("cfg 1", alike=True),
+    Composition("cfg 3, both texts in one batch", sampling={"cfg": 3.0}, alike=True),
+    Composition("cfg 3, texts of unequal length", 4, sampling={"cfg": 3.0}, nodes={"negative": LONG_TEXT}, alike=True),
+    Composition("two videos in a batch", nodes={"latent": TWO_VIDEOS}),
+    Composition("heun", 4, sampling={"sampler_name": "heun"}, alike=True),
+    Composition("dpm_2", 3, sampling={"sampler_name": "dpm_2"}, alike=True),
+    Composition("uni_pc", 2, sampling={"sampler_name": "uni_pc"}, alike=True),
+    Composition("seeds_2", 3, sampling={"sampler_name": "seeds_2"}, alike=True),
+    Composition("CFGZeroStar before", before=(ZERO_STAR,), sampling={"cfg": 3.0}),
+    Composition("CFGZeroStar after", after=(ZERO_STAR,), sampling={"cfg": 3.0}),
+    Composition("LoRA before", before=(LORA,)),
+    Composition("LoRA after", after=(LORA,)),
+    Composition("LoRA by time (hook keyframes)", nodes=HOOKED),
+    Composition("shift before", before=(SHIFT,)),
+    Composition("shift after", after=(SHIFT,)),
+    Composition("EasyCache before", 2, before=(EASY_CACHE,), sampling={"steps": 6}),
+    Composition("EasyCache after", 2, after=(EASY_CACHE,), sampling={"steps": 6}),
+    Composition("LazyCache before", 1, before=(LAZY_CACHE,)),
+    Composition("LazyCache after", 1, after=(LAZY_CACHE,)),
+    Composition("context windows before", 4, before=(WINDOWS,)),
+    Composition("context windows after", 4, after=(WINDOWS,)),
+    Composition("ModelAttentionBackend before", before=(BACKEND,), alike=True),
+    Composition("ModelAttentionBackend after", after=(BACKEND,), alike=True, direct=(BACKEND,)),
+    Composition("attention of its own before", before=(MARKED,), exact=False),
+    Composition("attention of its own after", after=(MARKED,), exact=False, direct=(MARKED,)),
+    Composition("Model Sparse Attention before (stand-in)", before=(SPARSE_OF_CORE,), alike=True),
+    Composition("Model Sparse Attention after (stand-in)", after=(SPARSE_OF_CORE,), alike=True),
+    Composition("attention containers (stand-in)", before=(CONTAINED,), alike=True),
+    Composition("torch.compile before", before=(COMPILED,), alike=True, direct=()),
+    Composition("torch.compile after", after=(COMPILED,), alike=True, direct=()),
+    Composition("fp8 weights", nodes={"model": FP8}),
+    Composition("GGUF-style weights (stand-in)", nodes={"model": QUANTIZED}),
+]
+
+
+INDUCTOR = node("TorchCompileModel", backend="inductor")
+SLOW = [
+    Composition("TorchCompileModel before", before=(INDUCTOR,), alike=True, direct=()),
+    Composition("TorchCompileModel after", after=(INDUCTOR,), alike=True, direct=()),
+]
+
+
+@pytest.fixture(scope="module")
+def reference(server: Server) -> Reference:
+    return Reference(server)
+
+
+@pytest.mark.parametrize(
+    "composition",
+    [*COMPOSITIONS, *(pytest.param(composition, marks=pytest.mark.slow) for composition in SLOW)],
+    ids=lambda composition: composition.name,
+)
+def test_composition(server: Server, reference: Reference, composition: Composition) -> None:
+    found = compare(server, reference, composition)
+    record("wan", composition.name, **asdict(found))
+    assert (found.effect < SAMPLED) == composition.alike, found
+    assert found.dense <= SAMPLED_DENSE, found
+    assert found.sparse > 10 * SAMPLED, found
+    assert found.direct <= SAMPLED_DENSE, found
+    assert found.sparse_calls == found.direct_calls == composition.forwards * LAYERS, found
+
+
+def staged(place: Callable[[str], dict] | None) -> dict:
+    """Two models, one schedule of four steps, two samplers; behind each model what `place` makes of its plan's name."""
+    prompt = {**base(), "model_2": base()["model"]}
+    for model, plan, latent, sampler, start in (
+        ("model", "sparse", "latent", "first", 0),
+        ("model_2", "other", "first", "sampler", 2),
+    ):
+        if place is not None:
+            prompt[f"{model}_placed"] = place(plan)
+            prompt[f"{model}_placed"]["inputs"]["model"] = [model, 0]
+        prompt[sampler] = node(
+            "KSamplerAdvanced",
+            model=(model if place is None else f"{model}_placed", 0),
+            positive=("positive", 0),
+            negative=("negative", 0),
+            latent_image=(latent, 0),
+            add_noise="disable" if start else "enable",
+            noise_seed=5,
+            steps=4,
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+            start_at_step=start,
+            end_at_step=start + 2,
+            return_with_leftover_noise="disable" if start else "enable",
+        )
+    return {**prompt, **PLANS}
+
+
+PLANS = {name: node("SparseVDiTLoadPlan", plan_name=f"user/{name}") for name in ("sparse", "other", "dense")}
+
+
+def test_two_stages_with_two_models_and_two_plans(server: Server) -> None:
+    """Each sampler follows its own model's plan, and the second has no warm-up of its own."""
+    add_plan(server, "sparse", Diagonal(0))
+    add_plan(server, "other", Diagonal(1))
+    add_plan(server, "dense", Dense())
+    plain = latents(server, staged(None))
+    dense = latents(server, staged(lambda plan: patch(("dense", 0), start_percent=0.2, backend="torch")))
+    before = len(server.log_text())
+    sparse = latents(server, staged(lambda plan: patch((plan, 0), start_percent=0.2)))
+    lines = [line for line in new_log(server, before).splitlines() if " sparse / " in line]
+    direct = latents(server, staged(lambda plan: node("TestDirectPlan", plan=(plan, 0), start_percent=0.2)))
+    assert [counts(line) for line in lines] == [(LAYERS, LAYERS), (2 * LAYERS, 0)]
+    high, low = (float(re.search(r"mean density ([\d.]+)", line)[1]) for line in lines)
+    assert high < low
+    assert relative_difference(dense, plain) <= SAMPLED_DENSE
+    assert relative_difference(sparse, direct) <= SAMPLED_DENSE < 10 * SAMPLED < relative_difference(sparse, plain)
+    found = {"dense": relative_difference(dense, plain), "sparse": relative_difference(sparse, plain)}
+    found["direct"], found["sparse_calls"] = relative_difference(sparse, direct), 3 * LAYERS
+    record("wan", "two stages, two models, two plans", **found, dense_calls=LAYERS, line="; ".join(lines))

@@ -1,0 +1,54 @@
+"""Attention containers of ComfyUI 0.32 and newer: who computes attention may free q, k and v before it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from comfyui.installation import ROOT, comfyui_path, comfyui_python
+from comfyui.recording import record
+
+pytestmark = pytest.mark.comfyui
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    """What measure_containers.py found, by case."""
+    comfyui = comfyui_path()
+    if comfyui is None:
+        pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; attention containers were not tested")
+    script = ROOT / "tests" / "comfyui" / "measure_containers.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    command = [comfyui_python(comfyui), str(script), str(comfyui)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("case", "sparse_calls"),
+    [
+        ("sparse", 4),
+        ("dense, model's own", 0),
+        ("dense, chained, knows containers", 0),
+        ("dense, chained, does not", 0),
+    ],
+)
+def test_containers_are_emptied_and_change_nothing(found: dict, case: str, sparse_calls: int) -> None:
+    measured = found[case]
+    assert measured["equal"]
+    assert measured["sparse"] == sparse_calls
+    for way in ("containers", "tensors"):
+        assert measured[way]["taken"]
+        assert measured[way]["alive"] == 0  # nothing of q, k, v is left for what comes after attention
+    with_containers, without = (measured[way]["peak"] for way in ("containers", "tensors"))
+    assert with_containers <= without
+    record("-", f"containers: {case}", peak=with_containers, peak_without=without)
+
+
+def test_a_chained_backend_that_frees_early_needs_less_memory(found: dict) -> None:
+    measured = found["dense, chained, knows containers"]
+    saved = measured["tensors"]["peak"] - measured["containers"]["peak"]
+    assert saved > 0.5 * measured["containers"]["one"]

@@ -1,0 +1,65 @@
+"""Code that a compiler made with the pack's override is used in runs of the pack alone, whatever guards are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from sparse_vdit.kernels.patterns import Diagonal
+from sparse_vdit.nodes.host import override
+from sparse_vdit.nodes.host.override import LAYOUT, SEEN, attention_override
+from sparse_vdit.nodes.host.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.run import Run, pop_run, push_run
+from sparse_vdit.plans.plan import uniform_plan
+
+GRID, HEADS = (5, 8, 11), 3
+TOKENS = GRID[0] * GRID[1] * GRID[2]
+
+
+def model_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **kwargs: object) -> torch.Tensor:
+    """ComfyUI's signature: (B, S, H*D) in and out."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def marked(func: Callable, *args: object, **kwargs: object) -> torch.Tensor:
+    return func(*args, **kwargs) * 1.5
+
+
+def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, transformer_options: dict) -> torch.Tensor:
+    """Attention as ComfyUI calls it."""
+    own = transformer_options.get("optimized_attention_override")
+    options = {"transformer_options": transformer_options}
+    return model_attention(q, k, v, HEADS) if own is None else own(model_attention, q, k, v, HEADS, **options)
+
+
+@pytest.fixture
+def compiled() -> Iterator[Callable]:
+    """The forward compiled as ComfyUI's node compiles: without guards on transformer_options."""
+    torch._dynamo.reset()
+
+    def keep(guards: list) -> list[bool]:
+        return ["transformer_options" not in guard.name for guard in guards]
+
+    yield torch.compile(forward, backend="aot_eager", options={"guard_filter_fn": keep})
+    torch._dynamo.reset()
+
+
+@torch.inference_mode()
+def test_code_with_the_override_ends_with_its_run(compiled: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(6)
+    q, k, v = (torch.randn(1, TOKENS, HEADS * 128, generator=generator) for _ in range(3))
+    run = Run(PlanEngine(uniform_plan("wan", 1, HEADS, 128, GRID, Diagonal(0)), 1.0, 0.0, "torch"), model_attention)
+    run.reason = run.engine.reason(0.5)
+    ours = {"optimized_attention_override": attention_override, LAYOUT: (*GRID, 0, 0), "block_index": 0, SEEN: None}
+    push_run(run)
+    monkeypatch.setattr(override, "sampling", True)
+    sparse = compiled(q, k, v, ours)
+    pop_run(run)
+    monkeypatch.setattr(override, "sampling", False)
+    assert run.sparse == 1
+    plain = model_attention(q, k, v, HEADS)
+    assert not torch.allclose(sparse, plain)
+    after = compiled(q, k, v, {"optimized_attention_override": marked})
+    assert torch.allclose(after, plain * 1.5)  # stale code would give `plain`

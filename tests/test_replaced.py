@@ -1,0 +1,112 @@
+"""Who took attention away, told from what lies where, without ComfyUI."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sparse_vdit.nodes.host.replaced import COMFYUI_ATTENTION, SOMEBODY, Watch, model_attention, named
+from torch import nn
+
+
+def sage(q: object) -> object:
+    return q
+
+
+class Sage:
+    def attention(self, q: object) -> object:
+        return q
+
+
+@pytest.mark.parametrize(
+    ("module", "where"),
+    [
+        ("/home/me/ComfyUI/custom_nodes/ComfyUI-KJNodes.nodes.model_optimization_nodes", "ComfyUI-KJNodes"),
+        ("C:\\ComfyUI\\custom_nodes\\odd name (1)", "odd name (1)"),
+        ("/x/custom_nodes/pack_x_v2", "pack.v2"),
+        ("comfy_extras.nodes_sparse_attention", "comfy_extras.nodes_sparse_attention"),
+    ],
+)
+def test_functions_are_named_by_their_pack(monkeypatch: pytest.MonkeyPatch, module: str, where: str) -> None:
+    monkeypatch.setattr(sage, "__module__", module)
+    monkeypatch.setattr(Sage, "__module__", module)
+    monkeypatch.setattr(Sage.attention, "__module__", module)
+    assert named(sage) == named(functools.partial(sage, 1)) == f"sage of {where}"
+    assert named(Sage().attention) == f"Sage.attention of {where}"
+    assert named(Sage()) == f"Sage of {where}"
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """A model whose module calls ComfyUI's attention by a name of its own."""
+    module = SimpleNamespace(optimized_attention=sage)
+    monkeypatch.setitem(sys.modules, "comfy_model", module)
+    monkeypatch.setattr(sage, "__module__", COMFYUI_ATTENTION)
+    made = type("Model", (nn.Module,), {"__module__": "comfy_model"})()
+    assert model_attention(made) is sage
+    return made
+
+
+def slot(override: object, **more: object) -> dict:
+    """transformer_options of a forward."""
+    return {"optimized_attention_override": override, **more}
+
+
+def watch(model: nn.Module, **patches: object) -> Watch:
+    inside = {key.replace("__", "."): value for key, value in patches.items()}
+    return Watch(SimpleNamespace(object_patches=inside), model, 4)
+
+
+def test_a_run_that_reaches_the_pack_has_no_verdict(model: nn.Module) -> None:
+    seen = watch(model, diffusion_model__blocks__0__forward=Sage().attention)  # a patch that still calls attention
+    assert seen.verdict(0, 0) is None  # no forward at all
+    seen.forward(slot(sage), sage, 4)
+    seen.forward(slot(sage), sage, 0)  # a step from a cache
+    assert seen.verdict(4, 4) is None
+    assert seen.verdict(4, 0) is None  # warm-up
+
+
+@pytest.mark.parametrize(
+    ("patches", "who"),
+    [
+        ({}, SOMEBODY),
+        ({"model_sampling": Sage()}, SOMEBODY),
+        ({"diffusion_model__blocks__0__self_attn__forward": Sage().attention}, f"Sage.attention of {__name__}"),
+    ],
+)
+def test_missing_calls_are_explained_by_object_patches(model: nn.Module, patches: dict, who: str) -> None:
+    seen = watch(model, **patches)
+    seen.forward(slot(sage), sage, 0)
+    assert f"replaced by {who}, nothing ran sparse" in seen.verdict(0, 0)
+    assert f"{who} replaced the attention of 1 of 4 blocks" in seen.verdict(3, 3)
+
+
+def test_another_function_in_the_models_module_is_named(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sage, "__module__", "/x/custom_nodes/radial")
+    seen = watch(model)
+    seen.forward(slot(sage), sage, 0)
+    assert "replaced by sage of radial" in seen.verdict(0, 0)
+
+
+def test_blocks_that_another_node_runs_are_named(model: nn.Module) -> None:
+    seen = watch(model)
+    seen.forward(slot(sage, patches_replace={"dit": {("double_block", 0): Sage().attention}}), sage, 3)
+    assert f"Sage.attention of {__name__} replaced the attention of 1 of 4 blocks" in seen.verdict(3, 3)
+
+
+def test_what_came_on_top_is_named_where_calls_are_missing(model: nn.Module) -> None:
+    declines, takes = watch(model), watch(model)
+    declines.forward(slot(Sage()), sage, 4)
+    assert declines.verdict(4, 4) is None
+    takes.forward(slot(Sage()), sage, 1)
+    assert f"replaced by Sage of {__name__}, nothing" in takes.verdict(1, 0)
+    assert "came on top" in takes.verdict(4, 4)
+
+
+def test_shapes_are_new_once(model: nn.Module) -> None:
+    seen = watch(model)
+    inputs = {"x": torch.zeros(1, 2), "context": torch.zeros(3), "options": {}}
+    assert [seen.is_new(inputs), seen.is_new(inputs), seen.is_new({**inputs, "context": torch.zeros(4)})] == [1, 0, 1]
