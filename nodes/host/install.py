@@ -14,9 +14,10 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP, get_wrappers_with_k
 from torch import nn
 
 from . import reasons
+from .engine import Engine
 from .families import Family, detect
 from .override import CHAINED, LAYOUT, SEEN, attention_override
-from .run import Engine, Run, current_run, pop_run, push_run
+from .run import Run, current_run, pop_run, push_run
 
 KEY = "sparse_vdit"
 OVERRIDE = "optimized_attention_override"
@@ -152,22 +153,19 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     run.options = args[3] if len(args) > 3 else kwargs.get("transformer_options", {})
     if run.options.get(OVERRIDE) is not attention_override:
         run.note(reasons.REPLACED)
-    run.reason = reasons.NOT_FINITE if run.spoiled else run.engine.reason(float(t.flatten()[0]))
+    sigma = float(t.flatten()[0])
+    run.reason = run.stopped or run.engine.reason(sigma)
     unknown = _prepare(run, executor.class_obj.diffusion_model, x, kwargs)
-    run.begin_forward(x.device)
-    calls, sparse, density_sum = run.calls(), run.sparse, run.density_sum
+    run.begin_forward(x.device, sigma)
+    calls = run.calls()
     out = executor(x, t, *args, **kwargs)
     if run.calls() == calls and unknown is not None:  # compiled code, which refuses such calls without asking the run
         run.dense[unknown] += 1
     elif run.compiled and run.calls() == calls:  # stale code, made without our override at this size
         torch._dynamo.reset()
-        run.begin_forward(x.device)
         out = executor(x, t, *args, **kwargs)
     run.compiled = False
-    if run.take_unfinished():
-        run.discard_since(sparse, density_sum)
-        run.spoiled, run.reason = True, reasons.NOT_FINITE
-        run.note("sparse attention gave numbers that are not finite; that forward was repeated and the rest ran dense")
+    while run.must_repeat():
         out = executor(x, t, *args, **kwargs)
     run.options = None
     return out
@@ -184,7 +182,7 @@ def _prepare(run: Run, model: nn.Module, x: torch.Tensor, extra: dict) -> str | 
         return why
     layout = family.layout(model, tuple(x.shape), extra) if x.ndim == 5 else None
     if isinstance(layout, tuple) and run.reason is None:
-        run.engine.prepare(layout, x.shape[0], x.device)
+        run.prepare(layout, x.shape[0], x.device)
     return layout if isinstance(layout, str) else None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -19,10 +22,19 @@ class ProfileEngine:
         profiler: collects the measures.
         model: diffusion model, whose output matrices the errors go through.
         family: where they are.
+        pause: context in which measures that outlive a forward are taken.
     """
 
-    def __init__(self, profiler: Profiler, model: nn.Module, family: Family):
-        self.profiler, self.model, self.family = profiler, model, family
+    def __init__(
+        self,
+        profiler: Profiler,
+        model: nn.Module,
+        family: Family,
+        pause: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.profiler, self.model, self.family, self.pause = profiler, model, family, pause
+        self.title = f"{family.name}, profiling"
+        self.shape = profiler.names["layers"], profiler.names["heads"]
         self.sigma = 0.0
         self.observed = 0
         self._grams: dict[int, Tensor] = {}
@@ -35,19 +47,39 @@ class ProfileEngine:
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """The profiler keeps its own tables."""
 
-    def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:
+    def time_dense(self, run: Run, layout: Layout, q: Tensor) -> Callable[[], None]:
+        """Profiling has no use for it."""
+        return lambda: None
+
+    def attention(
+        self,
+        run: Run,
+        layer: int,
+        layout: Layout,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dense: Callable[[], object] | None = None,
+    ) -> Tensor | str:
         """The profiler's output where attention flows on sparse, else the reason for dense."""
-        if layer not in self._grams:
-            self._grams[layer] = head_grams(self.family.output_layer(self.model, layer), q)
+        stop = run.time(q.device, "profiling")
+        with self.pause():  # what is measured outlives the forward
+            if layer not in self._grams:
+                self._grams[layer] = head_grams(self.family.output_layer(self.model, layer), q)
+            measured = self.profiler.observe(layer, self.sigma, q, k, v, TokenGrid(*layout), self._grams[layer])
         self.observed += 1
-        stop = run.clock(q.device)
-        out = self.profiler.observe(layer, self.sigma, q, k, v, TokenGrid(*layout), self._grams[layer])
+        out = None if measured is None else measured.clone()  # what flows on is the forward's own
         stop()
         if out is None:
             return reasons.PROFILING
-        run.flag(out)
-        run.sparse += 1
+        if run.spoiled(layer, out, (q, k, v)):
+            return reasons.NOT_FINITE
+        run.count_sparse(1.0, "profiling", q.device)
         return out
+
+    def detail(self) -> dict:
+        """Nothing: the profile says it all."""
+        return {}
 
     def free(self) -> None:
         """Drop the output matrices and the model."""

@@ -1,37 +1,26 @@
-"""The state of one sampling run: what was decided, what ran, and the line that says so.
+"""The state of one sampling run: what was decided, what ran, what went wrong, and the line that says so.
 
 Runs lie on a stack of this module, never on a model or in its options: clones share those, compiled code outlives them.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from . import reasons
+from .clock import Clock
+from .engine import Engine
+from .failures import failure_text, passes_through
 from .families import Layout
+from .ledger import Ledger, mend
 
-
-class Engine(Protocol):
-    """What a run does with a self-attention call: attention by plan, or profiling."""
-
-    def reason(self, sigma: float) -> str | None:
-        """Why a forward at this noise level stays dense, None when it does not. Called once per forward."""
-
-    def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
-        """Build what depends on the token layout and the batch, before the first block."""
-
-    def attention(self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | str:
-        """Output for q, k, v (B, S, H, D), or the reason to compute it dense."""
-
-    def free(self) -> None:
-        """Drop every tensor."""
+MOST_FAILURES = 3  # outputs that were not finite, after which a run goes on dense
+EVENTS_BESIDE = 32  # pairs of events for the calls of a race, beside one for each layer
 
 
 @dataclass
@@ -45,9 +34,12 @@ class Run:
         options: transformer_options of the forward now running.
         blocks: options where the model writes which block is at work; None where it is compiled whole.
         refusal: why the run is dense as a whole, before it began.
-        unfinished: flag tensor, True once a sparse output of this forward was not finite.
-        spoiled: whether such an output was seen; the rest of the run is dense.
+        stopped: why the rest of the run is dense, None while it is not.
+        flags: bool (layers, heads) on the device, True where a sparse output of this forward was not finite; None where
+            outputs are checked at once.
+        dense_layers: layers that are dense in the forward now running, because it is repeated for them.
         compiled: whether the model is compiled and its code was not yet seen to reach the pack.
+        seconds: in sparse attention.
     """
 
     engine: Engine | None
@@ -63,20 +55,43 @@ class Run:
     backend: str | None = None
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    unfinished: Tensor | None = None
-    spoiled: bool = False
+    stopped: str | None = None
+    flags: Tensor | None = None
+    dense_layers: set[int] = field(default_factory=set)
     compiled: bool = False
-    _events: list = field(default_factory=list, repr=False)
+    clock: Clock = field(default_factory=Clock)
+    ledger: Ledger = field(default_factory=Ledger)
+    _failures: int = 0
+    _mark: tuple | None = field(default=None, repr=False)
 
-    def attend(self, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
-        """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense."""
-        if self.reason is not None:
-            self.dense[self.reason] += 1
+    def attend(
+        self,
+        layer: int,
+        layout: Layout,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dense: Callable[[], object] | None = None,
+    ) -> Tensor | None:
+        """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense.
+
+        `dense`, where it is given, computes the same call the model's own way and may be called for timing.
+        """
+        out = self.reason or (reasons.NOT_FINITE if layer in self.dense_layers else None)
+        if out is None:
+            out = self.engine.attention(self, layer, layout, q, k, v, dense)
+        dense_reason = out if isinstance(out, str) else None
+        self.ledger.count(layer, layout, dense_reason)
+        if dense_reason is not None:
+            self.dense[dense_reason] += 1
             return None
-        out = self.engine.attention(self, layer, layout, q, k, v)
-        if isinstance(out, str):
-            self.dense[out] += 1
-            return None
+        return out
+
+    def attend_dense(self, layout: Layout, q: Tensor, dense: Callable[[], Tensor]) -> Tensor:
+        """`dense()`, the model's own attention; timed where that is of use. q is (B, S, H, D)."""
+        stop = self.engine.time_dense(self, layout, q)
+        out = dense()
+        stop()
         return out
 
     def note(self, text: str) -> None:
@@ -84,68 +99,121 @@ class Run:
         if text not in self.notes:
             self.notes.append(text)
 
-    def count_sparse(self, out: Tensor, density: float, backend: str) -> None:
-        """Count a sparse call and flag its output."""
+    def count_sparse(self, density: float, backend: str, device: torch.device) -> None:
+        """Count a sparse call."""
         self.sparse += 1
         self.density_sum += density
         self.backend = backend
-        self.flag(out)
+        self.ledger.backends[backend] += 1
+        self.ledger.devices[str(device)] += 1
 
-    def flag(self, out: Tensor) -> None:
-        """Remember whether an output is not finite, without waiting for the device."""
-        # one number instead of a mask as large as the output: a sum keeps every infinity and NaN
-        bad = ~torch.isfinite(out.sum(dtype=torch.float32))
-        if self.unfinished is None or self.unfinished.device != bad.device:
-            self.unfinished = bad if self.unfinished is None else self.unfinished.to(bad.device) | bad
+    def time(self, device: torch.device, what: str, done: Callable[[float], None] | None = None) -> Callable[[], None]:
+        """Begin to time a call; call the result at its end. `what` is a name of `race.py`; sparse calls count in
+        `seconds` where nothing else takes the milliseconds."""
+
+        def add(milliseconds: float) -> None:
+            self.ledger.milliseconds[what] += milliseconds
+            if done is None:
+                self.seconds += milliseconds / 1000
+            else:
+                done(milliseconds)
+
+        return self.clock.start(device, what, add)
+
+    def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
+        """Let the engine build what a forward needs; an error in it makes the rest of the run dense."""
+        try:
+            self.engine.prepare(layout, batch, device)
+        except Exception as error:
+            if passes_through(error):
+                raise
+            self.kernel_failed(None, error)
+
+    def begin_forward(self, device: torch.device, sigma: float | None = None) -> None:
+        """Make what outlives the forward that begins, outside of it, and remember where it began."""
+        self.dense_layers.clear()
+        self.ledger.begin_forward(sigma)
+        self._mark = (self.ledger.mark(), self.sparse, self.dense.copy(), self.density_sum)
+        self.flags = None
+        if self.reason is None and not checks_at_once(device):
+            self.flags = torch.zeros(self.engine.shape, dtype=torch.bool, device=device)
+        if self.engine is not None:
+            self.clock.reserve(device, 2 * self.engine.shape[0] + EVENTS_BESIDE)
+
+    def spoiled(self, layer: int, out: Tensor, inputs: tuple[Tensor, ...] = ()) -> bool:
+        """Whether an output (B, S, H, D) is known not to be finite, which is then a failure of its layer and heads. On
+        a GPU it is only flagged, and `must_repeat` tells when the forward is over.
+
+        Args:
+            inputs: q, k and v; where they are not finite already, the output is none of the pack's doing.
+        """
+        # a sum keeps every infinity and NaN, and makes no mask as large as the output. The softmax normaliser, which
+        # kernels have anyway, would not show what is not finite in v.
+        bad = ~torch.isfinite(out.sum((0, 1, 3), dtype=torch.float32))
+        if self.flags is not None:
+            self.flags[layer] |= bad.to(self.flags.device)  # in place: it was made before the forward
+            return False
+        if not checks_at_once(out.device) or not bool(bad.any()):
+            return False
+        if not all(bool(torch.isfinite(x.sum(dtype=torch.float32))) for x in inputs):
+            self._fail(f"layer {layer}: q, k or v were not finite before sparse attention, so the model's own are used")
         else:
-            self.unfinished |= bad  # in place: it was made before the forward, which may be recorded
+            self._not_finite(layer, bad)
+        return True
 
-    def discard_since(self, sparse: int, density_sum: float) -> None:
-        """Take back the sparse calls of a forward whose result is thrown away."""
-        self.sparse, self.density_sum = sparse, density_sum
+    def must_repeat(self) -> bool:
+        """Whether a sparse output of the forward that ended was not finite: its calls are then taken back, and the
+        first layer with such an output is dense when the forward is repeated. Waits for the device once."""
+        if self.flags is None or self._mark is None or self.sparse == self._mark[1] or not bool(self.flags.any()):
+            return False
+        layer = int(self.flags.any(1).nonzero()[0])  # later layers may be bad because this one was
+        bad = self.flags[layer].clone()
+        mark, self.sparse, dense, self.density_sum = self._mark
+        self.dense.clear()
+        self.dense.update(dense)
+        self.ledger.back_to(mark)
+        self._mark = (self.ledger.mark(), *self._mark[1:])
+        self.dense_layers.add(layer)
+        self.flags.zero_()
+        self._not_finite(layer, bad)
+        return True
+
+    def _not_finite(self, layer: int, bad: Tensor) -> None:
+        heads = ", ".join(str(head) for head in bad.nonzero().flatten().tolist())
+        self._fail(f"layer {layer}, head {heads}: sparse output was not finite and was computed again dense")
+
+    def _fail(self, text: str) -> None:
+        self._failures += 1
+        self.ledger.failures.append({"what": text})
+        self.note(text)
+        if self._failures >= MOST_FAILURES:
+            self.stop(reasons.OFTEN_NOT_FINITE)
+
+    def kernel_failed(self, layer: int | None, error: Exception) -> str:
+        """The rest of the run is dense, as a kernel that failed once would fail in every step; returns the reason."""
+        reason, text = failure_text(error)
+        self.ledger.failures.append({"what": text, "layer": layer})
+        where = "" if layer is None else f"layer {layer}: "
+        self.note(f"{where}{text}; all that followed ran dense")
+        self.stop(reason)
+        return reason
+
+    def stop(self, reason: str) -> None:
+        """Everything from here on is dense."""
+        self.stopped = self.reason = reason
 
     def calls(self) -> int:
         """Self-attention calls that reached the pack so far."""
         return self.sparse + self.dense_reasons().total()
 
-    def begin_forward(self, device: torch.device) -> None:
-        """Make what outlives the forward that begins, outside of it."""
-        self.unfinished = torch.zeros((), dtype=torch.bool, device=device)
-
-    def take_unfinished(self) -> bool:
-        """Whether a sparse output since the last call was not finite. Waits for the device once."""
-        bad, self.unfinished = self.unfinished, None
-        return bad is not None and bool(bad)
-
-    def clock(self, device: torch.device) -> Callable[[], None]:
-        """Start timing attention; call the result at its end. CUDA times are read when the run is over."""
-        if device.type != "cuda":
-            start = time.perf_counter()
-            return lambda: self._add_seconds(time.perf_counter() - start)
-        with torch.cuda.device(device):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-
-        def stop() -> None:  # only a finished pair is kept: after an error in between there is no end to read
-            end.record(torch.cuda.current_stream(device))
-            self._events.append((start, end))
-
-        return stop
-
-    def _add_seconds(self, seconds: float) -> None:
-        self.seconds += seconds
-
     def read_clocks(self) -> None:
-        """Add up the CUDA times taken so far."""
-        for start, end in self._events:
-            end.synchronize()
-            self.seconds += start.elapsed_time(end) / 1000
-        self._events.clear()
+        """Take the CUDA times that are still to come. Waits for the device."""
+        self.clock.collect(wait=True)
 
     def free(self) -> None:
         """Drop everything that holds memory. May be called more than once."""
-        self.options = self.blocks = self.unfinished = None
-        self._events.clear()
+        self.options = self.blocks = self.flags = None
+        self.clock.free()
         if self.engine is not None:
             self.engine.free()
 
@@ -159,11 +227,29 @@ class Run:
             return "; ".join([f"Sparse-vDiT: everything runs dense: {self.refusal}", *self.notes])
         dense = self.dense_reasons()
         why = ", ".join(f"{name} {count}" for name, count in dense.most_common())
-        text = f"Sparse-vDiT: {self.sparse} sparse / {dense.total()} dense calls" + (f" ({why})" if why else "")
+        what = ", ".join(filter(None, (getattr(self.engine, "title", ""), self.ledger.grids())))
+        text = "Sparse-vDiT: " + (f"{what}: " if what else "")
+        text += f"{self.sparse} sparse / {dense.total()} dense calls" + (f" ({why})" if why else "")
         if self.sparse:
             text += f", mean density {self.density_sum / self.sparse:.2f}, backend {self.backend}"
             text += f", {1000 * self.seconds:.0f} ms in sparse attention"
+        else:
+            text += f"; nothing ran sparse: {mend(dense)}"
         return "; ".join([text, *self.notes])
+
+    def detail(self) -> dict:
+        """All that is known of the run, for JSON."""
+        dense = dict(self.dense)
+        counts = {"refusal": self.refusal, "stopped": self.stopped, "sparse": self.sparse, "dense": dense}
+        density = self.density_sum / self.sparse if self.sparse else None
+        engine = {} if self.engine is None else self.engine.detail()
+        return {"report": self.report(), **counts, "mean_density": density, **engine, **self.ledger.detail()}
+
+
+def checks_at_once(device: torch.device) -> bool:
+    """Whether it costs nothing to look at a number on a device at once. Elsewhere that would hold up every layer, and
+    is forbidden while a forward is recorded: there flags are read once per forward, which is repeated if one is set."""
+    return device.type == "cpu"
 
 
 _stack: list[Run] = []
