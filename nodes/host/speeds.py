@@ -40,7 +40,8 @@ def keep_speeds(path: Path | None, place: str, lanes: dict[str, float]) -> None:
     if path is None:
         return
     try:
-        everything = {**read_speeds(path), **speeds}  # another ComfyUI may have written meanwhile
+        written = read_speeds(path).items()  # another ComfyUI may have added to it meanwhile
+        everything = {**{name: lanes for name, lanes in written if name not in speeds}, **speeds}
         newest = dict(list(everything.items())[-MOST_PLACES:])
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, "version": VERSION, "speeds": newest}
