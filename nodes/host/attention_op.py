@@ -42,12 +42,14 @@ def run_attention(
     if run is None:
         return dense()
 
-    def again() -> Tensor:  # for timing; `dense` may use up what it is given
+    def again() -> Tensor:  # for timing: `dense` may use up what it is given
         return _dense(q, k, v, heads, layer, by_head, out_by_head)
 
-    views = [split_heads(x, heads, by_head) for x in (q, k, v)]
-    out = run.attend(layer, layout, *views, again)
-    return run.attend_dense(layout, views[0], dense) if out is None else merge_heads(out, out_by_head)
+    out = run.attend(layer, layout, *(split_heads(x, heads, by_head) for x in (q, k, v)), again=again)
+    if out is not None:
+        return merge_heads(out, out_by_head)
+    with run.timing_dense():
+        return dense()
 
 
 def _model_attention() -> Callable:

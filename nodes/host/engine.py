@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .run import Run
 
 
+DenseTimer = Callable[[], Callable[[], None] | None]
+"""Begins to time a dense call and gives what ends it, None where no more times are wanted. It holds no tensor."""
+
+
 class Engine(Protocol):
     """What a run does with a self-attention call: attention by plan, or profiling.
 
@@ -32,13 +36,21 @@ class Engine(Protocol):
         """Build what depends on the token layout and the batch, before the first block."""
 
     def attention(
-        self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor, dense: Callable[[], object] | None
+        self,
+        run: Run,
+        layer: int,
+        layout: Layout,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        again: Callable[[], object] | None = None,
     ) -> Tensor | str:
-        """Output for q, k, v (B, S, H, D), or the reason to compute it dense. `dense` computes the same call the
+        """Output for q, k, v (B, S, H, D), or the reason to compute it dense. `again` computes the same call the
         model's own way, for timing; None where that cannot be had."""
 
-    def time_dense(self, run: Run, layout: Layout, q: Tensor) -> Callable[[], None]:
-        """Begin to time the model's own attention if that is of use; the result ends it."""
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> DenseTimer | None:
+        """Of the model's own attention for q; None where that is of no use."""
 
     def detail(self) -> dict:
         """What the detailed report says of it, for JSON."""

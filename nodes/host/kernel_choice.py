@@ -12,6 +12,7 @@ from torch import Tensor
 from ...kernels.attention import BACKENDS, run_call
 from ...kernels.call import AttentionCall
 from . import reasons
+from .engine import DenseTimer
 from .failures import passes_through
 from .families import Layout
 from .race import DENSE, EXACT, INT8, KERNELS, TRIES, Race, backend_name, density_class, lane
@@ -30,17 +31,20 @@ class KernelChoice:
         self.race, self.pause = race, pause
         self._own: str | None = None
 
-    def time_dense(self, run: Run, layout: Layout, q: Tensor) -> Callable[[], None]:
-        """Begin to time a call of the model's own attention, where the race wants it; the result ends it."""
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> DenseTimer | None:
+        """What times a call of the model's own attention, where the race wants it. It holds no tensor."""
         if self.race is None:
-            return _nothing
+            return None
         place = self._place(run, layout, q)
-        if not self.race.wants(place, DENSE):
-            return _nothing
-        return run.time(q.device, DENSE, self.race.measured(place, DENSE))
+        device, race = q.device, self.race
+
+        def start() -> Callable[[], None] | None:
+            return run.time(device, DENSE, race.measured(place, DENSE)) if race.wants(place, DENSE) else None
+
+        return start
 
     def attention(
-        self, run: Run, layout: Layout, call: AttentionCall, backend: str, dense: Callable[[], object] | None
+        self, run: Run, layout: Layout, call: AttentionCall, backend: str, again: Callable[[], object] | None
     ) -> Tensor | str:
         """Output by the kernel that won the race, or why the call stays dense; while it goes on by the exact kernel."""
         if self.race is None:
@@ -50,7 +54,7 @@ class KernelChoice:
         run.clock.collect()
         winner = self.race.verdict(place, density, kernels)
         if winner is None:
-            out = self._try(run, place, call, backend, kernels, dense)
+            out = self._try(run, place, call, backend, kernels, again)
             winner = self.race.verdict(place, density, kernels)  # where times are known at once
             return self._stays_dense(run, place, density, kernels) if winner == DENSE else out
         if winner == DENSE:
@@ -68,14 +72,14 @@ class KernelChoice:
         call: AttentionCall,
         backend: str,
         kernels: list[str],
-        dense: Callable[[], object] | None,
+        again: Callable[[], object] | None,
     ) -> Tensor:
         """Output of the exact kernel, timed beside what else is in the race; the others' outputs are compared."""
-        if dense is not None and not self.race.has_dense(place):
+        if again is not None and not self.race.has_dense(place):
             for _ in range(TRIES):
                 self.race.wants(place, DENSE)
                 stop = run.time(call.q.device, DENSE, self.race.measured(place, DENSE))
-                dense()
+                again()
                 stop()
         percent = density_class(mean_density(call))
         out = None
@@ -127,10 +131,6 @@ class KernelChoice:
         """Drop what lies on a device."""
         if self.race is not None:
             self.race.free()
-
-
-def _nothing() -> None:
-    pass
 
 
 def mean_density(call: AttentionCall) -> float:

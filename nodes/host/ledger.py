@@ -72,7 +72,10 @@ class Ledger:
             "milliseconds": {name: round(ms, 3) for name, ms in self.milliseconds.items()},
             "failures": self.failures,
             "forwards": [{**forward, "dense": dict(forward["dense"])} for forward in self.forwards],
-            "layers": {str(layer): dict(calls) for layer, calls in sorted(self.layers.items())},
+            "layers": {
+                str(layer): dict(calls)
+                for layer, calls in sorted(self.layers.items(), key=lambda x: str(x[0]).zfill(4))
+            },
         }
 
 

@@ -17,6 +17,7 @@ from ...kernels.lists import TileLists
 from ...plans.binding import BoundPlan, Table
 from ...plans.plan import Plan
 from . import reasons
+from .engine import DenseTimer
 from .failures import out_of_memory, passes_through
 from .families import Layout
 from .kernel_choice import KernelChoice, mean_density
@@ -100,9 +101,9 @@ class PlanEngine:
         self._met[layout] = lists.densities, table
         return lists, table
 
-    def time_dense(self, run: Run, layout: Layout, q: Tensor) -> Callable[[], None]:
-        """The model's own attention, for the race."""
-        return self.kernels.time_dense(run, layout, q)
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> DenseTimer | None:
+        """Of the model's own attention, for the race."""
+        return self.kernels.dense_timer(run, layout, q)
 
     def attention(
         self,
@@ -112,12 +113,13 @@ class PlanEngine:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        dense: Callable[[], object] | None = None,
+        *,
+        again: Callable[[], object] | None = None,
     ) -> Tensor | str:
         """Sparse attention with the heads' lists, or why not; an error in it is a reason too."""
         failure = None
         try:
-            return self._attention(run, layer, layout, q, k, v, dense)
+            return self._attention(run, layer, layout, q, k, v, again)
         except Exception as error:
             if passes_through(error):
                 raise
@@ -135,7 +137,7 @@ class PlanEngine:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        dense: Callable[[], object] | None,
+        again: Callable[[], object] | None,
     ) -> Tensor | str:
         if not 0 <= layer < self.plan.layers:
             return reasons.NO_LAYER
@@ -156,7 +158,7 @@ class PlanEngine:
             run.note(f"no fast kernels here: {passed_over}")  # torch alone is slower than dense attention in 16 bits
             return reasons.NO_KERNELS
         self._keep_tables(lists, head_lists, q.shape[0], name)
-        out = self.kernels.attention(run, layout, call, name, dense)
+        out = self.kernels.attention(run, layout, call, name, again)
         if isinstance(out, str):
             return out
         if run.spoiled(layer, out, (q, k, v)):

@@ -47,9 +47,8 @@ class ProfileEngine:
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """The profiler keeps its own tables."""
 
-    def time_dense(self, run: Run, layout: Layout, q: Tensor) -> Callable[[], None]:
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> None:
         """Profiling has no use for it."""
-        return lambda: None
 
     def attention(
         self,
@@ -59,7 +58,8 @@ class ProfileEngine:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        dense: Callable[[], object] | None = None,
+        *,
+        again: Callable[[], object] | None = None,
     ) -> Tensor | str:
         """The profiler's output where attention flows on sparse, else the reason for dense."""
         stop = run.time(q.device, "profiling")

@@ -6,7 +6,8 @@ Runs lie on a stack of this module, never on a model or in its options: clones s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from . import reasons
 from .clock import Clock
-from .engine import Engine
+from .engine import DenseTimer, Engine
 from .failures import failure_text, passes_through
 from .families import Layout
 from .ledger import Ledger, mend
@@ -62,6 +63,7 @@ class Run:
     clock: Clock = field(default_factory=Clock)
     ledger: Ledger = field(default_factory=Ledger)
     _failures: int = 0
+    _dense_timer: DenseTimer | None = field(default=None, repr=False)
     _mark: tuple | None = field(default=None, repr=False)
 
     def attend(
@@ -71,28 +73,34 @@ class Run:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        dense: Callable[[], object] | None = None,
+        *,
+        again: Callable[[], object] | None = None,
     ) -> Tensor | None:
         """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense.
 
-        `dense`, where it is given, computes the same call the model's own way and may be called for timing.
+        `again`, where it is given, computes the same call the model's own way and may be called for timing.
         """
+        self._dense_timer = None
         out = self.reason or (reasons.NOT_FINITE if layer in self.dense_layers else None)
         if out is None:
-            out = self.engine.attention(self, layer, layout, q, k, v, dense)
+            out = self.engine.attention(self, layer, layout, q, k, v, again=again)
         dense_reason = out if isinstance(out, str) else None
         self.ledger.count(layer, layout, dense_reason)
         if dense_reason is not None:
             self.dense[dense_reason] += 1
+            self._dense_timer = self.engine.dense_timer(self, layout, q)
             return None
         return out
 
-    def attend_dense(self, layout: Layout, q: Tensor, dense: Callable[[], Tensor]) -> Tensor:
-        """`dense()`, the model's own attention; timed where that is of use. q is (B, S, H, D)."""
-        stop = self.engine.time_dense(self, layout, q)
-        out = dense()
-        stop()
-        return out
+    @contextmanager
+    def timing_dense(self) -> Iterator[None]:
+        """Around the model's own attention for the call that `attend` has just refused: times it where that is of
+        use. Around any other call it does nothing."""
+        start, self._dense_timer = self._dense_timer, None
+        stop = None if start is None else start()
+        yield
+        if stop is not None:
+            stop()
 
     def note(self, text: str) -> None:
         """Remember something that the report must say, once."""
