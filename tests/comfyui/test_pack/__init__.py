@@ -1,7 +1,6 @@
 """Nodes for tests alone: conditioning out of the small Wan's own words, instead of a text encoder."""
 
 import itertools
-import sys
 
 import torch
 
