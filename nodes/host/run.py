@@ -16,7 +16,7 @@ from torch import Tensor
 from . import reasons
 from .clock import Clock
 from .engine import DenseTimer, Engine
-from .failures import failure_text, passes_through
+from .failures import failure_text, out_of_memory, passes_through
 from .families import Layout
 from .ledger import Ledger, mend
 
@@ -136,6 +136,8 @@ class Run:
             if passes_through(error):
                 raise
             self.kernel_failed(None, error)
+            if out_of_memory(error):
+                self.engine.free()
 
     def begin_forward(self, device: torch.device, sigma: float | None = None) -> None:
         """Make what outlives the forward that begins, outside of it, and remember where it began."""
