@@ -98,6 +98,22 @@ def test_after_three_failures_the_run_is_dense_and_never_black(
     assert "layer 2, head 1" in line
 
 
+@pytest.mark.parametrize("first", ["cache", "patch"])
+def test_a_repeated_forward_never_leaves_its_numbers_in_a_cache(server: Server, first: str) -> None:
+    """EasyCache keeps what a forward changed, and sees the one that is thrown away too."""
+    add_plan(server, "sparse", Diagonal(0))
+    prompt = with_node("TestTroubleInKernel", trouble="late", first=2, last=2)
+    cache = {"reuse_threshold": 0.2, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
+    source = "model" if first == "cache" else "patch"
+    prompt["cache"] = node("EasyCache", model=(source, 0), **cache)
+    prompt["patch" if first == "cache" else "test"]["inputs"]["model"] = ["cache", 0]
+    before = len(server.log_text())
+    result = latents(server, prompt)
+    assert "layer 2, head 1: sparse output was not finite" in report(server, before)
+    assert torch.isfinite(result).all()
+    assert result.std() > 0.1
+
+
 def test_slower_than_dense_stays_dense_and_the_next_run_knows(server: Server, plain: torch.Tensor) -> None:
     add_plan(server, "sparse", Diagonal(0))
     for timed in (2, 0):
