@@ -6,7 +6,8 @@ import pytest
 import torch
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
-from sparse_vdit.nodes.host.attention_op import run_attention
+from sparse_vdit.nodes.host.override import LAYOUT as LAYOUT_KEY
+from sparse_vdit.nodes.host.override import SEEN, attention_override
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import EXACT, Race, device_name
 from sparse_vdit.nodes.host.run import Run, pop_run, push_run
@@ -37,15 +38,15 @@ def qkv() -> list[torch.Tensor]:
 
 
 def layers_of(run: Run, x: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [
-        run_attention(*x, HEADS, layer, LAYOUT, False, False, lambda: model_attention(*x, HEADS))
-        for layer in range(LAYERS)
-    ]
+    run.options, outputs = {LAYOUT_KEY: LAYOUT, SEEN: None}, []
+    for layer in range(LAYERS):
+        run.options["block_index"] = layer
+        outputs.append(attention_override(model_attention, *x, heads=HEADS, transformer_options=run.options))
+    return outputs
 
 
 def forward(run: Run, sigma: float, x: list[torch.Tensor], wait_forbidden: bool = False) -> list[torch.Tensor]:
     run.reason = run.stopped or run.engine.reason(sigma)
-    run.options = {}
     if run.reason is None:
         run.prepare(LAYOUT, 1, x[0].device)
     run.begin_forward(x[0].device, sigma)

@@ -12,7 +12,9 @@ from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Diagonal, Pattern
 from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
-from sparse_vdit.nodes.host.attention_op import run_attention
+from sparse_vdit.nodes.host.attention_op import attention_op
+from sparse_vdit.nodes.host.override import LAYOUT as LAYOUT_KEY
+from sparse_vdit.nodes.host.override import SEEN, attention_override
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import DENSE, EXACT, INT8, Race, backend_name, density_class
 from sparse_vdit.nodes.host.run import Run, pop_run, push_run
@@ -91,11 +93,12 @@ def forward(run: Run, sigma: float, x: list[torch.Tensor]) -> list[torch.Tensor]
     try:
         run.reason = run.stopped or run.engine.reason(sigma)
         run.begin_forward(torch.device("cpu"), sigma)
-        run.options = {}
-        return [
-            run_attention(*x, HEADS, layer, LAYOUT, False, False, lambda: model_attention(*x, HEADS))
-            for layer in range(run.engine.plan.layers)
-        ]
+        run.options = {LAYOUT_KEY: LAYOUT, SEEN: None}
+        outputs = []
+        for layer in range(run.engine.plan.layers):
+            run.options["block_index"] = layer
+            outputs.append(attention_override(model_attention, *x, heads=HEADS, transformer_options=run.options))
+        return outputs
     finally:
         pop_run(run)
 
@@ -303,3 +306,21 @@ def test_run_without_a_race_times_no_dense_call() -> None:
     forward(run, 0.5, qkv())
     assert clock.timed == [EXACT] * LAYERS
     assert run.seconds == pytest.approx(LAYERS / 1000)
+
+
+@pytest.mark.parametrize(("exact", "sparse"), [(2.0, LAYERS), (11.0, 0)])
+def test_compiled_code_follows_the_verdict_when_it_runs(exact: float, sparse: int) -> None:
+    """The operator of compiled models decides at each call, and times the model's own attention too."""
+    clock = TestClock(dense=10.0, exact=exact)
+    run, x = start(clock), qkv()
+    push_run(run)
+    try:
+        for sigma in (0.9, 0.5):
+            run.reason = run.engine.reason(sigma)
+            run.begin_forward(torch.device("cpu"), sigma)
+            outputs = [attention_op(*x, HEADS, layer, *LAYOUT, False, False) for layer in range(LAYERS)]
+    finally:
+        pop_run(run)
+    assert clock.timed[:LAYERS] == [DENSE] * LAYERS
+    assert run.sparse == sparse
+    assert torch.equal(outputs[0], model_attention(*x, HEADS)) == (sparse == 0)

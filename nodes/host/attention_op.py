@@ -46,10 +46,7 @@ def run_attention(
         return _dense(q, k, v, heads, layer, by_head, out_by_head)
 
     out = run.attend(layer, layout, *(split_heads(x, heads, by_head) for x in (q, k, v)), again=again)
-    if out is not None:
-        return merge_heads(out, out_by_head)
-    with run.timing_dense():
-        return dense()
+    return dense() if out is None else merge_heads(out, out_by_head)
 
 
 def _model_attention() -> Callable:
@@ -66,9 +63,10 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, heads: int, layer: int, by_head: boo
         return _model_attention()(q, k, v, heads, **kwargs)
     if run.options is not None:
         kwargs["transformer_options"] = {**run.options, "block_index": layer}
-    if run.chained is not None:
-        return run.chained(run.function, q, k, v, heads, **kwargs)
-    return run.function(q, k, v, heads, **kwargs)
+    with run.timing_dense():
+        if run.chained is not None:
+            return run.chained(run.function, q, k, v, heads, **kwargs)
+        return run.function(q, k, v, heads, **kwargs)
 
 
 @torch.library.custom_op("sparse_vdit::attention", mutates_args=())

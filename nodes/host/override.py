@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import reasons
 from .attention_op import attention_op, run_attention
-from .run import current_run
+from .run import current_run, timing_dense
 
 LAYOUT = "sparse_vdit_layout"
 """Key in transformer_options: token layout of this forward (tuple of five), or why it is unknown (text)."""
@@ -31,7 +31,8 @@ def attention_override(func: Callable, *args: object, **kwargs: object) -> Tenso
     chained = options.get(CHAINED)
 
     def dense() -> Tensor:
-        return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
+        with timing_dense():
+            return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
 
     if reason is not None:
         if not torch.compiler.is_compiling():

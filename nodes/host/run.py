@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -268,6 +268,12 @@ _stack: list[Run] = []
 def current_run() -> Run | None:
     """The run that is sampling now, None outside of sampling."""
     return _stack[-1] if _stack else None
+
+
+def timing_dense() -> AbstractContextManager:
+    """`Run.timing_dense` of the current run; nothing without one, or where code is being compiled."""
+    run = None if torch.compiler.is_compiling() else current_run()
+    return nullcontext() if run is None else run.timing_dense()
 
 
 def push_run(run: Run) -> None:
