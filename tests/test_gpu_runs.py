@@ -6,11 +6,10 @@ import pytest
 import torch
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
-from sparse_vdit.nodes.host.override import LAYOUT as LAYOUT_KEY
-from sparse_vdit.nodes.host.override import SEEN, attention_override
+from sparse_vdit.nodes.host.attention_op import run_attention
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import EXACT, Race, device_name
-from sparse_vdit.nodes.host.run import Run, pop_run, push_run
+from sparse_vdit.nodes.host.run import Run, pop_run, push_run, timing_dense
 from sparse_vdit.plans.plan import uniform_plan
 from test_failures import model_attention, nan_in_head_1, trouble
 
@@ -38,15 +37,17 @@ def qkv() -> list[torch.Tensor]:
 
 
 def layers_of(run: Run, x: list[torch.Tensor]) -> list[torch.Tensor]:
-    run.options, outputs = {LAYOUT_KEY: LAYOUT, SEEN: None}, []
-    for layer in range(LAYERS):
-        run.options["block_index"] = layer
-        outputs.append(attention_override(model_attention, *x, heads=HEADS, transformer_options=run.options))
-    return outputs
+    return [run_attention(*x, HEADS, layer, LAYOUT, False, False, lambda: dense(x)) for layer in range(LAYERS)]
+
+
+def dense(x: list[torch.Tensor]) -> torch.Tensor:
+    """The model's own attention as the override calls it."""
+    with timing_dense():
+        return model_attention(*x, HEADS)
 
 
 def forward(run: Run, sigma: float, x: list[torch.Tensor], wait_forbidden: bool = False) -> list[torch.Tensor]:
-    run.reason = run.stopped or run.engine.reason(sigma)
+    run.reason, run.options = run.stopped or run.engine.reason(sigma), {}
     if run.reason is None:
         run.prepare(LAYOUT, 1, x[0].device)
     run.begin_forward(x[0].device, sigma)

@@ -12,12 +12,10 @@ from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Diagonal, Pattern
 from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
-from sparse_vdit.nodes.host.attention_op import attention_op
-from sparse_vdit.nodes.host.override import LAYOUT as LAYOUT_KEY
-from sparse_vdit.nodes.host.override import SEEN, attention_override
+from sparse_vdit.nodes.host.attention_op import attention_op, run_attention
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import DENSE, EXACT, INT8, Race, backend_name, density_class
-from sparse_vdit.nodes.host.run import Run, pop_run, push_run
+from sparse_vdit.nodes.host.run import Run, pop_run, push_run, timing_dense
 from sparse_vdit.plans.plan import Band, Plan, Provenance, uniform_plan
 from test_failures import model_attention
 
@@ -88,17 +86,22 @@ def qkv(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     return [torch.randn(1, tokens, HEADS * 64, generator=generator).to(dtype) for _ in range(3)]
 
 
+def dense(x: list[torch.Tensor]) -> torch.Tensor:
+    """The model's own attention as the override calls it."""
+    with timing_dense():
+        return model_attention(*x, HEADS)
+
+
 def forward(run: Run, sigma: float, x: list[torch.Tensor]) -> list[torch.Tensor]:
     push_run(run)
     try:
         run.reason = run.stopped or run.engine.reason(sigma)
         run.begin_forward(torch.device("cpu"), sigma)
-        run.options = {LAYOUT_KEY: LAYOUT, SEEN: None}
-        outputs = []
-        for layer in range(run.engine.plan.layers):
-            run.options["block_index"] = layer
-            outputs.append(attention_override(model_attention, *x, heads=HEADS, transformer_options=run.options))
-        return outputs
+        run.options = {}
+        return [
+            run_attention(*x, HEADS, layer, LAYOUT, False, False, lambda: dense(x))
+            for layer in range(run.engine.plan.layers)
+        ]
     finally:
         pop_run(run)
 

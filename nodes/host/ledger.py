@@ -52,10 +52,9 @@ class Ledger:
         return copy.deepcopy((self.layers, self.layouts, self.devices, self.backends))
 
     def back_to(self, mark: tuple) -> None:
-        """Forget the calls since a mark, which was made as a forward began: the forward is repeated."""
+        """Forget the forward that began at a mark: it is repeated."""
         self.layers, self.layouts, self.devices, self.backends = mark
-        if self.forwards:
-            self.begin_forward(self.forwards.pop()["sigma"])
+        self.forwards.pop()
 
     def grids(self) -> str:
         """The token grids met, in words; empty when none was."""

@@ -176,16 +176,16 @@ class Run:
         first layer with such an output is dense when the forward is repeated. Waits for the device once."""
         if self.flags is None or self._mark is None or self.sparse == self._mark[1] or not bool(self.flags.any()):
             return False
+        device, sigma = self.flags.device, self.ledger.forwards[-1]["sigma"]
         layer = int(self.flags.any(1).nonzero()[0])  # later layers may be bad because this one was
-        bad = self.flags[layer].clone()
+        bad, dense_layers = self.flags[layer], {*self.dense_layers, layer}
         mark, self.sparse, dense, self.density_sum = self._mark
         self.dense.clear()
         self.dense.update(dense)
         self.ledger.back_to(mark)
-        self._mark = (self.ledger.mark(), *self._mark[1:])
-        self.dense_layers.add(layer)
-        self.flags.zero_()
         self._not_finite(layer, bad)
+        self.begin_forward(device, sigma)
+        self.dense_layers = dense_layers
         return True
 
     def _not_finite(self, layer: int, bad: Tensor) -> None:
