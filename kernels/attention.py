@@ -10,7 +10,7 @@ from torch import Tensor
 from .backends import compiled_backend, torch_backend, triton_backend
 from .call import AttentionCall
 from .lists import TileLists
-from .routing import routed_call
+from .routing import launch_slots, routed_call
 
 BACKENDS: dict[str, ModuleType] = {  # in order of preference
     "triton": triton_backend,
@@ -66,3 +66,22 @@ def run_call(call: AttentionCall, name: str) -> Tensor:
     """Output (B, S, H, D) of a call by the backend that `choose_backend` named for it."""
     backend = BACKENDS[name]
     return backend.attention(routed_call(call, backend.means))
+
+
+def keep_tables(
+    lists: TileLists, head_lists: Sequence[int], batch: int, head_dim: int, backend: str | None = None
+) -> None:
+    """Make all that calls with these heads keep beside their lists, so that none of it is made within a call.
+
+    Args:
+        backend: that will run them; None where it is not known yet, which leaves out what it alone keeps.
+    """
+    pairs = tuple(head_lists) * batch
+    lists.order_numbers()
+    lists.zero()
+    lists.skipped()
+    lists.text_only()
+    lists.slots(pairs, len(head_lists))
+    launch_slots(lists, pairs, len(head_lists))
+    if backend == "torch":
+        torch_backend.keep_tables(lists, pairs, head_dim)

@@ -10,6 +10,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..plans.files import load_plan
 from ..plans.profile_files import ProfileError, load_profile
 from .host.plan_folders import FOLDER, plan_files
+from .host.plan_names import named
 from .sockets import CATEGORY, PlanType, ProfileType
 
 NOTHING = "(no plan yet: make one with Profile Heads)"
@@ -75,4 +76,4 @@ class LoadPlan(io.ComfyNode):
             profile = load_profile(beside)
         except ProfileError as error:  # matters to those alone who want it
             profile = ExecutionBlocker(f"no profile beside plan {plan_name!r}: {error}; use Profile Heads")
-        return io.NodeOutput(load_plan(path), profile)
+        return io.NodeOutput(named(load_plan(path), plan_name), profile)

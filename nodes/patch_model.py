@@ -8,11 +8,13 @@ from torch import nn
 from ..kernels.attention import AUTO, BACKENDS
 from ..plans.binding import BoundPlan
 from ..plans.plan import Plan
+from ..plans.versions import installed_versions
 from .host import reasons
 from .host.families import Family
 from .host.install import install, pause_malloc_graph
 from .host.plan_engine import PlanEngine
-from .host.report import report, say
+from .host.race import Race, facts
+from .host.report import report, say, speeds_file
 from .host.run import Run
 from .host.shipped_plans import shipped_plan
 from .sockets import CATEGORY, PlanType
@@ -82,8 +84,25 @@ class PatchModel(io.ComfyNode):
                     options=[AUTO, *BACKENDS],
                     default=AUTO,
                     advanced=True,
-                    tooltip="auto takes the first that can run the call, and the report says which. triton needs a GPU "
-                    "and Triton; compiled an NVIDIA card alone; torch runs anywhere and is slow.",
+                    tooltip="auto takes the first that can run the call, and the fastest of its kernels that is exact "
+                    "enough; the report says which. triton needs a GPU and Triton; compiled an NVIDIA card alone; "
+                    "torch runs anywhere and is slow. A named one is always obeyed, never timed against dense.",
+                ),
+                io.Boolean.Input(
+                    "only_if_faster",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Time the model's own attention and the sparse one, and stay dense where sparse is not at "
+                    "least 5 % faster. Off runs the plan without timing. Only for backend auto.",
+                ),
+                io.Boolean.Input(
+                    "verbose",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Write every detail of the run (pattern and density of each head, counts of each step, "
+                    "times) as JSON to the log and to a new file under output/sparse_vdit.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with sparse attention.")],
@@ -100,6 +119,8 @@ class PatchModel(io.ComfyNode):
         strict: bool,
         backend: str,
         plan: Plan | None = None,
+        only_if_faster: bool = True,
+        verbose: bool = False,
     ) -> io.NodeOutput:
         """The patched clone.
 
@@ -127,16 +148,24 @@ class PatchModel(io.ComfyNode):
                 backend,
                 pause_malloc_graph,
                 lambda text: say(text, node_id),
+                Race(model_facts(family, shape), speeds_file()) if only_if_faster else None,
             )
 
         def finish(run: Run) -> None:
             if preset_ignored:
                 run.note(f"preset {preset} ignored, a plan is connected")
-            report(run, node_id, strict)
+            report(run, node_id, strict, verbose)
 
         patched = model.clone()
         install(patched, make_engine, finish)
         return io.NodeOutput(patched)
+
+
+def model_facts(family: Family, shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """What the speed of a model's attention hangs on, beside the call and the device."""
+    layers, heads, head_dim = shape
+    versions = {name: version for name, version in installed_versions().items() if name != "python"}
+    return facts({"model": f"{family.name} {layers} x {heads} x {head_dim}", **versions})
 
 
 def refusal(plan: Plan | None, family: str, shape: tuple[int, int, int]) -> str | None:

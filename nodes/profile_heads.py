@@ -19,7 +19,7 @@ from ..plans.profile import Profile
 from ..plans.profiler import Profiler
 from .host import reasons
 from .host.families import Family, describe
-from .host.install import install
+from .host.install import install, pause_malloc_graph
 from .host.profile_engine import ProfileEngine
 from .host.report import show_on_node
 from .host.run import Run
@@ -151,7 +151,7 @@ class ProfileHeads(io.ComfyNode):
                 previous=previous_profile,
                 **choice,
             )
-            engines.append(ProfileEngine(profiler, model, family))
+            engines.append(ProfileEngine(profiler, model, family, pause_malloc_graph))
             return engines[-1]
 
         def finish(run: Run) -> None:

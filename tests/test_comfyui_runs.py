@@ -52,19 +52,6 @@ def saved() -> dict:
     return {"save": node("SaveLatent", samples=("sampler", 0), filename_prefix="latents/test")}
 
 
-def test_sparse_numbers_that_are_not_finite_never_reach_the_video(server: Server, plain: torch.Tensor) -> None:
-    """The forward is repeated dense and the rest stays dense: one sparse step, three dense ones."""
-    add_plan(server, "sparse", Diagonal(0))
-    before = len(server.log_text())
-    result = latents(server, with_trouble("not finite"))
-    assert torch.isfinite(result).all()
-    assert 0 < relative_difference(result, plain) < 0.5
-    line = report(server, before)
-    assert "not finite" in line
-    sparse, dense = counts(line)
-    assert dense == 3 * sparse > 0
-
-
 def test_an_attention_that_replaces_ours_is_reported(server: Server) -> None:
     add_plan(server, "sparse", Diagonal(0))
     before = len(server.log_text())

@@ -302,7 +302,7 @@ def test_a_block_that_fails_leaves_no_number(run: Run) -> None:
     number_blocks(options, WAN, WanModel())
     with pytest.raises(ZeroDivisionError):
         walk(options, [("double_block", 2)], lambda args: 1 // 0)
-    assert LAYER not in options and run.layer is None
+    assert LAYER not in options and run.at_work.layer is None
 
 
 @pytest.mark.parametrize("with_run", [True, False])

@@ -68,15 +68,6 @@ def test_what_launches_read_is_made_before_the_forward_and_in_the_pause() -> Non
     assert len(pauses) == 4
 
 
-def test_the_flag_of_numbers_that_are_not_finite_is_made_before_the_forward(run: Run) -> None:
-    run.begin_forward(torch.device("cpu"))
-    flag = run.unfinished
-    run.flag(torch.tensor([1.0, float("nan")]))
-    run.flag(torch.ones(2))
-    assert run.unfinished is flag and run.take_unfinished()
-    run.begin_forward(torch.device("cpu"))
-    run.flag(torch.ones(2))
-    assert not run.take_unfinished()
 
 
 def test_refusals_by_static_facts() -> None:
@@ -107,11 +98,11 @@ def test_only_calls_of_the_plan_are_counted(run: Run) -> None:
     q, k, v = qkv()
     options = {LAYOUT: (*GRID, 0, 0), COUNT: [0]}
     run.begin_forward(torch.device("cpu"))
-    run.begin_blocks(True)
+    run.at_work.begin_blocks(True)
     for tokens in (7, TOKENS, 7, TOKENS):
         call = (x[:, :tokens] for x in (q, k, v))
         attention_override(lambda q, *rest, **kwargs: q, *call, heads=3, transformer_options=options)
-    assert run.count == run.sparse == 2
+    assert run.at_work.count == run.sparse == 2
     assert run.dense == {reasons.OTHER_TOKENS: 2}
 
 
@@ -220,32 +211,16 @@ def test_blocks_compiled_alone_share_code_but_not_patterns(counted: bool) -> Non
     push_run(run)
     try:
         outputs = []
-        run.begin_blocks(counted)
+        run.at_work.begin_blocks(counted)
         for layer in (0, 1):
             if not counted:
-                run.layer = layer
+                run.at_work.layer = layer
             outputs.append(attention_op(*qkv(), 3, 0, *GRID, 0, 0, False, False))
-        run.numbered, run.last_layer = False, -1
+        run.at_work.begin_forward()
         assert torch.equal(attention_op(*qkv(), 3, 1, *GRID, 0, 0, False, False), outputs[1])
     finally:
         pop_run(run)
     assert not torch.equal(outputs[0], outputs[1])
-
-
-def test_a_discarded_forward_is_not_counted(run: Run) -> None:
-    before = run.sparse, run.density_sum
-    run.attend(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv()))
-    assert run.sparse == before[0] + 1
-    run.discard_since(*before)
-    assert (run.sparse, run.density_sum) == before
-
-
-def test_output_that_is_not_finite_is_noticed(run: Run) -> None:
-    q, k, v = qkv()
-    v[0, 5] = torch.inf
-    run.attend(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in (q, k, v)))
-    assert run.take_unfinished()
-    assert not run.take_unfinished()
 
 
 def test_report_line() -> None:

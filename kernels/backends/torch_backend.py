@@ -7,7 +7,7 @@ S x S matrix exists. Query tiles with equal rows share one gather, others of equ
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,6 @@ class _OneList:
     def __init__(self, lists: TileLists, number: int, k: Tensor, v: Tensor, bias: Tensor | None, tail: bool):
         self.lists, self.number, self.bias = lists, number, bias
         self.rows, self.skipped = lists.starts.shape[1] - 1, lists.skipped()[number]
-        self.computed = 0 if self.skipped else self.rows
         self.starts, self.counts = lists.rows(number)
         tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
         self.k_tiles, self.v_tiles = (x[:, :tiled].unflatten(1, (-1, lists.key_tile)) for x in (k, v))
@@ -77,29 +76,15 @@ class _OneList:
         out_tiles = out[:, :tiled].view_as(q_tiles)
         if self.skipped:
             out_tiles.zero_()
-        tile_bytes = n * self.lists.key_tile * dim * q.element_size() * 2
-        for tile_rows, chosen in self._kept_batches(tile_bytes):
+        for tile_rows, chosen in kept_batches(self.lists, self.number, n, dim):
             query = q_tiles.index_select(1, tile_rows)
             # equal rows: one gather serves them all
             merged = query.flatten(1, 2)[:, None] if len(chosen) == 1 else query
             out_tiles.index_copy_(1, tile_rows, self._softmax(merged, chosen).view_as(query))
         if tokens > tiled:
-            last = self._columns([(self.starts[-1], self.counts[-1])])
+            last = _columns(self.lists, [(self.starts[-1], self.counts[-1])])
             out[:, tiled:] = self._softmax(q[:, None, tiled:], last)[:, 0]
         return out
-
-    def _kept_batches(self, tile_bytes: int) -> list[tuple[Tensor, Tensor]]:
-        """Query tiles that run together and their key tiles (1 or as many rows, count); worked out once per list."""
-        return self.lists.kept_aside(
-            ("batches", self.number, tile_bytes, CHUNK_BYTES),
-            lambda: [
-                (torch.tensor(tiles, device=self.lists.columns.device), self._columns(parts))
-                for tiles, parts in _batches(self.starts[: self.computed], self.counts[: self.computed], tile_bytes)
-            ],
-        )
-
-    def _columns(self, parts: list[tuple[int, int]]) -> Tensor:
-        return torch.stack([self.lists.columns[start : start + count].long() for start, count in parts])
 
     def _softmax(self, query: Tensor, chosen: Tensor) -> Tensor:
         """Output (N, parts, rows, D) of query (N, parts, rows, D) over chosen key tiles (parts, count)."""
@@ -120,6 +105,36 @@ class _OneList:
             dropped.scatter_(1, chosen, -torch.inf)
             score_bias = torch.cat([score_bias, dropped.expand(len(query), -1, -1)], 2)
         return F.scaled_dot_product_attention(query, k, v, score_bias[:, :, None])
+
+
+def keep_tables(lists: TileLists, pair_lists: tuple[int, ...], head_dim: int) -> None:
+    """Make what calls with these heads keep aside."""
+    for number, pairs in Counter(pair_lists).items():
+        if number not in lists.routed:  # whose lists are of one call
+            kept_batches(lists, number, pairs, head_dim)
+
+
+def kept_batches(lists: TileLists, number: int, pairs: int, head_dim: int) -> list[tuple[Tensor, Tensor]]:
+    """Query tiles of a list that run together and their key tiles (1 or as many rows, count); worked out once.
+
+    Args:
+        pairs: (batch, head) pairs that share the list.
+    """
+
+    def make() -> list[tuple[Tensor, Tensor]]:
+        starts, counts = lists.rows(number)
+        computed = 0 if lists.skipped()[number] else len(starts) - 1
+        tile_bytes = pairs * lists.key_tile * head_dim * 4 * 2  # as if in fp32: the dtype is not known beforehand
+        return [
+            (torch.tensor(tiles, device=lists.columns.device), _columns(lists, parts))
+            for tiles, parts in _batches(starts[:computed], counts[:computed], tile_bytes)
+        ]
+
+    return lists.kept_aside(("batches", number, pairs, head_dim, CHUNK_BYTES), make)
+
+
+def _columns(lists: TileLists, parts: list[tuple[int, int]]) -> Tensor:
+    return torch.stack([lists.columns[start : start + count].long() for start, count in parts])
 
 
 def _gather(tiles: Tensor, rest: Tensor, chosen: Tensor) -> Tensor:

@@ -42,7 +42,11 @@ def run_attention(
     run = current_run()
     if run is None:
         return dense()
-    out = run.attend(layer, layout, *(split_heads(x, heads, by_head) for x in (q, k, v)), mask)
+
+    def again() -> Tensor:  # for timing: `dense` may use up what it is given
+        return _dense(q, k, v, heads, layer, by_head, out_by_head, mask)
+
+    out = run.attend(layer, layout, *(split_heads(x, heads, by_head) for x in (q, k, v)), mask, again=again)
     return dense() if out is None else merge_heads(out, out_by_head)
 
 
@@ -64,9 +68,10 @@ def _dense(
         return _model_attention()(q, k, v, heads, **kwargs)
     if run.options is not None:
         kwargs["transformer_options"] = {**run.options, "block_index": layer}
-    if run.chained is not None:
-        return run.chained(run.function, q, k, v, heads, **kwargs)
-    return run.function(q, k, v, heads, **kwargs)
+    with run.timing_dense():
+        if run.chained is not None:
+            return run.chained(run.function, q, k, v, heads, **kwargs)
+        return run.function(q, k, v, heads, **kwargs)
 
 
 @torch.library.custom_op("sparse_vdit::attention", mutates_args=())
@@ -88,7 +93,7 @@ def attention_op(
     """What compiled code calls: the same attention, decided when it is executed. Output contiguous."""
     layout = (frames, height, width, prefix, suffix)
     run = current_run()
-    at_work = run.take_layer() if run is not None and run.numbered else layer
+    at_work = run.at_work.take_layer() if run is not None and run.at_work.numbered else layer
     out = run_attention(
         q,
         k,

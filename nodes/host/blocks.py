@@ -40,7 +40,7 @@ def number_blocks(options: dict, family: Family, model: nn.Module) -> None:
     counted = sections[0][0] == COUNTED
     run = None if torch.compiler.is_compiling() else current_run()
     if run is not None:
-        run.begin_blocks(counted)
+        run.at_work.begin_blocks(counted)
     if counted:
         options[COUNT] = [0]
         return
@@ -65,20 +65,20 @@ def _in_block(layer: int, patch: Patch | None, args: dict, extra: dict) -> dict:
     options[LAYER], options[SEEN] = layer, False
     run = None if torch.compiler.is_compiling() else current_run()
     if run is not None:
-        run.layer = layer
+        run.at_work.layer = layer
     try:
         return extra["original_block"](args) if patch is None else patch(args, extra)
     finally:
         options.pop(LAYER, None)
         if run is not None:
-            run.layer = None
+            run.at_work.layer = None
 
 
 def take_layer(options: dict) -> int | None:
     """Number of the block whose attention is called, None outside of blocks; counts the call where that is how."""
     run = None if torch.compiler.is_compiling() else current_run()
-    if run is not None and run.numbered:
-        return run.take_layer()
+    if run is not None and run.at_work.numbered:
+        return run.at_work.take_layer()
     count = options.get(COUNT)
     if count is None:
         return options.get(LAYER)

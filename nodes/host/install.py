@@ -15,10 +15,11 @@ from torch import nn
 
 from . import override, reasons
 from .blocks import number_blocks
+from .engine import Engine
 from .families import Family, detect, read_layout
 from .override import CHAINED, LAYOUT, OUTSIDE, attention_override
 from .replaced import OVERRIDE, Watch, model_attention
-from .run import Engine, Run, current_run, pop_run, push_run
+from .run import Run, current_run, pop_run, push_run
 
 KEY = "sparse_vdit"
 LOG = logging.getLogger("sparse_vdit")
@@ -140,26 +141,24 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     if run is None:
         return executor(x, t, *args, **kwargs)
     run.options = args[3] if len(args) > 3 else kwargs.get("transformer_options", {})
-    run.reason = reasons.NOT_FINITE if run.spoiled else run.engine.reason(float(t.flatten()[0]))
+    sigma = float(t.flatten()[0])
+    run.reason = run.stopped or run.engine.reason(sigma)
     context = args[1] if len(args) > 1 else kwargs.get("c_crossattn")
     inputs = {**kwargs, "x": x, "context": context, "transformer_options": run.options}
     unknown = _prepare(run, executor.class_obj.diffusion_model, inputs, x)
-    run.begin_forward(x.device)
+    run.begin_forward(x.device, sigma)
     new = run.compiled and run.watch.is_new({**kwargs, "": x})
-    calls, sparse, density_sum = run.calls(), run.sparse, run.density_sum
+    calls = run.calls()
     out = executor(x, t, *args, **kwargs)
     if run.calls() == calls and unknown is not None:  # compiled code, which refuses such calls without asking the run
         run.dense[unknown] += 1
     elif new and run.calls() == calls:  # stale code, made without our override
         torch._dynamo.reset()
-        run.begin_forward(x.device)
+        run.forget_blocks()
+        out = executor(x, t, *args, **kwargs)
+    while run.must_repeat():
         out = executor(x, t, *args, **kwargs)
     run.watch.forward(run.options, attention_override, run.calls() - calls)
-    if run.take_unfinished():
-        run.discard_since(sparse, density_sum)
-        run.spoiled, run.reason = True, reasons.NOT_FINITE
-        run.note("sparse attention gave numbers that are not finite; that forward was repeated and the rest ran dense")
-        out = executor(x, t, *args, **kwargs)
     run.options = None
     return out
 
@@ -179,7 +178,7 @@ def _prepare(run: Run, model: nn.Module, inputs: dict, x: torch.Tensor) -> str |
         inputs = {**inputs, "x": packed if len(packed) > 1 else packed[0]}
     layout = read_layout(model, family, inputs)
     if isinstance(layout, tuple) and run.reason is None:
-        run.engine.prepare(layout, x.shape[0], x.device)
+        run.prepare(layout, x.shape[0], x.device)
     return layout if isinstance(layout, str) else None
 
 

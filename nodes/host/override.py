@@ -13,7 +13,7 @@ from .attention_op import attention_op, run_attention
 from .blocks import COUNT, LAYER, SEEN, take_layer
 from .families import Layout
 from .replaced import COMFYUI_ATTENTION
-from .run import current_run
+from .run import current_run, timing_dense
 from .text_mask import is_key_mask
 
 LAYOUT = "sparse_vdit_layout"
@@ -36,7 +36,8 @@ def attention_override(func: Callable, *args: object, **kwargs: object) -> Tenso
     chained = options.get(CHAINED)
 
     def dense() -> Tensor:
-        return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
+        with timing_dense():
+            return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
 
     return _attention({**dict(zip(_NAMES, args, strict=False)), **kwargs}, options, dense)
 
@@ -49,7 +50,8 @@ def contained_override(*args: object, **kwargs: object) -> Tensor:
     options = kwargs.get("transformer_options") or {}
     out = _attention({**dict(zip(_NAMES, _peeked(args), strict=False)), **kwargs}, options, lambda: None)
     if out is None:
-        return _contained_dense(options.get(CHAINED), args, kwargs)
+        with timing_dense():
+            return _contained_dense(options.get(CHAINED), args, kwargs)
     for container in args[:3]:
         container.take()
     return out

@@ -9,16 +9,21 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ...kernels.attention import AUTO, choose_backend, run_call
+from ...kernels.attention import AUTO, choose_backend, keep_tables
 from ...kernels.call import AttentionCall
 from ...kernels.configs import DTYPES
 from ...kernels.grid import TokenGrid
 from ...kernels.lists import TileLists
-from ...kernels.routing import launch_slots
 from ...plans.binding import BoundPlan, Table
 from ...plans.plan import Plan
 from . import reasons
+from .engine import DenseTimer
+from .failures import out_of_memory, passes_through
 from .families import Layout
+from .kernel_choice import KernelChoice, mean_density
+from .ledger import grid_name
+from .plan_names import plan_name
+from .race import Race
 from .run import Run
 
 LOG = logging.getLogger(__name__)
@@ -43,6 +48,8 @@ class PlanEngine:
         backend: name for `sparse_attention`.
         pause: context in which tables that outlive a forward are made.
         say: shows the user a line while the run goes on.
+        race: measures whether sparse attention is faster, and by which kernel; None takes the exact one unmeasured, as
+            a named backend does.
     """
 
     def __init__(
@@ -53,13 +60,17 @@ class PlanEngine:
         backend: str,
         pause: Callable[[], AbstractContextManager] = nullcontext,
         say: Callable[[str], None] = LOG.info,
+        race: Race | None = None,
     ):
         self.bound = BoundPlan(plan)
         self.plan, self.backend, self.pause, self.say = plan, backend, pause, say
+        self.kernels = KernelChoice(race if backend == AUTO else None, pause)
         self.sigma_start, self.sigma_end = sigma_start, sigma_end
+        self.title = f"{plan.family}, plan {plan_name(plan)}"
+        self.shape = plan.layers, plan.heads
         self.band: int | None = None
         self._warned: set[Layout] = set()
-        self._prepared: set[tuple[Layout, int, torch.device]] = set()
+        self._met: dict[Layout, tuple[tuple[float, ...], Table]] = {}
 
     def reason(self, sigma: float) -> str | None:
         """Warm-up, the end, or no band; chooses the band otherwise."""
@@ -73,23 +84,63 @@ class PlanEngine:
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """Tile lists for a layout, and what launches read of them; `BoundPlan` keeps them."""
         lists, table = self._lists(layout, device)
-        if (layout, batch, device) not in self._prepared:
-            self._prepared.add((layout, batch, device))
+        for head_lists in {row for band in table for row in band}:
+            self._keep_tables(lists, head_lists, batch, None)
+
+    def _keep_tables(self, lists: TileLists, head_lists: tuple[int, ...], batch: int, backend: str | None) -> None:
+        """Make what calls keep aside, once, outside of what ComfyUI records."""
+        key = ("tables", head_lists, batch, backend)
+        if not lists.holds(key):
             with self.pause():
-                lists.order_numbers()
-                for head_lists in {row for band in table for row in band}:
-                    lists.slots(head_lists * batch, len(head_lists))
-                    launch_slots(lists, head_lists * batch, len(head_lists))
+                lists.kept_aside(key, lambda: keep_tables(lists, head_lists, batch, self.plan.head_dim, backend))
 
     def _lists(self, layout: Layout, device: torch.device) -> tuple[TileLists, Table]:
         grid = TokenGrid(*layout)
         with nullcontext() if self.bound.ready(grid, device) else self.pause():
-            return self.bound.lists(grid, device)
+            lists, table = self.bound.lists(grid, device)
+        self._met[layout] = lists.densities, table
+        return lists, table
+
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> DenseTimer | None:
+        """Of the model's own attention, for the race."""
+        return self.kernels.dense_timer(run, layout, q)
 
     def attention(
-        self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None
+        self,
+        run: Run,
+        layer: int,
+        layout: Layout,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_bias: Tensor | None = None,
+        *,
+        again: Callable[[], object] | None = None,
     ) -> Tensor | str:
-        """Sparse attention with the heads' lists, or why not."""
+        """Sparse attention with the heads' lists, or why not; an error in it is a reason too."""
+        failure = None
+        try:
+            return self._attention(run, layer, layout, q, k, v, key_bias, again)
+        except Exception as error:
+            if passes_through(error):
+                raise
+            LOG.warning("Sparse-vDiT: sparse attention failed", exc_info=True)
+            failure = error.with_traceback(None)  # whose frames would keep the call's tensors
+        if out_of_memory(failure):
+            self._release(q.device)
+        return run.kernel_failed(layer, failure)
+
+    def _attention(
+        self,
+        run: Run,
+        layer: int,
+        layout: Layout,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_bias: Tensor | None,
+        again: Callable[[], object] | None,
+    ) -> Tensor | str:
         if not 0 <= layer < self.plan.layers:
             return reasons.NO_LAYER
         if q.shape[2:] != (self.plan.heads, self.plan.head_dim):
@@ -108,14 +159,23 @@ class PlanEngine:
         if self.backend == AUTO and name == "torch" and q.device.type in ("cuda", "cpu") and q.dtype in DTYPES:
             run.note(f"no fast kernels here: {passed_over}")  # torch alone is slower than dense attention in 16 bits
             return reasons.NO_KERNELS
-        stop = run.clock(q.device)
-        out = run_call(call, name)
-        stop()
+        self._keep_tables(lists, head_lists, q.shape[0], name)
+        out = self.kernels.attention(run, layout, call, name, again)
+        if isinstance(out, str):
+            return out
+        if run.spoiled(layer, out, (q, k, v)):
+            return reasons.NOT_FINITE
         self._warn(run, layout)
         if passed_over is not None:
             name = f"{name} ({passed_over})"
-        run.count_sparse(out, sum(lists.densities[number] for number in head_lists) / len(head_lists), name)
+        run.count_sparse(mean_density(call), name, q.device)
         return out
+
+    def _release(self, device: torch.device) -> None:
+        """Give back what the sparse path holds, so that the model's own attention finds room."""
+        self.free()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _warn(self, run: Run, layout: Layout) -> None:
         if layout not in self._warned:
@@ -124,7 +184,26 @@ class PlanEngine:
             if warning is not None:
                 run.note(warning)
 
+    def detail(self) -> dict:
+        """The plan as it ran: every head's pattern, its density on every grid, and what the race measured."""
+        bands = [
+            {
+                "sigma": [band.sigma_high, band.sigma_low],
+                "patterns": [[self.plan.patterns[number].kind for number in row] for row in band.heads],
+                "densities": {grid_name(layout): density[at] for layout, density in self._head_densities().items()},
+            }
+            for at, band in enumerate(self.plan.bands)
+        ]
+        return {"plan": self.title, "bands": bands, "race": self.kernels.results()}
+
+    def _head_densities(self) -> dict[Layout, list]:
+        """[band][layer][head] for every layout met."""
+        return {
+            layout: [[[round(densities[number], 4) for number in row] for row in band] for band in table]
+            for layout, (densities, table) in self._met.items()
+        }
+
     def free(self) -> None:
         """Drop all tile lists."""
         self.bound = BoundPlan(self.plan)
-        self._prepared.clear()
+        self.kernels.free()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,19 @@ class ProfileEngine:
         profiler: collects the measures.
         model: diffusion model, whose output matrices the errors go through.
         family: where they are.
+        pause: context in which measures that outlive a forward are taken.
     """
 
-    def __init__(self, profiler: Profiler, model: nn.Module, family: Family):
-        self.profiler, self.model, self.family = profiler, model, family
+    def __init__(
+        self,
+        profiler: Profiler,
+        model: nn.Module,
+        family: Family,
+        pause: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.profiler, self.model, self.family, self.pause = profiler, model, family, pause
+        self.title = f"{family.name}, profiling"
+        self.shape = profiler.names["layers"], profiler.names["heads"]
         self.sigma = 0.0
         self.observed = 0
         self._grams: dict[int, Tensor] = {}
@@ -37,8 +47,20 @@ class ProfileEngine:
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """The profiler keeps its own tables."""
 
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> None:
+        """Profiling has no use for it."""
+
     def attention(
-        self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None
+        self,
+        run: Run,
+        layer: int,
+        layout: Layout,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_bias: Tensor | None = None,
+        *,
+        again: Callable[[], object] | None = None,
     ) -> Tensor | str:
         """The profiler's output where attention flows on sparse, else the reason for dense."""
         if key_bias is not None:
@@ -48,17 +70,24 @@ class ProfileEngine:
         grid, measured = TokenGrid(*layout), self.profiler.grid
         if measured is not None and grid != measured and grid.shape == measured.shape:
             return reasons.OTHER_TEXT
-        if layer not in self._grams:
-            self._grams[layer] = head_grams(self.family.output(self.model, layer), q)
+        stop = run.time(q.device, "profiling")
+        with self.pause():  # what is measured outlives the forward
+            if layer not in self._grams:
+                self._grams[layer] = head_grams(self.family.output(self.model, layer), q)
+            flowing = self.profiler.observe(layer, self.sigma, q, k, v, grid, self._grams[layer])
         self.observed += 1
-        stop = run.clock(q.device)
-        out = self.profiler.observe(layer, self.sigma, q, k, v, grid, self._grams[layer])
+        out = None if flowing is None else flowing.clone()  # what flows on is the forward's own
         stop()
         if out is None:
             return reasons.PROFILING
-        run.flag(out)
-        run.sparse += 1
+        if run.spoiled(layer, out, (q, k, v)):
+            return reasons.NOT_FINITE
+        run.count_sparse(1.0, "profiling", q.device)
         return out
+
+    def detail(self) -> dict:
+        """Nothing: the profile says it all."""
+        return {}
 
     def free(self) -> None:
         """Drop the output matrices and the model."""

@@ -22,6 +22,13 @@ UNSEEN_FORWARD = "forward was not seen by the pack"
 REFUSED = "backend refused"
 NO_KERNELS = "no fast kernels for this device"
 DENSE_HEADS = "plan is dense here"
+NOT_FASTER = "sparse is not faster here"
+
+# what went wrong decides
+NOT_FINITE = "sparse output was not finite, computed again dense"
+OFTEN_NOT_FINITE = "sparse output was not finite too often"
+KERNEL_FAILED = "a sparse kernel failed"
+OUT_OF_MEMORY = "out of memory in sparse attention"
 
 # the run decides
 NO_PLAN = (
@@ -29,7 +36,6 @@ NO_PLAN = (
     "or make a plan with Profile Heads and Search Sparse Plan"
 )
 NO_RUN = "no run is active"
-NOT_FINITE = "sparse output was not finite, the forward was computed again dense"
 PROFILING = "measured by Profile Heads"
 OTHER_TEXT = "text of another length than the one that is measured"
 CUDA_GRAPHS = "the model is compiled with CUDA graphs, which would replay one decision for every step"
@@ -38,6 +44,39 @@ SEVERAL_GPUS = "the model runs on several GPUs at once, where the pack cannot ye
 NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION, REFINER})
 """Reasons of calls that no plan is about; a report's count of dense calls leaves them out."""
 
+MENDS = {
+    WARM_UP: "every step of this sampler lies in the warm-up; a smaller start_percent makes the later ones sparse",
+    AFTER_END: "the steps of this sampler come after end_percent; a larger one makes them sparse",
+    NO_BAND: "the plan says nothing about the noise levels of this sampler; for the two models of Wan 2.2 it has to be "
+    "measured on both",
+    MASKED: "the model masks its attention, which the pack cannot follow in this model",
+    OWN_SCALE: "the model computes attention in a way of its own, which the pack cannot follow",
+    NO_LAYER: "the model does not say which block is at work; ComfyUI may be too old for this pack, or another node "
+    "runs the blocks itself",
+    BLOCK_ORDER: "the model's blocks do not run one after the other, perhaps another node runs them itself",
+    VACE_BLOCK: "only VACE's own blocks reached the pack; perhaps another node runs the others itself",
+    NO_TEXT: "the model ran without a text, and how its tokens lie is then unknown",
+    OTHER_TEXT: "prompts of several lengths were measured at once; profile with a prompt of one length",
+    OTHER_TOKENS: "the model adds tokens that the pack does not know of, perhaps another node's reference or control",
+    OTHER_HEADS: "the model's heads are not those it was loaded with, perhaps another node changes it",
+    UNSEEN_FORWARD: "another node runs the model in a way of its own, past the pack",
+    REFUSED: "the chosen backend cannot run on this machine or with this model; backend auto takes one that can",
+    NO_KERNELS: "no fast sparse kernel runs on this machine, and without one the model's own attention is faster",
+    DENSE_HEADS: "the plan keeps every head dense; search one with a smaller density",
+    NOT_FASTER: "sparse attention was timed and is not faster on this machine at this size; longer or larger videos "
+    "gain more, and so does a plan of smaller density",
+    NOT_FINITE: "sparse attention gave numbers that are not finite; please report it with the plan",
+    OFTEN_NOT_FINITE: "sparse attention gave numbers that are not finite; please report it with the plan",
+    KERNEL_FAILED: "the sparse kernel does not run on this machine; another backend may, please report the message",
+    OUT_OF_MEMORY: "the GPU's memory was full; a smaller video, or more of the model kept outside of the GPU, helps",
+    PROFILING: "this run only measures",
+}
+"""What a user can make of a reason, and do about it."""
+
+UNREACHED = (
+    "no self-attention of the model reached the pack: another node computes attention itself (put it before this one, "
+    "or leave it out), or every step came from a cache"
+)
 
 def no_family(name: str) -> str:
     """Why a class that no family takes stays dense."""

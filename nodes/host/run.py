@@ -1,41 +1,30 @@
-"""The state of one sampling run: what was decided, what ran, and the line that says so.
+"""The state of one sampling run: what was decided, what ran, what went wrong, and the line that says so.
 
 Runs lie on a stack of this module, never on a model or in its options: clones share those, compiled code outlives them.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from . import reasons
+from .at_work import AtWork
+from .clock import Clock
+from .engine import DenseTimer, Engine
+from .failures import failure_text, out_of_memory, passes_through
 from .families import Layout
+from .ledger import Ledger, mend
 from .replaced import Watch
 from .text_mask import text_bias
 
-
-class Engine(Protocol):
-    """What a run does with a self-attention call: attention by plan, or profiling."""
-
-    def reason(self, sigma: float) -> str | None:
-        """Why a forward at this noise level stays dense, None when it does not. Called once per forward."""
-
-    def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
-        """Build what depends on the token layout and the batch, before the first block."""
-
-    def attention(
-        self, run: Run, layer: int, layout: Layout, q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None
-    ) -> Tensor | str:
-        """Output for q, k, v (B, S, H, D), or the reason to compute it dense. `key_bias` is that of `AttentionCall`."""
-
-    def free(self) -> None:
-        """Drop every tensor."""
+MOST_FAILURES = 3  # outputs that were not finite, after which a run goes on dense
+EVENTS_BESIDE = 32  # pairs of events for the calls of a race, beside one for each layer
 
 
 @dataclass
@@ -47,18 +36,18 @@ class Run:
         chained: the override that was there before ours, None if there was none.
         reason: why the forward now running is dense as a whole, None when it is not.
         options: transformer_options of the forward now running.
-        numbered: whether plain Python says which block is at work; not where the model is compiled whole.
-        layer: number of the block at work, None outside of blocks.
-        count: attention calls of this forward where blocks are counted, else None.
-        last_layer: the block that attended last in this forward, -1 before the first, None where no forward was begun.
         biases: key biases made of this forward's masks, by mask; the masks are kept so that none takes another's place.
         refusal: why the run is dense as a whole, before it began.
-        unfinished: flag tensor, True once a sparse output of this forward was not finite.
-        spoiled: whether such an output was seen; the rest of the run is dense.
+        stopped: why the rest of the run is dense, None while it is not.
+        flags: bool (layers, heads) on the device, True where a sparse output of this forward was not finite; None where
+            outputs are checked at once.
+        dense_layers: layers that are dense in the forward now running, because it is repeated for them.
         compiled: whether the model is compiled.
+        at_work: which block calls attention.
         layers: numbers of the blocks whose self-attention came here.
         attended: calls of `attend`.
         watch: looks out for attention that other nodes put in the pack's place.
+        seconds: in sparse attention.
     """
 
     engine: Engine | None
@@ -66,10 +55,6 @@ class Run:
     chained: Callable | None = None
     reason: str | None = reasons.UNSEEN_FORWARD
     options: dict | None = None
-    numbered: bool = False
-    layer: int | None = None
-    count: int | None = None
-    last_layer: int | None = None
     biases: dict = field(default_factory=dict, repr=False)
     refusal: str | None = None
     sparse: int = 0
@@ -78,124 +63,196 @@ class Run:
     backend: str | None = None
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    unfinished: Tensor | None = None
-    spoiled: bool = False
+    stopped: str | None = None
+    flags: Tensor | None = None
+    dense_layers: set[int] = field(default_factory=set)
     compiled: bool = False
+    at_work: AtWork = field(default_factory=AtWork)
     layers: set[int] = field(default_factory=set)
     attended: int = 0
     watch: Watch | None = None
-    _events: list = field(default_factory=list, repr=False)
-
-    def begin_blocks(self, counted: bool) -> None:
-        """The model's forward begins, and plain Python will say which block is at work."""
-        self.numbered, self.layer, self.count, self.last_layer = True, None, 0 if counted else None, -1
-
-    def take_layer(self) -> int | None:
-        """Number of the block whose attention is called, None outside of blocks; counts the call where that is how."""
-        if self.count is None:
-            return self.layer
-        self.count += 1
-        return self.count - 1
+    clock: Clock = field(default_factory=Clock)
+    ledger: Ledger = field(default_factory=Ledger)
+    _failures: int = 0
+    _dense_timer: DenseTimer | None = field(default=None, repr=False)
+    _mark: tuple | None = field(default=None, repr=False)
 
     def attend(
-        self, layer: int | None, layout: Layout, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+        self,
+        layer: int | None,
+        layout: Layout,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        *,
+        again: Callable[[], object] | None = None,
     ) -> Tensor | None:
-        """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense."""
+        """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense.
+
+        Args:
+            layer: number of the block that calls, None where it is unknown.
+            mask: that `text_mask.is_key_mask` said to be one of keys.
+            again: computes the same call the model's own way, and may be called for timing.
+        """
+        self._dense_timer = None
         self.attended += 1
         if layer is not None:
             self.layers.add(layer)
-        out = self.reason or self._block_reason(layer)
+        out = self.reason or self.at_work.refusal(layer)
+        out = out or (reasons.NOT_FINITE if layer in self.dense_layers else None)
         if out is None:
             key_bias = None if mask is None else text_bias(self.biases, mask, layout, q.shape[0])
-            if isinstance(key_bias, str):
-                out = key_bias
-            else:
-                out = self.engine.attention(self, layer, layout, q, k, v, key_bias)
-        if isinstance(out, str):
-            self.dense[out] += 1
+            out = key_bias
+            if not isinstance(key_bias, str):
+                out = self.engine.attention(self, layer, layout, q, k, v, key_bias, again=again)
+        dense_reason = out if isinstance(out, str) else None
+        self.ledger.count(layer, layout, dense_reason)
+        if dense_reason is not None:
+            self.dense[dense_reason] += 1
+            self._dense_timer = self.engine.dense_timer(self, layout, q)
             return None
         return out
 
-    def _block_reason(self, layer: int | None) -> str | None:
-        """Each block attends once and in order; anything else means that the number is not to be trusted."""
-        if layer is None:
-            return reasons.NO_LAYER
-        if self.last_layer is not None:
-            if layer <= self.last_layer:
-                return reasons.BLOCK_ORDER
-            self.last_layer = layer
-        return None
+    @contextmanager
+    def timing_dense(self) -> Iterator[None]:
+        """Around the model's own attention for the call that `attend` has just refused: times it where that is of
+        use. Around any other call it does nothing."""
+        start, self._dense_timer = self._dense_timer, None
+        stop = None if start is None else start()
+        yield
+        if stop is not None:
+            stop()
 
     def note(self, text: str) -> None:
         """Remember something that the report must say, once."""
         if text not in self.notes:
             self.notes.append(text)
 
-    def count_sparse(self, out: Tensor, density: float, backend: str) -> None:
-        """Count a sparse call and flag its output."""
+    def count_sparse(self, density: float, backend: str, device: torch.device) -> None:
+        """Count a sparse call."""
         self.sparse += 1
         self.density_sum += density
         self.backend = backend
-        self.flag(out)
+        self.ledger.backends[backend] += 1
+        self.ledger.devices[str(device)] += 1
 
-    def flag(self, out: Tensor) -> None:
-        """Remember whether an output is not finite, without waiting for the device."""
-        # one number instead of a mask as large as the output: a sum keeps every infinity and NaN
-        bad = ~torch.isfinite(out.sum(dtype=torch.float32))
-        if self.unfinished is None or self.unfinished.device != bad.device:
-            self.unfinished = bad if self.unfinished is None else self.unfinished.to(bad.device) | bad
+    def time(self, device: torch.device, what: str, done: Callable[[float], None] | None = None) -> Callable[[], None]:
+        """Begin to time a call; call the result at its end. `what` is a name of `race.py`; sparse calls count in
+        `seconds` where nothing else takes the milliseconds."""
+
+        def add(milliseconds: float) -> None:
+            self.ledger.milliseconds[what] += milliseconds
+            if done is None:
+                self.seconds += milliseconds / 1000
+            else:
+                done(milliseconds)
+
+        return self.clock.start(device, what, add)
+
+    def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
+        """Let the engine build what a forward needs; an error in it makes the rest of the run dense."""
+        try:
+            self.engine.prepare(layout, batch, device)
+        except Exception as error:
+            if passes_through(error):
+                raise
+            self.kernel_failed(None, error)
+            if out_of_memory(error):
+                self.engine.free()
+
+    def begin_forward(self, device: torch.device, sigma: float | None = None) -> None:
+        """Make what outlives the forward that begins, outside of it, and remember where it began."""
+        self.dense_layers.clear()
+        self.forget_blocks()
+        self.ledger.begin_forward(sigma)
+        self._mark = (self.ledger.mark(), self.sparse, self.dense.copy(), self.density_sum, self.attended)
+        self.flags = None
+        if self.reason is None and not checks_at_once(device):
+            self.flags = torch.zeros(self.engine.shape, dtype=torch.bool, device=device)
+        if self.engine is not None:
+            self.clock.reserve(device, 2 * self.engine.shape[0] + EVENTS_BESIDE)
+
+    def forget_blocks(self) -> None:
+        """The forward begins, perhaps again: no block is at work, and its masks are not yet made."""
+        self.at_work.begin_forward()
+        self.biases.clear()
+
+    def spoiled(self, layer: int, out: Tensor, inputs: tuple[Tensor, ...] = ()) -> bool:
+        """Whether an output (B, S, H, D) is known not to be finite, which is then a failure of its layer and heads. On
+        a GPU it is only flagged, and `must_repeat` tells when the forward is over.
+
+        Args:
+            inputs: q, k and v; where they are not finite already, the output is none of the pack's doing.
+        """
+        # a sum keeps every infinity and NaN, and makes no mask as large as the output. The softmax normaliser, which
+        # kernels have anyway, would not show what is not finite in v.
+        bad = ~torch.isfinite(out.sum((0, 1, 3), dtype=torch.float32))
+        if self.flags is not None:
+            self.flags[layer] |= bad.to(self.flags.device)  # in place: it was made before the forward
+            return False
+        if not checks_at_once(out.device) or not bool(bad.any()):
+            return False
+        if not all(bool(torch.isfinite(x.sum(dtype=torch.float32))) for x in inputs):
+            self._fail(f"layer {layer}: q, k or v were not finite before sparse attention, so the model's own are used")
         else:
-            self.unfinished |= bad  # in place: it was made before the forward, which may be recorded
+            self._not_finite(layer, bad)
+        return True
 
-    def discard_since(self, sparse: int, density_sum: float) -> None:
-        """Take back the sparse calls of a forward whose result is thrown away."""
-        self.sparse, self.density_sum = sparse, density_sum
+    def must_repeat(self) -> bool:
+        """Whether a sparse output of the forward that ended was not finite: its calls are then taken back, and the
+        first layer with such an output is dense when the forward is repeated. Waits for the device once."""
+        if self.flags is None or self._mark is None or self.sparse == self._mark[1] or not bool(self.flags.any()):
+            return False
+        device, sigma = self.flags.device, self.ledger.forwards[-1]["sigma"]
+        layer = int(self.flags.any(1).nonzero()[0])  # later layers may be bad because this one was
+        bad, dense_layers = self.flags[layer], {*self.dense_layers, layer}
+        mark, self.sparse, dense, self.density_sum, self.attended = self._mark
+        self.dense.clear()
+        self.dense.update(dense)
+        self.ledger.back_to(mark)
+        self._not_finite(layer, bad)
+        self.begin_forward(device, sigma)
+        self.dense_layers = dense_layers
+        return True
+
+    def _not_finite(self, layer: int, bad: Tensor) -> None:
+        heads = ", ".join(str(head) for head in bad.nonzero().flatten().tolist())
+        self._fail(f"layer {layer}, head {heads}: sparse output was not finite and was computed again dense")
+
+    def _fail(self, text: str) -> None:
+        self._failures += 1
+        self.ledger.failures.append({"what": text})
+        self.note(text)
+        if self._failures >= MOST_FAILURES:
+            self.stop(reasons.OFTEN_NOT_FINITE)
+
+    def kernel_failed(self, layer: int | None, error: Exception) -> str:
+        """The rest of the run is dense, as a kernel that failed once would fail in every step; returns the reason."""
+        reason, text = failure_text(error)
+        self.ledger.failures.append({"what": text, "layer": layer})
+        where = "" if layer is None else f"layer {layer}: "
+        self.note(f"{where}{text}; all that followed ran dense")
+        self.stop(reason)
+        return reason
+
+    def stop(self, reason: str) -> None:
+        """Everything from here on is dense."""
+        self.stopped = self.reason = reason
 
     def calls(self) -> int:
         """Self-attention calls that reached the pack so far."""
         return self.sparse + self.dense_reasons().total()
 
-    def begin_forward(self, device: torch.device) -> None:
-        """Make what outlives the forward that begins, outside of it."""
-        self.numbered, self.layer, self.count, self.last_layer = False, None, None, -1
-        self.biases.clear()
-        self.unfinished = torch.zeros((), dtype=torch.bool, device=device)
-
-    def take_unfinished(self) -> bool:
-        """Whether a sparse output since the last call was not finite. Waits for the device once."""
-        bad, self.unfinished = self.unfinished, None
-        return bad is not None and bool(bad)
-
-    def clock(self, device: torch.device) -> Callable[[], None]:
-        """Start timing attention; call the result at its end. CUDA times are read when the run is over."""
-        if device.type != "cuda":
-            start = time.perf_counter()
-            return lambda: self._add_seconds(time.perf_counter() - start)
-        with torch.cuda.device(device):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-
-        def stop() -> None:  # only a finished pair is kept: after an error in between there is no end to read
-            end.record(torch.cuda.current_stream(device))
-            self._events.append((start, end))
-
-        return stop
-
-    def _add_seconds(self, seconds: float) -> None:
-        self.seconds += seconds
-
     def read_clocks(self) -> None:
-        """Add up the CUDA times taken so far."""
-        for start, end in self._events:
-            end.synchronize()
-            self.seconds += start.elapsed_time(end) / 1000
-        self._events.clear()
+        """Take the CUDA times that are still to come. Waits for the device."""
+        self.clock.collect(wait=True)
 
     def free(self) -> None:
         """Drop everything that holds memory. May be called more than once."""
-        self.options = self.unfinished = None
+        self.options = self.flags = None
         self.biases.clear()
-        self._events.clear()
+        self.clock.free()
         if self.engine is not None:
             self.engine.free()
 
@@ -209,11 +266,29 @@ class Run:
             return "; ".join([f"Sparse-vDiT: everything runs dense: {self.refusal}", *self.notes])
         dense = self.dense_reasons()
         why = ", ".join(f"{name} {count}" for name, count in dense.most_common())
-        text = f"Sparse-vDiT: {self.sparse} sparse / {dense.total()} dense calls" + (f" ({why})" if why else "")
+        what = ", ".join(filter(None, (getattr(self.engine, "title", ""), self.ledger.grids())))
+        text = "Sparse-vDiT: " + (f"{what}: " if what else "")
+        text += f"{self.sparse} sparse / {dense.total()} dense calls" + (f" ({why})" if why else "")
         if self.sparse:
             text += f", mean density {self.density_sum / self.sparse:.2f}, backend {self.backend}"
             text += f", {1000 * self.seconds:.0f} ms in sparse attention"
+        else:
+            text += f"; nothing ran sparse: {mend(dense)}"
         return "; ".join([text, *self.notes])
+
+    def detail(self) -> dict:
+        """All that is known of the run, for JSON."""
+        dense = dict(self.dense)
+        counts = {"refusal": self.refusal, "stopped": self.stopped, "sparse": self.sparse, "dense": dense}
+        density = self.density_sum / self.sparse if self.sparse else None
+        engine = {} if self.engine is None else self.engine.detail()
+        return {"report": self.report(), **counts, "mean_density": density, **engine, **self.ledger.detail()}
+
+
+def checks_at_once(device: torch.device) -> bool:
+    """Whether it costs nothing to look at a number on a device at once. Elsewhere that would hold up every layer, and
+    is forbidden while a forward is recorded: there flags are read once per forward, which is repeated if one is set."""
+    return device.type == "cpu"
 
 
 _stack: list[Run] = []
@@ -222,6 +297,12 @@ _stack: list[Run] = []
 def current_run() -> Run | None:
     """The run that is sampling now, None outside of sampling."""
     return _stack[-1] if _stack else None
+
+
+def timing_dense() -> AbstractContextManager:
+    """`Run.timing_dense` of the current run; nothing without one, or where code is being compiled."""
+    run = None if torch.compiler.is_compiling() else current_run()
+    return nullcontext() if run is None else run.timing_dense()
 
 
 def push_run(run: Run) -> None:

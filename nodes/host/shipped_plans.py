@@ -7,6 +7,7 @@ from pathlib import Path
 from ...plans.binding import BoundPlan
 from ...plans.files import load_plan
 from ...plans.plan import Plan
+from .plan_names import named
 
 SHIPPED = Path(__file__).resolve().parents[2] / "plans"
 
@@ -16,5 +17,5 @@ def shipped_plan(family: str, shape: tuple[int, int, int], preset: str, root: Pa
     for path in sorted((root / family).glob(f"*.{preset}.json")):
         plan = load_plan(path)
         if BoundPlan(plan).mismatch(family, *shape) is None:
-            return plan
+            return named(plan, f"{family}/{path.stem}")
     return None

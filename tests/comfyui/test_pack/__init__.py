@@ -1,12 +1,12 @@
 """Nodes for tests alone: conditioning out of the small Wan's own words, instead of a text encoder."""
 
 import itertools
-from contextlib import nullcontext
 
 import torch
 
 from . import direct, family_nodes, others, quantized
 from .small_wan.video import encode, random_scene, to_video
+from .trouble import TROUBLE_NODES
 
 
 class SceneConditioning:
@@ -42,14 +42,13 @@ class TroubleAtStep:
     """A MODEL with which something goes wrong in the second forward of every run.
 
     `raise`: the forward fails. `replace`: another attention takes the place of the one that is there.
-    `not finite`: the pack's own sparse attention gives NaN.
     """
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
-        return {"required": {"model": ("MODEL",), "trouble": (["raise", "replace", "not finite"],)}}
+        return {"required": {"model": ("MODEL",), "trouble": (["raise", "replace"],)}}
 
     def make(self, model, trouble):
         model = model.clone()
@@ -66,9 +65,7 @@ class TroubleAtStep:
                 raise RuntimeError("trouble was asked for")
             if second and trouble == "replace":
                 args[2]["transformer_options"]["optimized_attention_override"] = others.marked_attention
-            spoil = second and trouble == "not finite"
-            with others.nan_once(direct.pack_module("nodes.host.plan_engine")) if spoil else nullcontext():
-                return executor(*args, **kwargs)
+            return executor(*args, **kwargs)
 
         model.add_wrapper("sampler_sample", sampler_sample)
         model.add_wrapper("predict_noise", predict_noise)
@@ -76,6 +73,7 @@ class TroubleAtStep:
 
 
 NODE_CLASS_MAPPINGS = {
+    **TROUBLE_NODES,
     **family_nodes.NODES,
     "TestSceneConditioning": SceneConditioning,
     "TestLatentToFrames": LatentToFrames,

@@ -1,0 +1,59 @@
+"""What a run asks of the plan engine and of the profile engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from .families import Layout
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+DenseTimer = Callable[[], Callable[[], None] | None]
+"""Begins to time a dense call and gives what ends it, None where no more times are wanted. It holds no tensor."""
+
+
+class Engine(Protocol):
+    """What a run does with a self-attention call: attention by plan, or profiling.
+
+    Attributes:
+        title: what reports call it: family and plan.
+        shape: (layers, heads) of the model.
+    """
+
+    title: str
+    shape: tuple[int, int]
+
+    def reason(self, sigma: float) -> str | None:
+        """Why a forward at this noise level stays dense, None when it does not. Called once per forward."""
+
+    def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
+        """Build what depends on the token layout and the batch, before the first block."""
+
+    def attention(
+        self,
+        run: Run,
+        layer: int,
+        layout: Layout,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        again: Callable[[], object] | None = None,
+    ) -> Tensor | str:
+        """Output for q, k, v (B, S, H, D), or the reason to compute it dense. `again` computes the same call the
+        model's own way, for timing; None where that cannot be had."""
+
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> DenseTimer | None:
+        """Of the model's own attention for q; None where that is of no use."""
+
+    def detail(self) -> dict:
+        """What the detailed report says of it, for JSON."""
+
+    def free(self) -> None:
+        """Drop every tensor."""

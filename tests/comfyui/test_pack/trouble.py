@@ -1,0 +1,149 @@
+"""Nodes for tests alone that make trouble: kernels that fail, times that are given, forwards that are recorded."""
+
+import itertools
+import logging
+import sys
+
+import torch
+
+from .graph_recorder import GraphRecorder
+
+PACK_FOLDER = "sparse.vdit"  # part of what the tests' server calls the pack
+
+
+def _module_of_the_pack(name):
+    return next(module for found, module in sys.modules.items() if found.endswith(name))
+
+
+class TroubleInKernel:
+    """A MODEL whose runs meet trouble in some of the pack's own sparse calls, counted from 0 over the run.
+
+    `error`: the kernel fails. `out of memory`: as CUDA says it. `not finite`: head 1 gives NaN. `late`: outputs are
+    checked once per forward, as on a GPU, and head 1 gives NaN.
+    """
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        trouble = ["error", "out of memory", "not finite", "late"]
+        call = ("INT", {"default": 0, "min": 0, "max": 10000})
+        return {"required": {"model": ("MODEL",), "trouble": (trouble,), "first": call, "last": call}}
+
+    def make(self, model, trouble, first, last):
+        model = model.clone()
+
+        def sampler_sample(executor, *args, **kwargs):
+            kernels, run = (_module_of_the_pack(f"nodes.host.{name}") for name in ("kernel_choice", "run"))
+            plain, calls, at_once = kernels.run_call, itertools.count(), run.checks_at_once
+
+            def run_call(*call):
+                out, number = plain(*call), next(calls)
+                if not first <= number <= last:
+                    return out
+                if trouble == "error":
+                    raise RuntimeError("kernel trouble was asked for")
+                if trouble == "out of memory":
+                    raise torch.OutOfMemoryError("CUDA out of memory, as was asked for")
+                out[:, :, 1] = float("nan")
+                return out
+
+            kernels.run_call = run_call
+            run.checks_at_once = (lambda device: False) if trouble == "late" else at_once
+            try:
+                return executor(*args, **kwargs)
+            finally:
+                kernels.run_call, run.checks_at_once = plain, at_once
+                logging.info(f"TroubleInKernel: {next(calls)} sparse calls")
+
+        model.add_wrapper("sampler_sample", sampler_sample)
+        return (model,)
+
+
+class TimesGiven:
+    """A MODEL whose attention takes as long as is said here, so that no test hangs on a machine's speed."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        milliseconds = ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1e6})
+        return {"required": {"model": ("MODEL",), "dense": milliseconds, "exact": milliseconds}}
+
+    def make(self, model, dense, exact):
+        model = model.clone()
+
+        def sampler_sample(executor, *args, **kwargs):
+            clock = _GivenClock({"dense": dense, "exact": exact})
+            _module_of_the_pack("nodes.host.run").current_run().clock = clock
+            try:
+                return executor(*args, **kwargs)
+            finally:
+                logging.info(
+                    f"TimesGiven: timed {clock.timed.count('dense')} dense, {clock.timed.count('exact')} exact"
+                )
+
+        model.add_wrapper("sampler_sample", sampler_sample)
+        return (model,)
+
+
+class _GivenClock:
+    def __init__(self, milliseconds):
+        self.milliseconds, self.timed = milliseconds, []
+
+    def reserve(self, device, calls):
+        pass
+
+    def start(self, device, what, done):
+        self.timed.append(what)
+        return lambda: done(self.milliseconds[what])
+
+    def collect(self, wait=False):
+        pass
+
+    def free(self):
+        pass
+
+
+class RecordedForward:
+    """A MODEL whose forwards are watched as newer ComfyUIs record them, by a stand-in (`graph_recorder.py`). Put it
+    before the pack's node, so that its wrapper is the outer one. `plant` keeps a tensor of each forward."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"model": ("MODEL",), "plant": ("BOOLEAN", {"default": False})}}
+
+    def make(self, model, plant):
+        model = model.clone()
+        kept = []
+
+        def diffusion_model(executor, *args, **kwargs):
+            recorder = GraphRecorder(lambda line: PACK_FOLDER in line)
+            prefetch = sys.modules["comfy.model_prefetch"]
+            prefetch.pause_malloc_graph = recorder.pause
+            kernels = _module_of_the_pack("nodes.host.kernel_choice")
+            plain = kernels.run_call
+
+            def keeping(*call):
+                kept.append(plain(*call))
+                return kept[-1] * 1
+
+            kernels.run_call = keeping if plant else plain
+            try:
+                return recorder.record(lambda: executor(*args, **kwargs))
+            finally:
+                del prefetch.pause_malloc_graph
+                kernels.run_call = plain
+                logging.info(f"RecordedForward: {len(recorder.allocated)} allocations, {recorder.pauses} pauses")
+
+        model.add_wrapper("diffusion_model", diffusion_model)
+        return (model,)
+
+
+TROUBLE_NODES = {
+    "TestTroubleInKernel": TroubleInKernel,
+    "TestTimesGiven": TimesGiven,
+    "TestRecordedForward": RecordedForward,
+}

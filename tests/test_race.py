@@ -1,0 +1,329 @@
+"""Never slower: what is timed, who wins, what is kept for the next run. Times come from a clock of the test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from sparse_vdit.kernels.attention import sparse_attention
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.patterns import Diagonal, Pattern
+from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
+from sparse_vdit.nodes.host.attention_op import attention_op, run_attention
+from sparse_vdit.nodes.host.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.race import DENSE, EXACT, INT8, Race, backend_name, density_class
+from sparse_vdit.nodes.host.run import Run, pop_run, push_run, timing_dense
+from sparse_vdit.plans.plan import Band, Plan, Provenance, uniform_plan
+from test_failures import model_attention
+
+GRID, LAYERS, HEADS = (3, 8, 11), 4, 2
+LAYOUT = (*GRID, 0, 0)
+NARROW, WIDE = Diagonal(0), Diagonal(1)
+
+
+class TestClock:
+    """Milliseconds by what is timed; `later` hands them over at `collect`, as a GPU does."""
+
+    __test__ = False
+
+    def __init__(self, later: bool = False, **milliseconds: float):
+        self.milliseconds, self.later = milliseconds, later
+        self.timed: list[str] = []
+        self.waiting: list[tuple] = []
+
+    def reserve(self, device: torch.device, calls: int) -> None:
+        pass
+
+    def start(self, device: torch.device, what: str, done: Callable[[float], None]) -> Callable[[], None]:
+        self.timed.append(what)
+
+        def stop() -> None:
+            if self.later:
+                self.waiting.append((done, self.milliseconds[what]))
+            else:
+                done(self.milliseconds[what])
+
+        return stop
+
+    def collect(self, wait: bool = False) -> None:
+        if wait:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for done, milliseconds in waiting:
+            done(milliseconds)
+
+    def free(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speeds, "_known", {})
+
+
+def plan_of(rows: list[Pattern]) -> Plan:
+    """One pattern for all heads of each layer."""
+    patterns = tuple(dict.fromkeys(rows))
+    heads = tuple((patterns.index(pattern),) * HEADS for pattern in rows)
+    return Plan("wan", len(rows), HEADS, 64, GRID, patterns, (Band(1.0, 0.0, heads),), "measured", Provenance())
+
+
+def start(clock: TestClock, rows: list[Pattern] | None = None, path: Path | None = None, **options: object) -> Run:
+    """A run whose warm-up ends at sigma .8."""
+    contest = Race(("model of the test",), path)
+    engine = PlanEngine(plan_of(rows or [NARROW] * LAYERS), 0.8, 0.0, "auto", race=contest, **options)
+    return Run(engine, model_attention, clock=clock)
+
+
+def qkv(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(9)
+    tokens = GRID[0] * GRID[1] * GRID[2]
+    return [torch.randn(1, tokens, HEADS * 64, generator=generator).to(dtype) for _ in range(3)]
+
+
+def dense(x: list[torch.Tensor]) -> torch.Tensor:
+    """The model's own attention as the override calls it."""
+    with timing_dense():
+        return model_attention(*x, HEADS)
+
+
+def forward(run: Run, sigma: float, x: list[torch.Tensor]) -> list[torch.Tensor]:
+    push_run(run)
+    try:
+        run.reason = run.stopped or run.engine.reason(sigma)
+        run.begin_forward(torch.device("cpu"), sigma)
+        run.options = {}
+        return [
+            run_attention(*x, HEADS, layer, LAYOUT, False, False, lambda: dense(x))
+            for layer in range(run.engine.plan.layers)
+        ]
+    finally:
+        pop_run(run)
+
+
+def test_sparse_that_is_faster_runs_and_the_warm_up_timed_dense() -> None:
+    clock = TestClock(dense=10.0, exact=9.4)
+    run = start(clock)
+    forward(run, 0.9, qkv())
+    assert clock.timed == [DENSE] * LAYERS
+    forward(run, 0.5, qkv())
+    assert clock.timed[LAYERS:] == [EXACT] * (LAYERS + 1)  # the first layer twice
+    assert (run.sparse, run.dense) == (LAYERS, {reasons.WARM_UP: LAYERS})
+
+
+def test_sparse_that_is_not_five_percent_faster_stays_dense_with_both_numbers() -> None:
+    clock = TestClock(dense=10.0, exact=9.6)
+    run, x = start(clock), qkv()
+    forward(run, 0.9, x)
+    for sigma in (0.5, 0.4):
+        assert all(torch.equal(out, model_attention(*x, HEADS)) for out in forward(run, sigma, x))
+    assert clock.timed.count(EXACT) == race.TRIES, "what lost was tried again"
+    assert run.dense == {reasons.WARM_UP: LAYERS, reasons.NOT_FASTER: 2 * LAYERS}
+    assert "sparse attention takes 9.60 ms a call and the model's own 10.00 ms; 5% less is asked for" in run.report()
+    assert "nothing ran sparse: sparse attention was timed and is not faster" in run.report()
+
+
+def test_without_a_warm_up_the_first_layer_runs_both_and_its_output_is_the_plan_s() -> None:
+    clock = TestClock(dense=10.0, exact=2.0)
+    run, x = start(clock), qkv()
+    outputs = forward(run, 0.5, x)
+    assert clock.timed[: 2 * race.TRIES] == [DENSE] * race.TRIES + [EXACT] * race.TRIES
+    assert clock.timed[2 * race.TRIES :] == [EXACT] * (LAYERS - 1)
+    assert run.sparse == LAYERS
+    assert all(torch.equal(out, outputs[0]) for out in outputs)
+    assert not torch.equal(outputs[0], model_attention(*x, HEADS))
+
+
+def test_layers_of_another_density_are_judged_for_themselves_and_denser_than_a_loser_never() -> None:
+    wider = Diagonal(2)
+    rows = [WIDE, NARROW, wider, NARROW]
+
+    class ByDensity(TestClock):
+        def start(self, device: torch.device, what: str, done: Callable[[float], None]) -> Callable[[], None]:
+            self.milliseconds["exact"] = 12.0 if len(self.timed) < LAYERS + race.TRIES else 4.0
+            return super().start(device, what, done)
+
+    run = start(ByDensity(dense=10.0), rows)
+    forward(run, 0.9, qkv())
+    forward(run, 0.5, qkv())
+    assert [run.ledger.layers[layer]["sparse"] for layer in range(4)] == [0, 1, 0, 1]
+
+
+def test_times_that_come_late_decide_in_the_middle_of_a_run() -> None:
+    clock = TestClock(later=True, dense=5.0, exact=6.0)
+    run, x = start(clock), qkv()
+    forward(run, 0.9, x)
+    forward(run, 0.5, x)
+    assert run.sparse == LAYERS  # the plan runs until something speaks against it
+    clock.hand_over()
+    forward(run, 0.4, x)
+    assert run.sparse == LAYERS
+    assert run.dense[reasons.NOT_FASTER] == LAYERS
+
+
+@pytest.mark.parametrize(("int8_ms", "budget", "winner"), [(3.0, 2e-2, INT8), (3.0, 1e-9, EXACT), (6.0, 2e-2, EXACT)])
+def test_auto_takes_the_fastest_kernel_within_the_error_budget(
+    monkeypatch: pytest.MonkeyPatch, int8_ms: float, budget: float, winner: str
+) -> None:
+    """Interpreted Triton kernels: the output is bit for bit that of the kernel that won."""
+    monkeypatch.setattr(race, "ERROR_BUDGET", budget)
+    run, x = start(TestClock(dense=10.0, exact=5.0, int8=int8_ms), [NARROW] * 2), qkv(torch.bfloat16)
+    forward(run, 0.9, x)
+    forward(run, 0.5, x)
+    assert run.sparse == 2
+    assert "backend triton" in run.report()
+    lists, table = run.engine.bound.lists(TokenGrid(*LAYOUT), "cpu")
+    q, k, v = (tensor.unflatten(-1, (HEADS, 64)) for tensor in x)
+    truth = sparse_attention(q, k, v, lists, table[0][0], "triton", int8=winner == INT8).flatten(2)
+    assert torch.equal(forward(run, 0.4, x)[1], truth)
+
+
+def test_a_kernel_that_fails_in_the_race_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = kernel_choice.run_call
+
+    def run_call(call: object, backend: str) -> torch.Tensor:
+        if call.int8:
+            raise RuntimeError("no int8 here")
+        return plain(call, backend)
+
+    monkeypatch.setattr(kernel_choice, "run_call", run_call)
+    run, x = start(TestClock(dense=10.0, exact=5.0), [NARROW] * 2), qkv(torch.bfloat16)
+    forward(run, 0.9, x)
+    forward(run, 0.5, x)
+    assert run.sparse == 2
+    assert run.stopped is None
+    assert "the int8 kernel failed and was left out: no int8 here" in run.report()
+
+
+def test_a_named_backend_is_obeyed_and_never_timed_against_dense() -> None:
+    clock = TestClock(dense=1.0, exact=100.0)
+    contest = Race(("model of the test",))
+    run = Run(PlanEngine(plan_of([NARROW] * 2), 0.8, 0.0, "torch", race=contest), model_attention, clock=clock)
+    forward(run, 0.9, qkv())
+    forward(run, 0.5, qkv())
+    assert clock.timed == [EXACT] * 2
+    assert run.sparse == 2
+
+
+def test_the_second_run_knows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "speeds" / "speeds.json"
+    for exact, sparse in ((2.0, LAYERS), (2.0, LAYERS)):
+        clock = TestClock(dense=10.0, exact=exact)
+        run = start(clock, path=path)
+        forward(run, 0.5, qkv())
+        assert run.sparse == sparse
+        monkeypatch.setattr(speeds, "_known", {})  # as after a restart
+    assert clock.timed == [EXACT] * LAYERS
+    kept = json.loads(path.read_text())["speeds"]
+    (place, lanes), = kept.items()  # fmt: skip
+    assert lanes[DENSE] == 10.0
+    assert set(lanes.values()) == {10.0, 2.0}
+    assert "0+3x8x11+0 tokens" in place
+    assert "float32" in place
+    assert "model_attention" in place
+
+
+def test_other_circumstances_are_measured_anew(tmp_path: Path) -> None:
+    path = tmp_path / "speeds.json"
+    forward(start(TestClock(dense=10.0, exact=2.0), path=path), 0.5, qkv())
+    other = start(TestClock(dense=1.0, exact=2.0), path=path)
+    other.chained = lambda func, *args, **kwargs: func(*args, **kwargs)  # a faster dense backend
+    forward(other, 0.5, qkv())
+    assert other.dense == {reasons.NOT_FASTER: LAYERS}
+    assert len(speeds.read_speeds(path)) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{}", "nonsense", "[" * 100_000, '{"format": "sparse-vdit-speeds", "version": 2, "speeds": {}}',
+        '{"format": "sparse-vdit-speeds", "version": 1, "speeds": [1]}',
+        '{"format": "sparse-vdit-speeds", "version": 1, "speeds": {"a": 3, "b": []}}', "x" * (2 << 20),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_measured_anew(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "speeds.json"
+    path.write_text(text)
+    assert speeds.read_speeds(path) == {}
+    run = start(TestClock(dense=10.0, exact=2.0), path=path)
+    forward(run, 0.5, qkv())
+    assert run.sparse == LAYERS
+    assert len(speeds.read_speeds(path)) == 1
+
+
+def test_implausible_numbers_are_dropped_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "speeds.json"
+    lanes = '{"dense": 3.5, "a": -1, "b": NaN, "c": Infinity, "d": "4", "e": true, "f": null, "g": 1e300, "h": [1]}'
+    path.write_text(
+        f'{{"format": "sparse-vdit-speeds", "version": 1, "speeds": {{"p": {lanes}, "{"x" * 600}": {{}}}}}}'
+    )
+    assert speeds.read_speeds(path) == {"p": {"dense": 3.5}}
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = start(TestClock(dense=10.0, exact=2.0), path=tmp_path / "file" / "speeds.json")
+    forward(run, 0.5, qkv())
+    assert run.sparse == LAYERS
+
+
+def test_the_file_keeps_the_newest_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speeds, "MOST_PLACES", 3)
+    path = tmp_path / "speeds.json"
+    for number in range(5):
+        speeds.keep_speeds(path, f"place {number}", {DENSE: 1.0})
+    assert list(speeds.read_speeds(path)) == ["place 2", "place 3", "place 4"]
+
+
+def test_dense_backends_are_told_apart_by_what_they_wrap() -> None:
+    def wrap(inner: Callable) -> Callable:
+        def override(func: Callable, *args: object) -> object:
+            return inner(*args)
+
+        return override
+
+    def one() -> None:
+        pass
+
+    def two() -> None:
+        pass
+
+    assert backend_name(one, None) == one.__qualname__
+    assert backend_name(one, wrap(one)) != backend_name(one, wrap(two))
+
+
+def test_density_classes() -> None:
+    assert [density_class(density) for density in (0.0, 0.02, 0.03, 0.31, 0.99)] == [0, 0, 5, 30, 100]
+
+
+def test_run_without_a_race_times_no_dense_call() -> None:
+    clock = TestClock(exact=1.0)
+    plan = uniform_plan("wan", LAYERS, HEADS, 64, GRID, NARROW)
+    run = Run(PlanEngine(plan, 0.8, 0.0, "auto"), model_attention, clock=clock)
+    forward(run, 0.9, qkv())
+    forward(run, 0.5, qkv())
+    assert clock.timed == [EXACT] * LAYERS
+    assert run.seconds == pytest.approx(LAYERS / 1000)
+
+
+@pytest.mark.parametrize(("exact", "sparse"), [(2.0, LAYERS), (11.0, 0)])
+def test_compiled_code_follows_the_verdict_when_it_runs(exact: float, sparse: int) -> None:
+    """The operator of compiled models decides at each call, and times the model's own attention too."""
+    clock = TestClock(dense=10.0, exact=exact)
+    run, x = start(clock), qkv()
+    push_run(run)
+    try:
+        for sigma in (0.9, 0.5):
+            run.reason = run.engine.reason(sigma)
+            run.begin_forward(torch.device("cpu"), sigma)
+            outputs = [attention_op(*x, HEADS, layer, *LAYOUT, False, False) for layer in range(LAYERS)]
+    finally:
+        pop_run(run)
+    assert clock.timed[:LAYERS] == [DENSE] * LAYERS
+    assert run.sparse == sparse
+    assert torch.equal(outputs[0], model_attention(*x, HEADS)) == (sparse == 0)
