@@ -8,7 +8,7 @@ import pytest
 import torch
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host import override
-from sparse_vdit.nodes.host.override import LAYOUT, SEEN, attention_override
+from sparse_vdit.nodes.host.override import LAYER, LAYOUT, SEEN, attention_override
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.run import Run, pop_run, push_run
 from sparse_vdit.plans.plan import uniform_plan
@@ -52,7 +52,7 @@ def test_code_with_the_override_ends_with_its_run(compiled: Callable, monkeypatc
     q, k, v = (torch.randn(1, TOKENS, HEADS * 128, generator=generator) for _ in range(3))
     run = Run(PlanEngine(uniform_plan("wan", 1, HEADS, 128, GRID, Diagonal(0)), 1.0, 0.0, "torch"), model_attention)
     run.reason = run.engine.reason(0.5)
-    ours = {"optimized_attention_override": attention_override, LAYOUT: (*GRID, 0, 0), "block_index": 0, SEEN: None}
+    ours = {"optimized_attention_override": attention_override, LAYOUT: (*GRID, 0, 0), LAYER: 0, SEEN: False}
     push_run(run)
     monkeypatch.setattr(override, "sampling", True)
     sparse = compiled(q, k, v, ours)
