@@ -60,8 +60,8 @@ class Case:
 
     @property
     def dense(self) -> int:
-        """Calls of a forward that are reported dense: those of VACE's own blocks, whatever they attend, so long as it
-        is as long as the video. Cross-attention of the main blocks is not reported."""
+        """Calls of a forward that are reported dense: those of VACE's own blocks to what is as long as the video.
+        Cross-attention of the main blocks is not reported."""
         if "vace" not in self.file:
             return 0
         return self.calls.count(None) - (self.layers if 315 in self.texts else 0)
