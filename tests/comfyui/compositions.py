@@ -26,7 +26,7 @@ class Composition:
         name: as the table prints it.
         forwards: forwards of the model that have to run sparse.
         before, after: nodes from MODEL to MODEL on either side of the pack's place, first to last.
-        sampling: inputs of KSampler, or nodes to take the place of the base's.
+        sampling: inputs of KSampler, in the place of the base's.
         nodes: nodes to add, or to put in the place of the base's.
         exact: whether the all-dense plan runs through the pack's kernels too; False where another attention's numbers
             are wanted for dense heads.
