@@ -62,7 +62,7 @@ def measured(sparse: bool, knows: bool | None = None) -> dict:
     import load_pack  # noqa: F401
     from comfy.ldm.modules.attention import AttentionTensorContainer, optimized_attention
     from sparse_vdit.kernels.patterns import Diagonal
-    from sparse_vdit.nodes.host.override import CHAINED, LAYOUT, SEEN, attention_override
+    from sparse_vdit.nodes.host.override import CHAINED, LAYER, LAYOUT, SEEN, attention_override
     from sparse_vdit.nodes.host.plan_engine import PlanEngine
     from sparse_vdit.nodes.host.run import Run, pop_run, push_run
     from sparse_vdit.plans.plan import uniform_plan
@@ -74,13 +74,13 @@ def measured(sparse: bool, knows: bool | None = None) -> dict:
     found, outputs = {}, {}
     ways = {"containers": attention_override, "tensors": lambda *args, **kw: attention_override(*args, **kw)}
     for way, override in ways.items():
-        options = {"optimized_attention_override": override, LAYOUT: (*GRID, 0, 0), "block_index": 0}
+        options = {"optimized_attention_override": override, LAYOUT: (*GRID, 0, 0), LAYER: 0}
         options[CHAINED] = chained(knows)
         alive = []
 
         def call(options=options, alive=alive):
             generator = torch.Generator().manual_seed(2)
-            options[SEEN] = None  # a forward begins
+            options[SEEN] = False  # a block begins
             size = (1, GRID[0] * GRID[1] * GRID[2], HEADS * HEAD_DIM)
             boxes = []
             for _ in range(3):
