@@ -4,7 +4,6 @@ All are stand-ins: they behave as the nodes they name do towards other nodes, an
 """
 
 import logging
-from contextlib import contextmanager
 
 import comfy.ldm.wan.model as wan
 import torch
@@ -137,22 +136,6 @@ class CompileModel(_ModelNode):
         keep = {"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]}
         set_torch_compile_wrapper(model=model, backend=backend, options=keep)
         return (model,)
-
-
-@contextmanager
-def nan_once(engine):
-    """The first sparse attention of an engine module gives NaN."""
-    plain = engine.run_call
-
-    def spoiled(*args, **kwargs):
-        engine.run_call = plain
-        return plain(*args, **kwargs) * float("nan")
-
-    engine.run_call = spoiled
-    try:
-        yield
-    finally:
-        engine.run_call = plain
 
 
 NODES = {
