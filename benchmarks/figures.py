@@ -1,6 +1,6 @@
-"""Makes the README's pictures in docs/: the patterns, videos of the small Wan, its loss curve, a searched plan.
+"""Makes the README's pictures in docs/: the patterns, the small Wan's videos, loss and quality, a searched plan.
 
-python benchmarks/figures.py [patterns | samples | loss | plan] [--plan FILE]
+python benchmarks/figures.py [patterns | samples | loss | quality | plan] [--plan FILE]
 """
 
 from __future__ import annotations
@@ -11,16 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pictures import contact_sheet, line_plot, side_by_side
+from pictures import contact_sheet, plot, side_by_side
 from PIL import Image
 from small_wan_runs import GRID, KEY_TILE, QUERY_TILE, ROOT, WEIGHTS, generate, load_model, random_scene
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
 from sparse_vdit.plans.drawing import draw_pattern, draw_plan
 from sparse_vdit.plans.files import load_plan
+from tables import newest
 
 DOCS = ROOT / "docs"
 SAMPLE_SEED, SAMPLES = 9101, 6
+LARGE_GRID = (13, 24, 28)  # as large as the model was trained on: 8,736 tokens
+QUALITY_NAMES = {
+    "ours_budget": "searched, one error budget",
+    "ours_paper": "searched, paper's rule",
+    "uniform": "one pattern for all heads",
+}
 
 
 def draw_patterns() -> None:
@@ -40,25 +47,38 @@ def draw_samples() -> None:
     rows = {str(scene): video for scene, video in zip(scenes, videos, strict=True)}
     contact_sheet(rows, DOCS / "small_wan.webp")
     side_by_side({f"{n + 1}": video for n, video in enumerate(videos)}, DOCS / "small_wan_moving.webp")
+    large = [random_scene(torch.Generator().manual_seed(SAMPLE_SEED + SAMPLES + n), most_objects=3) for n in range(2)]
+    videos, _ = generate(load_model(), large, None, seed=12, grid=LARGE_GRID)
+    side_by_side(dict(zip(map(str, large), videos, strict=True)), DOCS / "small_wan_large.webp", scale=3)
 
 
 def draw_loss() -> None:
     """The loss curve of the shipped weights."""
     with open(WEIGHTS.with_name("loss.csv"), newline="") as file:
         rows = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-    steps, losses = zip(*rows, strict=True)
-    line_plot(list(steps), list(losses), ("training step", "flow-matching loss, mean of 50 steps"), DOCS / "loss.png")
+    plot({"loss": rows}, ("training step", "flow-matching loss, mean of 50 steps"), DOCS / "loss.png", log=True)
+
+
+def draw_quality() -> None:
+    """PSNR over density of everything in the newest result of quality.py."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in newest("quality")["rows"]:
+        if "psnr" in row:
+            name = QUALITY_NAMES[row["method"]] + ("" if row["warmup"] else ", no warm-up")
+            series.setdefault(name, []).append((row["density"], row["psnr"]))
+    joined = {name: sorted(points) for name, points in series.items()}
+    plot(joined, ("mean attention density after the warm-up", "PSNR against the dense video, dB"), DOCS / "quality.png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="*", default=["patterns", "samples", "loss", "plan"])
+    parser.add_argument("which", nargs="*", default=["patterns", "samples", "loss", "quality", "plan"])
     parser.add_argument(
         "--plan", type=Path, default=ROOT / "runs" / "demo" / "plan.json", help="for the plan's picture"
     )
     args = parser.parse_args()
     DOCS.mkdir(exist_ok=True)
-    makers = {"patterns": draw_patterns, "samples": draw_samples, "loss": draw_loss}
+    makers = {"patterns": draw_patterns, "samples": draw_samples, "loss": draw_loss, "quality": draw_quality}
     for name in args.which:
         if name in makers:
             makers[name]()

@@ -25,11 +25,11 @@ def _captioned(picture: Image.Image, text: str) -> Image.Image:
     return canvas
 
 
-def side_by_side(videos: dict[str, Tensor], file: Path) -> None:
+def side_by_side(videos: dict[str, Tensor], file: Path, scale: int = SCALE) -> None:
     """Animated WebP of videos (frames, H, W, 3) in 0..1, each under its name."""
     frames = []
     for number in range(min(len(video) for video in videos.values())):
-        parts = [_captioned(_frame(video[number], SCALE), name) for name, video in videos.items()]
+        parts = [_captioned(_frame(video[number], scale), name) for name, video in videos.items()]
         canvas = Image.new("RGB", (sum(p.width for p in parts) + 4 * (len(parts) - 1), parts[0].height), "white")
         left = 0
         for part in parts:
@@ -70,24 +70,39 @@ def labelled_row(maps: dict[str, Tensor], file: Path) -> None:
     canvas.save(file, optimize=True)
 
 
-def line_plot(x: list[float], y: list[float], labels: tuple[str, str], file: Path, log: bool = True) -> None:
-    """A curve, with a logarithmic vertical axis by default."""
-    width, height, margin = 640, 320, 48
+Series = dict[str, list[tuple[float, float]]]
+_INKS = ((0, 90, 180), (214, 94, 0), (0, 140, 100), (150, 60, 140), (90, 90, 90))  # apart for colour-blind eyes too
+
+
+def plot(series: Series, labels: tuple[str, str], file: Path, log: bool = False, joined: bool = True) -> None:
+    """Points (x, y) of each series, joined in their order; `log` makes the vertical axis logarithmic."""
+    width, height, margin, top = 640, 340, 48, 26
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
-    values = np.log10(y) if log else np.asarray(y)
-    low, high = float(values.min()), float(values.max())
-    across = margin + (np.asarray(x) - x[0]) / (x[-1] - x[0]) * (width - margin - 12)
-    down = height - margin + (values - low) / max(1e-9, high - low) * -(height - margin - 20)
+    points = np.array([point for values in series.values() for point in values], dtype=float)
+    points[:, 1] = np.log10(points[:, 1]) if log else points[:, 1]
+    low, high = points.min(0), points.max(0)
+    span = np.maximum(high - low, 1e-9)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (np.array([x, np.log10(y) if log else y]) - low) / span
+        return margin + across * (width - margin - 24), height - margin - up * (height - margin - top)
+
     pen.line([(margin, 12), (margin, height - margin), (width - 8, height - margin)], fill="black")
-    pen.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill=(0, 90, 180), width=2)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        level, place = low + share * (high - low), x[0] + share * (x[-1] - x[0])
-        top = height - margin - share * (height - margin - 20)
-        pen.text((4, top - 6), f"{10**level if log else level:.3g}", fill="black")
-        pen.line([(margin - 3, top), (margin, top)], fill="black")
-        left = margin + share * (width - margin - 12)
-        pen.text((left - 10, height - margin + 6), f"{place:,.0f}", fill="black")
+        x, y = low + share * span
+        left, down = margin + share * (width - margin - 24), height - margin - share * (height - margin - top)
+        pen.text((4, down - 6), f"{10**y if log else y:.3g}", fill="black")
+        pen.line([(margin - 3, down), (margin, down)], fill="black")
+        pen.text((left - 10, height - margin + 6), f"{x:,.0f}" if high[0] > 10 else f"{x:.2f}", fill="black")
+    for number, (name, values) in enumerate(series.items()):
+        ink, places = _INKS[number % len(_INKS)], [place(*value) for value in values]
+        if joined:
+            pen.line(places, fill=ink, width=2)
+        for x, y in places if len(places) < 30 else ():
+            pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=ink)
+        if len(series) > 1:
+            pen.text((width - 300, height - margin - 16 * (len(series) - number)), name, fill=ink)
     pen.text((width // 2, height - 20), labels[0], fill="black")
     pen.text((margin + 8, 4), labels[1], fill="black")
-    canvas.save(file)
+    canvas.save(file, optimize=True)

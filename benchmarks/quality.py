@@ -1,13 +1,17 @@
-"""How close sparse videos of the small Wan stay to dense ones: searched plans beside one pattern for all heads.
+"""How close sparse videos of the small Wan stay to dense ones, and whether they are as good.
 
-Profiles on two scenes, evaluates on others with the same noise. Single patterns are all windows and stripes of a grid
-of sizes whose density lies at or a little above the plan's, so that the comparison favours them. Searched plans are
-also run without warm-up, their first band from the first step on; `loss` is the model's own loss on true videos, so
-that what differs from the dense video but is as good can be told from what is worse. A last plan has exactly the
-density of the best single pattern.
-Writes benchmarks/results/quality-<device>-<date>.json.
+Profiles on two scenes, evaluates on others with the same noise, all in one batch. Each plan is run after a dense
+warm-up and, its first band from the first step on, without one. PSNR, SSIM and flicker are against the dense video;
+`frechet` and `loss` (truth.py) are against true videos, so that what differs but is as good can be told from what is
+worse. The row `truth` is what other true videos have.
 
-    python benchmarks/quality.py --density 0.35 --prompts 4
+`--singles N` adds N single patterns for all heads: windows and stripes of a grid of sizes whose density lies at or a
+little above the plan's, so that the comparison favours them, and a plan of exactly the density of the best of them.
+`--paper` adds plans by the paper's rule.
+Writes benchmarks/results/quality-<device>-<date>.json; `figures.py quality` draws it.
+
+    python benchmarks/quality.py                                                    # one plan
+    python benchmarks/quality.py --density 0.2 0.35 0.5 --singles 2 --paper         # the README's table
 """
 
 from __future__ import annotations
@@ -29,32 +33,37 @@ from small_wan_runs import (
     STEPS,
     WARMUP,
     generate,
-    held_out_loss,
     load_model,
     profile_scenes,
     random_scene,
 )
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
-from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal, Pattern, VerticalStripe
+from sparse_vdit.kernels.order import FLAT
+from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal, Pattern, Union, VerticalStripe
 from sparse_vdit.plans.candidates import FIRST_FRAME, LAST_FRAME
 from sparse_vdit.plans.files import save_plan
 from sparse_vdit.plans.metrics import flicker, ssim, video_psnr
 from sparse_vdit.plans.plan import EVERY_SIGMA, Plan, uniform_plan
+from sparse_vdit.plans.profile import Profile
 from sparse_vdit.plans.search import search_budget, search_paper
+from truth import Truth, held_out_loss
 
-PROFILE_SEED, PROMPT_SEED, NOISE_SEED, TRUTH_SEED = 501, 9001, 3, 20_000_000
+PROFILE_SEED, PROMPT_SEED, NOISE_SEED = 501, 9001, 3
+PAPER_LIMITS = ((0.5, 1.0), (0.01, 0.01))  # lambda and epsilon: the paper's, and some that suit a small model
 SIZES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
 ROOM = 0.06  # how much denser than the plan a single pattern may be
 
 
 def single_patterns() -> Iterator[Pattern]:
-    """Every diagonal, multi-diagonal and stripe of a grid of sizes."""
+    """Every diagonal, multi-diagonal, union of own frames and own place, and stripe of a grid of sizes."""
     yield from (Diagonal(frames) for frames in range(8))
     yield from (Diagonal(frames, size, size) for frames in range(8) for size in SIZES)
     yield from (MultiDiagonal(height, width) for height, width in itertools.product(SIZES, SIZES))
     yield from (MultiDiagonal(size, None) for size in SIZES)
     yield from (MultiDiagonal(None, size) for size in SIZES)
+    for frames, size in itertools.product(range(3), SIZES):
+        yield Union((Diagonal(frames), MultiDiagonal(size, size, order=FLAT)))
     yield VerticalStripe((FIRST_FRAME, LAST_FRAME))
     yield from (VerticalStripe(((0.0, 1.0, 0.5 - s / 2, 0.5 + s / 2, 0.5 - s / 2, 0.5 + s / 2),)) for s in SIZES[2:])
 
@@ -79,60 +88,89 @@ def without_warmup(plan: Plan) -> Plan:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--density", type=float, nargs="+", default=[0.35])
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--singles", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--plans", type=Path, help="also save the searched plans in this folder")
-    args = parser.parse_args()
-    model = load_model()
-    scenes = [random_scene(torch.Generator().manual_seed(PROMPT_SEED + n)) for n in range(args.prompts)]
-    profile_of = [random_scene(torch.Generator().manual_seed(PROFILE_SEED + n)) for n in range(2)]
-    dense, dense_run = generate(model, scenes, None, NOISE_SEED, args.steps)
-    rows: list[dict] = []
+class Comparison:
+    """The dense videos of some scenes, and a row for everything that is compared with them."""
 
-    def measure(plan: Plan | None, method: str, rule: str, warmup: float = WARMUP) -> dict:
-        video, run = generate(model, scenes, plan, NOISE_SEED, args.steps) if plan else (dense, dense_run)
-        pairs = list(zip(dense, video, strict=True))
-        row = {
-            "model": FAMILY, "grid": list(GRID), "method": method, "rule": rule,
-            "density": round(plan.density(query_tile=QUERY_TILE, key_tile=KEY_TILE), 4) if plan else 1.0,
-            "warmup": warmup, "prompts": args.prompts,
-            "psnr": round(sum(video_psnr(a, b) for a, b in pairs) / len(pairs), 2) if plan else None,
+    def __init__(self, prompts: int, steps: int, device: str):
+        self.model, self.steps = load_model(device=device), steps
+        self.scenes = [random_scene(torch.Generator().manual_seed(PROMPT_SEED + n)) for n in range(prompts)]
+        self.profiled = [random_scene(torch.Generator().manual_seed(PROFILE_SEED + n)) for n in range(2)]
+        self.dense, run = generate(self.model, self.scenes, None, NOISE_SEED, steps)
+        self.dense_seconds = run["seconds"]
+        self.truth = Truth(self.scenes, self.dense)
+        self.rows: list[dict] = []
+        self.add({"method": "truth", "rule": "true videos", "frechet": round(self.truth.floor(), 4)})
+        self.add({"method": "dense", "rule": "dense", "density": 1.0, **self.judge(self.dense, None)})
+
+    def add(self, row: dict) -> dict:
+        """Keep a row and show it."""
+        known = {"model": FAMILY, "grid": list(GRID), "prompts": len(self.scenes)}
+        self.rows.append(known | row)
+        print(json.dumps(self.rows[-1]), flush=True)
+        return self.rows[-1]
+
+    def judge(self, video: torch.Tensor, plan: Plan | None) -> dict:
+        """What needs no dense video: distance to true videos and loss on them."""
+        return {
+            "frechet": round(self.truth.distance(video), 4),
+            "loss": round(held_out_loss(self.model, plan, len(self.scenes)), 5),
+        }
+
+    def measure(self, plan: Plan, method: str, rule: str, warmup: float = WARMUP) -> dict:
+        """Generate with a plan and add its row."""
+        video, run = generate(self.model, self.scenes, plan, NOISE_SEED, self.steps)
+        pairs = list(zip(self.dense, video, strict=True))
+        return self.add({
+            "method": method, "rule": rule, "warmup": warmup,
+            "density": round(plan.density(query_tile=QUERY_TILE, key_tile=KEY_TILE), 4),
+            "psnr": round(sum(video_psnr(a, b) for a, b in pairs) / len(pairs), 2),
             "ssim": round(sum(ssim(a, b).mean().item() for a, b in pairs) / len(pairs), 4),
             "flicker": round(sum(flicker(a, b).mean().item() for a, b in pairs) / len(pairs), 5),
-            "loss": round(held_out_loss(model, plan, args.prompts, TRUTH_SEED), 5),
-            "seconds": round(run["seconds"], 1), "dense_seconds": round(dense_run["seconds"], 1),
-        }  # fmt: skip
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        return row
+            **self.judge(video, plan),
+            "seconds": round(run["seconds"], 1), "dense_seconds": round(self.dense_seconds, 1),
+        })  # fmt: skip
 
-    measure(None, "dense", "dense")
-    profile = profile_scenes(model, profile_of, steps=args.steps)
-    for density in args.density:
+    def measure_density(self, profile: Profile, density: float, most_singles: int, plans: Path | None) -> None:
+        """A searched plan, single patterns of about its density, and the plan without warm-up."""
         plan = search_budget(profile, density=density)
-        if args.plans:
-            save_plan(plan, args.plans / f"budget-{density}.json", overwrite=True)
-        ours = measure(plan, "ours_budget", f"budget, density {density}")
+        if plans:
+            save_plan(plan, plans / f"budget-{density}.json", overwrite=True)
+        ours = self.measure(plan, "ours_budget", f"budget, density {density}")
         singles = []
-        for pattern, _ in closest_patterns(ours["density"], args.singles):
+        for pattern, _ in closest_patterns(ours["density"], most_singles) if most_singles else ():
             head = profile.header
             single = uniform_plan(
                 FAMILY, head.layers, head.heads, head.head_dim, head.grid, pattern,
                 sigma_high=head.bands[0][0], grade="measured",
             )  # fmt: skip
-            singles.append(measure(single, "uniform", pattern.describe()))
+            singles.append(self.measure(single, "uniform", pattern.describe()))
         if singles:  # the best of them is denser than the plan: a plan of its own density is the fair comparison
             best = max(singles, key=lambda row: row["psnr"])["density"]
-            measure(search_budget(profile, density=best), "ours_budget", f"budget, density {best}")
-        measure(without_warmup(plan), "ours_budget", f"budget, density {density}", warmup=0.0)
-    for lam, epsilon in ((0.5, 1.0), (0.01, 0.01)):
-        sequential = profile_scenes(model, profile_of, flow="sequential", steps=args.steps, lam=lam, epsilon=epsilon)
-        measure(search_paper(sequential, lam, epsilon), "ours_paper", f"paper, lambda {lam}, epsilon {epsilon}")
-    print("Written to", save_results("quality", rows))
+            self.measure(search_budget(profile, density=best), "ours_budget", f"budget, density {best}")
+        self.measure(without_warmup(plan), "ours_budget", f"budget, density {density}", warmup=0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--density", type=float, nargs="+", default=[0.35])
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--singles", type=int, default=0, help="single patterns to compare each plan with")
+    parser.add_argument("--paper", action="store_true", help="also plans by the paper's rule")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--plans", type=Path, help="also save the searched plans in this folder")
+    args = parser.parse_args()
+    run = Comparison(args.prompts, args.steps, args.device)
+    profile = profile_scenes(run.model, run.profiled, steps=args.steps)
+    for density in args.density:
+        run.measure_density(profile, density, args.singles, args.plans)
+    for lam, epsilon in PAPER_LIMITS if args.paper else ():
+        sequential = profile_scenes(
+            run.model, run.profiled, flow="sequential", steps=args.steps, lam=lam, epsilon=epsilon
+        )
+        plan = search_paper(sequential, lam, epsilon)
+        run.measure(plan, "ours_paper", f"paper, lambda {lam}, epsilon {epsilon}")
+    print("Written to", save_results("quality", run.rows))
 
 
 if __name__ == "__main__":

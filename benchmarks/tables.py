@@ -24,52 +24,61 @@ RESULTS = ROOT / "benchmarks" / "results"
 def newest(benchmark: str, command: str | None = None) -> dict:
     """The latest result file of a benchmark, of one command where it is given."""
     found = [(json.loads(file.read_text()), file.name) for file in RESULTS.glob(f"{benchmark}-*.json")]
-    files = sorted(
-        ((content["date"], name), content) for content, name in found if command in (None, content["command"])
-    )
-    if not files:
+    wanted = [pair for pair in found if command in (None, pair[0]["command"])]
+    if not wanted:
         sys.exit(f"no results of {benchmark} in {RESULTS.relative_to(ROOT)}; run benchmarks/{benchmark}.py first")
-    return files[-1][1]
+    # of one day the one with the highest number, which is in the longer name
+    return max(wanted, key=lambda pair: (pair[0]["date"], len(pair[1]), pair[1]))[0]
 
 
 def quality_table() -> str:
     """Searched plans, the best single pattern at each plan's density, and the paper's rule."""
     result = newest("quality")
     rows = result["rows"]
-    lines = ["| pattern of the heads | density | PSNR, dB | SSIM | flicker | loss |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| pattern of the heads | density | PSNR, dB | SSIM | flicker | distance to true ones | loss on true ones |",
+        "|---|---|---|---|---|---|---|",
+    ]
     start = 0
     while start < len(rows):
         end = start + 1
         while end < len(rows) and rows[end]["method"] == "uniform":
             end += 1
-        shown = [rows[start]]
+        lines.append(quality_line(rows[start], "", after=rows[start - 1] if start else None))
         if end > start + 1:
-            shown.append(max(rows[start + 1 : end], key=lambda row: row["psnr"]))
-        for row in shown:
-            name = {
-                "dense": "dense",
-                "ours_budget": "searched plan, one error budget",
-                "ours_paper": f"searched plan, {row['rule']}",
-                "uniform": f"best of {end - start - 1} single patterns near it for all heads: {row['rule']}",
-            }[row["method"]]
-            name += "" if row["warmup"] else ", sparse from the first step on"
-            if row["method"] == "ours_budget" and row["warmup"] and start and rows[start - 1]["method"] == "uniform":
-                name += ", searched for the density of that single pattern"
-            psnr = "-" if row["psnr"] is None else f"{row['psnr']:.1f}"
-            cells = [name, f"{row['density']:.2f}", psnr, f"{row['ssim']:.3f}", f"{row['flicker']:.4f}"]
-            lines.append(f"| {' | '.join(cells)} | {row['loss']:.4f} |")
+            best = max(rows[start + 1 : end], key=lambda row: row["psnr"])
+            lines.append(quality_line(best, f"best of {end - start - 1} single patterns near it for all heads: "))
         start = end
-    first = rows[0]
+    first = next(row for row in rows if "psnr" in row)
     grid = "x".join(map(str, first["grid"]))
     lines += [
         "",
-        f"Mean of {first['prompts']} prompts that the profile has not seen, against the dense video of the same seed; "
-        f"{grid} tokens, 20 steps, the first {first['warmup']:.0%} dense; densities of the other steps, with tiles of "
-        "32x16 tokens in proportion to the small video. Flicker: root mean "
-        "square of the difference of frame differences. Loss: flow matching, on true videos the training has not seen. "
+        f"Mean of {first['prompts']} prompts that the profile has not seen; {grid} tokens, 20 steps, the first "
+        f"{first['warmup']:.0%} dense; densities of the other steps, with tiles of 32x16 tokens in proportion to the "
+        "small video. PSNR, SSIM and flicker (root mean square of the difference of frame differences): against the "
+        "dense video of the same seed. Distance: Fréchet distance of blocks of 3 frames x 4 x 4 pixels to those of "
+        "true videos of the same words. Loss: flow matching, on true videos the training has not seen. "
         f"`{result['command']}`, {result['device']}, {result['date']}.",
     ]
     return "\n".join(lines)
+
+
+def quality_line(row: dict, before: str, after: dict | None = None) -> str:
+    """One line of the quality table; `after` is the row before it."""
+    name = {
+        "truth": "true videos",
+        "dense": "dense",
+        "ours_budget": "searched plan, one error budget",
+        "ours_paper": f"searched plan, {row['rule']}",
+        "uniform": before + row["rule"],
+    }[row["method"]]
+    if row["method"] == "ours_budget" and not row["warmup"]:
+        name += ", sparse from the first step on"
+    elif row["method"] == "ours_budget" and after and after["method"] == "uniform":
+        name += ", searched for the density of that single pattern"
+    shown = {"density": ".2f", "psnr": ".1f", "ssim": ".3f", "flicker": ".4f", "frechet": ".3f", "loss": ".4f"}
+    cells = [format(row[field], form) if field in row else "-" for field, form in shown.items()]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def code_table() -> str:

@@ -1,12 +1,25 @@
 """The small Wan: keys of the published checkpoints, an invertible latent, reproducible data, weights that generate."""
 
+import pytest
 import torch
 from safetensors import safe_open
 from small_wan.model import SmallWan, dense_attention
 from small_wan.sample import WEIGHTS, load_model, sample, sigma_schedule
-from small_wan.video import COLOURS, Scene, encode, random_scene, render, sample_batch, to_latent, to_video
+from small_wan.video import (
+    COLOURS,
+    GROWTHS,
+    TEXTURES,
+    Scene,
+    encode,
+    random_scene,
+    render,
+    sample_batch,
+    to_latent,
+    to_video,
+)
 
 GRID = (5, 6, 9)
+REST = (("night",), ("pan-still", "level", "even"))  # ground and camera
 
 
 def wan_keys(layers):
@@ -62,6 +75,63 @@ def test_words_say_what_is_shown():
     assert (contexts[0] != contexts[1]).any(-1).tolist() == [True, *[False] * (contexts.shape[1] - 1)]
 
 
+def shown(line: tuple[str, ...], camera: tuple[str, ...] = REST[1]) -> torch.Tensor:
+    """Brightness (frames, H, W) of a scene of one object, always at the same place."""
+    return render([Scene((line, REST[0], camera))], 7, 44, 60, torch.Generator().manual_seed(1))[0].mean(0)
+
+
+OBJECT = ("large", "white", "plain", "disc", "straight", "steady", "still")
+
+
+@pytest.mark.parametrize("word", ["checked", "striped", "growing", "shrinking", "right", "up-left"])
+def test_words_of_an_object_change_it_and_not_the_ground(word):
+    place = 2 if word in TEXTURES else 5 if word in GROWTHS else 6
+    plain, other = shown(OBJECT), shown((*OBJECT[:place], word, *OBJECT[place + 1 :]))
+    changed = (plain - other).abs() > 0.05
+    assert 0.005 < changed.float().mean() < 0.5
+    middle = changed[3].float().mean()
+    assert (middle > 0.005) == (word in TEXTURES)  # motion and growth begin in the middle of the clip
+
+
+def test_turning_shows_on_a_square():
+    square = (*OBJECT[:3], "square", "straight", *OBJECT[5:])
+    turning = (*OBJECT[:3], "square", "turning", *OBJECT[5:])
+    assert ((shown(square) - shown(turning)).abs()[0] > 0.1).any()
+
+
+def test_a_growing_object_covers_more_and_more():
+    areas = [(frame > 0.5).sum().item() for frame in shown((*OBJECT[:5], "growing", "still"))]
+    assert areas == sorted(areas) and areas[-1] > 1.3 * areas[0]
+
+
+def test_a_camera_that_pans_moves_the_world_by_whole_pixels():
+    """One pixel a frame to the right in the world is one to the left in the picture."""
+    video = shown(OBJECT, ("pan-right", "level", "even"))
+    torch.testing.assert_close(video[4, :, :-1], video[3, :, 1:], rtol=0, atol=1e-4)
+    still = shown(OBJECT)
+    torch.testing.assert_close(still[4], still[3])
+
+
+def test_zooming_in_makes_the_object_cover_more():
+    areas = [(frame > 0.5).sum().item() for frame in shown(OBJECT, ("pan-still", "zoom-in", "even"))]
+    assert areas[-1] > 1.2 * areas[0]
+
+
+def test_light_changes_everything_alike():
+    video = (1 + shown(OBJECT, ("pan-still", "level", "darkening"))).flatten(1)
+    ratio = video[6] / video[0]
+    assert ratio.max() < 1 and ratio.std() < 0.02
+
+
+def test_later_objects_hide_earlier_ones():
+    red, blue = ("large", "red", *OBJECT[2:]), ("large", "blue", *OBJECT[2:])
+    generators = [torch.Generator().manual_seed(seed) for seed in range(40)]
+    for generator in generators:
+        video = render([Scene((red, blue, red, *REST))], 3, 28, 36, generator)[0, :, 1]
+        both = (video[0] > 0.3) & (video[2] > 0.3)
+        assert not both.any()  # nowhere a mixture
+
+
 def test_the_hook_sees_every_self_attention_call():
     model, calls = SmallWan(num_layers=2), []
 
@@ -81,8 +151,8 @@ def test_sigma_schedule_falls_from_one_to_zero():
 def test_generated_objects_have_the_colour_that_was_asked_for():
     """Of all object colours, the one asked for covers most pixels, in at least five of six videos."""
     asked = ("red", "green", "blue", "yellow", "magenta", "cyan")
-    lines = [("large", colour, "square", "straight", "still") for colour in asked]
-    scenes = [Scene((line, ("night", "drifting", "up"))) for line in lines]
+    lines = [("large", colour, "plain", "square", "straight", "steady", "still") for colour in asked]
+    scenes = [Scene((line, *REST)) for line in lines]
     video = to_video(sample(load_model(), encode(scenes), (5, 8, 11), steps=12, seed=2))
     assert torch.isfinite(video).all()
     palette = torch.tensor(list(COLOURS.values()))[:, None, :, None, None, None]

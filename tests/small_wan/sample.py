@@ -17,11 +17,11 @@ SHIFT = 8.0  # of the sigma schedule towards noise, as ComfyUI has it for Wan
 GUIDANCE = 3.0
 
 
-def load_model(file: Path = WEIGHTS) -> SmallWan:
+def load_model(file: Path = WEIGHTS, device: str = "cpu") -> SmallWan:
     """The trained model in fp32, ready to sample."""
     model = SmallWan()
     model.load_state_dict({name: value.float() for name, value in load_file(file).items()})
-    return model.eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def sigma_schedule(steps: int) -> Tensor:
@@ -40,19 +40,22 @@ def sample(
     attention: Callable[[float], AttentionHook] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Latents (B, 16, T, 2H, 2W) for context (B, L, 4096) on a token grid (T, H, W).
+    """Latents (B, 16, T, 2H, 2W) for context (B, L, 4096) on a token grid (T, H, W), where the model is.
 
-    `attention(sigma)` gives the hook for each step; the words' and the wordless half of the guidance run as one batch.
+    Noise is the CPU's, so that a seed gives the same video on every device. `attention(sigma)` gives the hook for each
+    step; the words' and the wordless half of the guidance run as one batch.
     """
     frames, height, width = grid
+    device = model.patch_embedding.weight.device
+    context = context.to(device)
     shape = (context.shape[0], LATENT_CHANNELS, frames, 2 * height, 2 * width)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
     sigmas = sigma_schedule(steps).tolist()
     both = torch.cat([context, torch.zeros_like(context)])
     for sigma, following in itertools.pairwise(sigmas):
         hook = attention(sigma) if attention else dense_attention
-        timestep = torch.full((2 * len(x),), 1000 * sigma)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        timestep = torch.full((2 * len(x),), 1000 * sigma, device=device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             words, wordless = model(torch.cat([x, x]), timestep, both, hook).float().chunk(2)
         x = x + (following - sigma) * (wordless + GUIDANCE * (words - wordless))
         on_step()

@@ -1,7 +1,9 @@
 """Trains the small Wan by flow matching (velocity = noise - video), as Wan does.
 
-    python -m small_wan.train --minutes 110 --out runs/small_wan      # from tests/; resumes when the folder has a run
+    python -m small_wan.train --minutes 300 --compile --out runs/small_wan                 # CPU, hours, in stages
+    python -m small_wan.train --minutes 25 --compile --device cuda --clips 8 --out runs/small_wan     # GPU, minutes
 
+Run from tests/; a folder that has a run is resumed. `--clips 8` puts eight times as many into every step.
 Saves `checkpoint.pt` (to resume), `loss.csv` (step, seconds, mean loss since the last line) and, at the end or with
 `--export`, the averaged weights in fp16 as ComfyUI loads them.
 """
@@ -23,10 +25,20 @@ from .model import SmallWan
 from .sample import SHIFT
 from .video import sample_batch
 
-# (frames, latent height, latent width, batch): about 3,000 tokens each, odd sizes among them
-SHAPES = ((5, 16, 24, 6), (7, 18, 22, 4), (5, 24, 30, 3), (9, 16, 24, 4), (9, 24, 30, 2))
-STILLS = ((1, 16, 24, 32), (1, 18, 22, 30), (1, 24, 30, 16))
-STILL_SHARE = (0.85, 0.1)  # of the steps, at the beginning and at the end
+# (frames, latent height, latent width, batch): about 3,000 tokens a step, at most 2,000 a clip, odd sizes among them
+STILLS = ((1, 16, 24, 32), (1, 18, 22, 30), (1, 24, 30, 16), (1, 48, 56, 4))
+CLIPS = (
+    (5, 16, 24, 6),
+    (9, 16, 24, 4),
+    (5, 24, 30, 3),
+    (9, 24, 30, 2),
+    (13, 18, 22, 2),
+    (5, 32, 42, 2),
+    (7, 28, 34, 2),
+)
+LARGE = ((9, 36, 42, 1), (13, 36, 42, 1), (13, 48, 56, 1))  # 3,402 to 8,736 tokens: as long as ten other steps
+STILL_SHARE = (0.5, 0.1)  # of the steps, at the beginning and at the end
+LARGE_SHARE = 0.03
 LOG_EVERY = 50
 EMA_DECAY = 0.998
 
@@ -39,7 +51,8 @@ def noisy(latent: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, T
     """
     uniform, detail = torch.rand(2, latent.shape[0], generator=generator)
     time_ = torch.where(detail < 0.25, uniform, SHIFT * uniform / (1 + (SHIFT - 1) * uniform))
-    noise = torch.randn(latent.shape, generator=generator)
+    noise = torch.randn(latent.shape, generator=generator)  # the CPU's: a step is the same on every device
+    time_, noise = time_.to(latent.device), noise.to(latent.device)
     t = time_.view(-1, 1, 1, 1, 1)
     return (1 - t) * latent + t * noise, 1000 * time_, noise - latent
 
@@ -49,8 +62,9 @@ def choose_shape(progress: float, generator: torch.Generator) -> tuple[int, int,
 
     What a thing looks like is learned from stills, eight times as many scenes per step; how it moves, from clips.
     """
-    share = STILL_SHARE[0] + (STILL_SHARE[1] - STILL_SHARE[0]) * progress
-    shapes = STILLS if torch.rand((), generator=generator) < share else SHAPES
+    still = STILL_SHARE[0] + (STILL_SHARE[1] - STILL_SHARE[0]) * progress
+    choice = torch.rand((), generator=generator)
+    shapes = STILLS if choice < still else CLIPS if choice < 1 - LARGE_SHARE else LARGE
     return shapes[int(torch.randint(len(shapes), (), generator=generator))]
 
 
@@ -76,10 +90,10 @@ def make_optimizers(model: SmallWan) -> list[torch.optim.Optimizer]:
 class Run:
     """Everything that a training resumes from."""
 
-    def __init__(self, folder: Path, seed: int):
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, seed: int, device: str = "cpu", clips: int = 1):
+        self.folder, self.seed, self.device, self.clips = folder, seed, device, clips
         torch.manual_seed(seed)
-        self.model = SmallWan()
+        self.model = SmallWan().to(device)
         self.average = copy.deepcopy(self.model)
         self.optimizers = make_optimizers(self.model)
         self.peak_lr = [o.param_groups[0]["lr"] for o in self.optimizers]
@@ -95,7 +109,7 @@ class Run:
         self.average.load_state_dict(weights)
 
     def resume(self) -> None:
-        state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
+        state = torch.load(self.folder / "checkpoint.pt", weights_only=True, map_location=self.device)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -123,14 +137,16 @@ class Run:
         """One step on a batch that depends on seed and step number alone; returns the loss."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_000 + self.step)
         frames, height, width, batch = choose_shape(progress, generator)
-        latent, context = sample_batch(batch, frames, height, width, generator)
+        batch *= self.clips
+        latent, context = sample_batch(batch, frames, height, width, generator, self.device)
         keep = torch.rand(batch, generator=generator) > 0.1  # the rest learns to do without words, for guidance
         noised, timestep, target = noisy(latent, generator)
         rate = min(1.0, self.step / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
         for optimizer, peak in zip(self.optimizers, self.peak_lr, strict=True):
             optimizer.param_groups[0]["lr"] = peak * rate
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            velocity = compiled(noised, timestep, context * keep[:, None, None])
+        context = context * keep[:, None, None].to(self.device)
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            velocity = compiled(noised, timestep, context)
         loss = F.mse_loss(velocity.float(), target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -147,7 +163,7 @@ class Run:
 
 def export(model: SmallWan, file: Path, run: Run) -> None:
     """Weights in fp16 with the keys of a Wan 2.1 checkpoint."""
-    tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: value.half().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(tensors, file, metadata={"seed": str(run.seed), "steps": str(run.step), "seconds": f"{run.seconds:.0f}"})
 
 
@@ -156,17 +172,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=110, help="whole training, resumed parts included")
     parser.add_argument("--out", type=Path, default=Path("runs/small_wan"))
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--clips", type=int, default=1, help="factor on the clips of a step, for large devices")
     parser.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler")
     parser.add_argument("--init", type=Path, help="weights to begin a new run with, for example the shipped ones")
     parser.add_argument("--new-stage", action="store_true", help="on resuming, begin the rate's schedule anew")
     parser.add_argument("--export", type=Path, help="write the averaged weights here and train no further")
     args = parser.parse_args()
-    run = Run(args.out, args.seed)
+    run = Run(args.out, args.seed, args.device, args.clips)
     if args.init and not run.step:
         run.begin_with(args.init)
     if args.export:
         export(run.average, args.export, run)
         return
+    torch._dynamo.config.recompile_limit = 2 * len(STILLS + CLIPS + LARGE)  # beyond it shapes run uncompiled
     compiled = torch.compile(run.model, dynamic=False) if args.compile else run.model
     if args.new_stage:
         run.stage_start = run.seconds

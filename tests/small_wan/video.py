@@ -1,8 +1,10 @@
-"""Procedural video with structure, described in words: textured shapes that move, turn and pass behind each other.
+"""Procedural video with structure, described in words: textured objects that move, turn, grow and pass behind each
+other over a static, detailed ground, seen by a camera that pans and zooms, in changing light.
 
-A scene is a line of words per object and one for the background. The words are the conditioning, encoded by fixed
-random vectors as wide as a T5 embedding; what they do not say (exact places, phases, waves) is left to the noise.
-Pixels become latents by a fixed orthonormal mapping (2x2 pixels x RGB -> 16 channels), so that no VAE is needed.
+A scene is a line of words per object, one for the ground and one for the camera. The words are the conditioning,
+encoded by fixed random vectors as wide as a T5 embedding; what they do not say (exact places, phases, textures of the
+ground) is left to the noise. Pixels become latents by a fixed orthonormal mapping (2x2 pixels x RGB -> 16 channels), so
+that no VAE is needed.
 """
 
 from __future__ import annotations
@@ -34,12 +36,20 @@ DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up
 MOTIONS = ("still", *DIRECTIONS)
 SPINS = {"straight": 0.0, "turning": 0.22}  # radians per frame
 GROUNDS = {"night": (-0.75, -0.7, -0.45), "forest": (-0.65, -0.4, -0.7), "dusk": (-0.35, -0.65, -0.5)}
+GROWTHS = {"steady": 0.0, "growing": 0.04, "shrinking": -0.04}  # of the logarithm of the radius, per frame
+TEXTURES = ("plain", "checked", "striped")
+PANS = ("pan-still", *(f"pan-{direction}" for direction in DIRECTIONS))
+ZOOMS = {"level": 0.0, "zoom-in": 0.03, "zoom-out": -0.03}  # of the logarithm of the magnification, per frame
+LIGHTS = {"even": 0.0, "brightening": 0.04, "darkening": -0.04}  # of the brightness, per frame
 SPEED = 2.0  # per frame, on each axis
-DRIFT = 1.0
+PAN = 1.0
 TOKEN = 4  # 2 pixels to a latent, 2 latents to a token
-VOCABULARY = (*KNOWN_KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting")
-MAX_OBJECTS = 2
-CONTEXT_TOKENS = MAX_OBJECTS + 1
+VOCABULARY = (
+    *KNOWN_KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting", *GROWTHS, *TEXTURES, *PANS, *ZOOMS, *LIGHTS
+)  # fmt: skip
+MAX_OBJECTS = 3
+ROOM_FOR_THREE = 600  # latents of a frame
+CONTEXT_TOKENS = MAX_OBJECTS + 2
 _SCALE = 2.0  # latents of about unit variance
 
 
@@ -53,7 +63,7 @@ _BASIS = torch.linalg.qr(_fixed(LATENT_CHANNELS, 12, seed=21))[0]
 
 @dataclass(frozen=True)
 class Scene:
-    """Words of a scene: one line per object, then the background's line."""
+    """Words of a scene: one line per object, then the ground's and the camera's."""
 
     lines: tuple[tuple[str, ...], ...]
 
@@ -61,20 +71,27 @@ class Scene:
         return ", ".join(" ".join(line) for line in self.lines)
 
 
-def random_scene(generator: torch.Generator) -> Scene:
-    """One or two objects on a drifting background, every word drawn uniformly."""
+def random_scene(generator: torch.Generator, most_objects: int = 2) -> Scene:
+    """One or more objects, every word drawn uniformly; growth, camera and light are at rest in half the scenes each."""
 
     def pick(words: object) -> str:
         words = tuple(words)
         return words[int(torch.randint(len(words), (), generator=generator))]
 
-    count = 1 + int(torch.randint(MAX_OBJECTS, (), generator=generator))
-    lines = [(pick(SIZES), pick(COLOURS), pick(KINDS), pick(SPINS), pick(MOTIONS)) for _ in range(count)]
-    return Scene((*lines, (pick(GROUNDS), "drifting", pick(DIRECTIONS))))
+    def rest_or(words: object) -> str:
+        rest, *others = words
+        return rest if torch.rand((), generator=generator) < 0.5 else pick(others)
+
+    count = 1 + int(torch.randint(most_objects, (), generator=generator))
+    lines = [
+        (pick(SIZES), pick(COLOURS), pick(TEXTURES), pick(KINDS), pick(SPINS), rest_or(GROWTHS), pick(MOTIONS))
+        for _ in range(count)
+    ]
+    return Scene((*lines, (pick(GROUNDS),), (rest_or(PANS), rest_or(ZOOMS), rest_or(LIGHTS))))
 
 
 def encode(scenes: list[Scene]) -> Tensor:
-    """Context (B, 3, 4096) of the scenes; a line's token is the sum of its words, missing objects are zeros."""
+    """Context (B, 5, 4096) of the scenes; a line's token is the sum of its words, missing objects are zeros."""
     context = torch.zeros(len(scenes), CONTEXT_TOKENS, TEXT_DIM)
     for row, scene in zip(context, scenes, strict=True):
         for token, line in zip(row, scene.lines, strict=False):
@@ -115,60 +132,88 @@ def _signed_distances(u: Tensor, v: Tensor) -> Tensor:
     return torch.stack([disc, square, triangle, torch.minimum(arm, bar)])
 
 
-def render(scenes: list[Scene], frames: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Video (B, 3, frames, height, width) in -1..1 of the scenes, at places drawn from the generator."""
-    batch = len(scenes)
+def render(
+    scenes: list[Scene], frames: int, height: int, width: int, generator: torch.Generator, device: str = "cpu"
+) -> Tensor:
+    """Video (B, 3, frames, height, width) in -1..1 of the scenes, at places drawn from the generator.
+
+    The generator is the CPU's, so that a seed shows the same scene on every device.
+    """
+    with torch.device(device):
+        return _render(scenes, frames, height, width, generator)
+
+
+def _render(scenes: list[Scene], frames: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    batch, device = len(scenes), torch.get_default_device()
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(batch, *shape, generator=generator)[..., None, None, None]
+        return torch.rand(batch, *shape, generator=generator, device="cpu").to(device)[..., None, None, None]
 
     y = (torch.arange(height) + 0.5 - height / 2)[:, None]
     x = (torch.arange(width) + 0.5 - width / 2)[None, :]
     t = (torch.arange(frames) - (frames - 1) / 2)[:, None, None]
+    cameras = [scene.lines[-1] for scene in scenes]
+    pan = torch.tensor([_velocity(line[0].removeprefix("pan-"), PAN) for line in cameras])[..., None, None, None]
+    zoom = torch.exp(_column([ZOOMS[line[1]] for line in cameras]) * t)
+    x, y = x / zoom + pan[:, 0] * t, y / zoom + pan[:, 1] * t  # places in the world, (B, frames, height, width)
 
-    image = _background(scenes, uniform, x, y, t)
+    image = _ground(scenes, uniform, x, y)
     sides = (uniform(1)[:, 0] < 0.5) * 2.0 - 1.0
     for slot in range(MAX_OBJECTS):
-        lines = [scene.lines[slot] if slot < len(scene.lines) - 1 else None for scene in scenes]
-        present = _column([line is not None for line in lines])
-        lines = [line or ("small", "white", "disc", "straight", "still") for line in lines]
-        velocity = torch.tensor([_velocity(line[4], SPEED) for line in lines])[..., None, None, None]
-        # two objects begin on different sides, so that both can be seen before one hides the other
-        side = sides * (1 - 2 * slot)
+        lines = [scene.lines[slot] if slot < len(scene.lines) - 2 else None for scene in scenes]
+        # objects begin on different sides, so that all can be seen before one hides the other
+        side = sides * (1 - 2 * (slot % 2))
         across, down = uniform(1)[:, 0], uniform(1)[:, 0]
         place = torch.stack([side * across * 0.4 * width, (down - 0.5) * 0.5 * height], dim=1)
         # in the middle of the clip at a corner of the model's tokens: an outline is then one of few, not of a continuum
         place = (place / TOKEN).round() * TOKEN
-        dx, dy = x - place[:, 0] - velocity[:, 0] * t, y - place[:, 1] - velocity[:, 1] * t
-        spin = _column([SPINS[line[3]] for line in lines])
-        angle = spin * t  # upright in the middle of the clip: what is left to the noise is where, not which way up
-        radius = _column([SIZES[line[0]] for line in lines])
-        u = (dx * angle.cos() + dy * angle.sin()) / radius
-        v = (dy * angle.cos() - dx * angle.sin()) / radius
-        kind = torch.tensor([KNOWN_KINDS.index(line[2]) for line in lines])
-        distance = _signed_distances(u, v)[kind, torch.arange(batch)]
-        cover = (present * torch.sigmoid(-distance * radius * 1.6))[:, None]
-        shade = 0.84 + 0.16 * torch.sin(u * 3.4) * torch.sin(v * 3.4)  # texture, so that turning shows
-        colour = torch.tensor([COLOURS[line[1]] for line in lines])[..., None, None, None]
-        image = image * (1 - cover) + (1 + colour) * shade[:, None] * cover - cover
-    return image
+        if any(lines):
+            image = _draw_object(image, lines, x, y, t, place)
+    light = 1 + _column([LIGHTS[line[2]] for line in cameras]) * t
+    return ((1 + image) * light[:, None] - 1).clamp(-1, 1)
 
 
-def _background(scenes: list[Scene], uniform: object, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
-    """Waves of random direction over a base colour, drifting together."""
-    lines = [scene.lines[-1] for scene in scenes]
-    drift = torch.tensor([_velocity(line[2], DRIFT) for line in lines])[..., None, None, None]
-    image = torch.tensor([GROUNDS[line[0]] for line in lines])[..., None, None, None]
-    gx, gy = x - drift[:, 0] * t, y - drift[:, 1] * t
-    for _ in range(2):
+def _draw_object(image: Tensor, lines: list, x: Tensor, y: Tensor, t: Tensor, place: Tensor) -> Tensor:
+    """The image with each scene's object over it, none where the line is None."""
+    present = _column([line is not None for line in lines])
+    lines = [line or ("small", "white", "plain", "disc", "straight", "steady", "still") for line in lines]
+    velocity = torch.tensor([_velocity(line[6], SPEED) for line in lines])[..., None, None, None]
+    dx, dy = x - place[:, 0] - velocity[:, 0] * t, y - place[:, 1] - velocity[:, 1] * t
+    angle = _column([SPINS[line[4]] for line in lines]) * t  # upright in the middle of the clip
+    radius = _column([SIZES[line[0]] for line in lines]) * torch.exp(_column([GROWTHS[line[5]] for line in lines]) * t)
+    u = (dx * angle.cos() + dy * angle.sin()) / radius
+    v = (dy * angle.cos() - dx * angle.sin()) / radius
+    batch = torch.arange(len(lines))
+    distance = _signed_distances(u, v)[torch.tensor([KNOWN_KINDS.index(line[3]) for line in lines]), batch]
+    cover = (present * torch.sigmoid(-distance * radius * 1.6))[:, None]
+    shade = _shades(u, v)[torch.tensor([TEXTURES.index(line[2]) for line in lines]), batch]
+    colour = torch.tensor([COLOURS[line[1]] for line in lines])[..., None, None, None]
+    return image * (1 - cover) + (1 + colour) * shade[:, None] * cover - cover
+
+
+def _shades(u: Tensor, v: Tensor) -> Tensor:
+    """Brightness of each texture, stacked first; all show that an object turns."""
+    plain = 0.84 + 0.16 * torch.sin(u * 3.4) * torch.sin(v * 3.4)
+    checked = 0.75 + 0.25 * torch.tanh(4 * torch.sin(u * 4.2) * torch.sin(v * 4.2))
+    striped = 0.75 + 0.25 * torch.tanh(3 * torch.sin(u * 6.0))
+    return torch.stack([plain, checked, striped])
+
+
+def _ground(scenes: list[Scene], uniform: object, x: Tensor, y: Tensor) -> Tensor:
+    """Coarse and fine waves of random direction over a base colour, at rest in the world: (B, 3, ...)."""
+    image = torch.tensor([GROUNDS[scene.lines[-2][0]] for scene in scenes])[..., None, None, None]
+    for strength, slowest in ((0.22, 0.19), (0.22, 0.19), (0.16, 0.4), (0.16, 0.4)):  # radians per pixel, to twice that
         angle, phase, tint = uniform() * 2 * math.pi, uniform() * 2 * math.pi, uniform(3)
-        frequency = 0.19 + 0.19 * uniform()
-        wave = torch.sin(frequency * (gx * angle.cos() + gy * angle.sin()) + phase)
-        image = image + 0.22 * (tint - 0.3) * wave[:, None]
+        frequency = slowest * (1 + uniform())
+        wave = torch.sin(frequency * (x * angle.cos() + y * angle.sin()) + phase)
+        image = image + strength * (tint - 0.3) * wave[:, None]
     return image
 
 
-def sample_batch(batch: int, frames: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Latents (B, 16, frames, height, width) of random scenes and their context (B, 3, 4096)."""
-    scenes = [random_scene(generator) for _ in range(batch)]
-    return to_latent(render(scenes, frames, 2 * height, 2 * width, generator)), encode(scenes)
+def sample_batch(
+    batch: int, frames: int, height: int, width: int, generator: torch.Generator, device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Latents (B, 16, frames, height, width) of random scenes and their context (B, 5, 4096)."""
+    most = 2 if height * width < ROOM_FOR_THREE else MAX_OBJECTS
+    scenes = [random_scene(generator, most) for _ in range(batch)]
+    return to_latent(render(scenes, frames, 2 * height, 2 * width, generator, device)), encode(scenes).to(device)

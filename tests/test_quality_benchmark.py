@@ -1,0 +1,78 @@
+"""The quality benchmark: what it measures against true videos, and which patterns and plans it compares."""
+
+import sys
+
+import pytest
+import torch
+from load_pack import ROOT
+from small_wan.sample import load_model
+from small_wan.video import random_scene
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.lists import pattern_density
+from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip
+from sparse_vdit.plans.plan import EVERY_SIGMA, uniform_plan
+
+sys.path.append(str(ROOT / "benchmarks"))
+from quality import ROOM, closest_patterns, without_warmup
+from small_wan_runs import GRID, KEY_TILE, QUERY_TILE
+from truth import BLOCK, Truth, blocks, frechet_distance, held_out_loss
+
+SCENES = [random_scene(torch.Generator().manual_seed(seed)) for seed in range(5)]
+
+
+def test_frechet_distance_of_known_gaussians() -> None:
+    """Of axis-aligned Gaussians it is the sum of (difference of means)^2 + (difference of deviations)^2."""
+    sample = torch.randn(40_001, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    moved = sample * torch.tensor([1.0, 2, 3, 1, 1]) + torch.tensor([0.0, 0, 0, 4, 0])
+    assert frechet_distance(sample, sample) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(sample, moved) == pytest.approx(0 + 1 + 4 + 16, rel=0.03)
+    assert frechet_distance(moved, sample) == pytest.approx(frechet_distance(sample, moved))
+
+
+def test_blocks_hold_every_pixel_once() -> None:
+    video = torch.arange(2 * 7 * 9 * 12 * 3).view(2, 7, 9, 12, 3).double()
+    found = blocks(video)
+    assert found.shape == (2 * 2 * 2 * 3, 3 * 3 * 4 * 4)  # 7 frames hold two blocks of three, 9 rows two of four
+    assert found.unique().numel() == found.numel()
+    first = video[0, : BLOCK[0], : BLOCK[1], : BLOCK[2]].reshape(-1)
+    assert torch.equal(found[0], first)
+
+
+def test_true_videos_are_nearest_to_the_truth() -> None:
+    truth = Truth(SCENES, torch.zeros(len(SCENES), 9, 44, 52, 3))
+    video, floor = truth.others, truth.floor()
+    worse = {
+        "noisy": video + 0.05 * torch.randn(video.shape, generator=torch.Generator().manual_seed(2)),
+        "flickering": video * (1 + 0.2 * (torch.arange(9) % 2))[:, None, None, None],
+        "frozen": video[:, :1].expand_as(video),
+    }
+    distances = {name: truth.distance(other) for name, other in worse.items()}
+    assert min(distances.values()) > 1.5 * floor, (distances, floor)
+
+
+def test_loss_on_true_videos_notices_what_a_plan_takes_away() -> None:
+    model, grid = load_model(), (5, 6, 7)
+
+    def loss(pattern: object) -> float:
+        plan = uniform_plan("wan", 4, 3, 128, grid, pattern)
+        return held_out_loss(model, plan, 2, grid=grid)
+
+    dense = held_out_loss(model, None, 2, grid=grid)
+    assert loss(Dense()) == pytest.approx(dense)
+    assert dense < loss(Diagonal(0)) < loss(Skip())
+
+
+@pytest.mark.parametrize("density", [0.2, 0.35, 0.5])
+def test_single_patterns_are_at_least_as_dense_as_the_plan(density: float) -> None:
+    found = closest_patterns(density, 5)
+    assert 1 <= len(found) <= 5
+    for pattern, stated in found:
+        assert stated == pattern_density(pattern, TokenGrid(*GRID), QUERY_TILE, KEY_TILE)
+        assert density - 0.002 <= stated <= density + ROOM
+
+
+def test_without_warm_up_the_first_band_begins_at_once() -> None:
+    plan = uniform_plan("wan", 4, 3, 128, GRID, Diagonal(0), sigma_high=0.8)
+    assert plan.band_at(0.99) is None
+    assert without_warmup(plan).band_at(EVERY_SIGMA - 1) == 0
+    assert without_warmup(plan).density() == plan.density()

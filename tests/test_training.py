@@ -1,0 +1,77 @@
+"""The small Wan's training: the same steps whether interrupted or not, and weights that load."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from small_wan import train
+from small_wan.model import SmallWan
+from small_wan.sample import load_model
+
+REAL = {"STILLS": train.STILLS, "CLIPS": train.CLIPS, "LARGE": train.LARGE}
+
+
+@pytest.fixture(autouse=True)
+def small_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller model, and shapes of some tokens instead of thousands."""
+    monkeypatch.setattr(train, "SmallWan", lambda: SmallWan(dim=256, ffn_dim=96, num_layers=1))
+    monkeypatch.setattr(train, "STILLS", ((1, 6, 10, 3),))
+    monkeypatch.setattr(train, "CLIPS", ((3, 6, 10, 2),))
+    monkeypatch.setattr(train, "LARGE", ((5, 6, 14, 1),))
+
+
+def steps(run: train.Run, number: int) -> list[float]:
+    return [run.train_step(0.3, run.model) for _ in range(number)]
+
+
+def test_a_resumed_training_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+    whole = train.Run(tmp_path / "whole", seed=3)
+    losses = steps(whole, 4)
+    begun = train.Run(tmp_path / "parts", seed=3)
+    assert steps(begun, 2) == losses[:2]
+    begun.save()
+    resumed = train.Run(tmp_path / "parts", seed=3)
+    assert resumed.step == 2
+    assert steps(resumed, 2) == losses[2:]
+    for ours, theirs in zip(resumed.average.parameters(), whole.average.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_training_lowers_the_loss_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train.Run(tmp_path, seed=3)
+    run.step = 100  # past the rate's warm-up
+    monkeypatch.setattr(train, "choose_shape", lambda progress, generator: (3, 6, 10, 8))
+    losses = steps(run, 30)
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_exported_weights_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "SmallWan", SmallWan)
+    run = train.Run(tmp_path, seed=3)
+    train.export(run.average, tmp_path / "weights.safetensors", run)
+    model = load_model(tmp_path / "weights.safetensors")
+    for ours, theirs in zip(model.parameters(), run.average.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_stills_first_clips_later_and_now_and_then_a_large_one() -> None:
+    generator = torch.Generator().manual_seed(5)
+    counts = [Counter(train.choose_shape(progress, generator)[0] for _ in range(999)) for progress in (0.0, 1.0)]
+    assert counts[0][1] > counts[1][1] > 0 and counts[0][3] < counts[1][3]
+    assert all(0 < count[5] < 60 for count in counts)
+
+
+def test_the_shapes_of_real_trainings() -> None:
+    """At most 2,000 tokens a clip in most steps, above 8,000 in some."""
+    tokens = {name: [s[0] * (s[1] // 2) * (s[2] // 2) for s in shapes] for name, shapes in REAL.items()}
+    assert max(tokens["STILLS"] + tokens["CLIPS"]) <= 2000
+    assert max(tokens["LARGE"]) > 8000 and train.LARGE_SHARE < 0.1
+
+
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_is_the_step_on_a_cpu(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    losses = [steps(train.Run(tmp_path / device, 3, device), 2) for device in ("cpu", "cuda")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
