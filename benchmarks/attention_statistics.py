@@ -4,7 +4,7 @@ Measured per head and prompt over some steps of a dense run, those after the fir
 
     keys           mean over queries of the smallest fraction of keys that holds 95 % of the softmax mass
     flat, deep     the same for tiles of 64 keys and the mass of a whole query tile, in each token order
-    kind           the paper's kind that keeps 95 % of the mass with the fewest tiles, `dense` where none saves a tenth
+    kind           the kind that keeps 95 % of the mass with the fewest tiles, `dense` where none saves a tenth
 
     python benchmarks/attention_statistics.py --grid 13 24 28 --prompts 8
 

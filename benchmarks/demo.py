@@ -21,6 +21,7 @@ from small_wan_runs import (
     FAMILY,
     GRID,
     KEY_TILE,
+    LEAST_STEPS,
     QUERY_TILE,
     ROOT,
     STEPS,
@@ -38,7 +39,6 @@ from sparse_vdit.plans.profile_files import save_profile
 from sparse_vdit.plans.search import search_budget
 
 RESULTS = ("side_by_side.webp", "plan.png", "plan.json", "profile.safetensors", "demo_result.json")
-LEAST_STEPS = 5  # of which the profile sees some in each of its bands
 PROFILE_SEED, PROMPT_SEED = 501, 60  # scenes of the profile, and a scene it has not seen
 
 

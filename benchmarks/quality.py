@@ -1,9 +1,10 @@
 """How close sparse videos of the small Wan stay to dense ones, and whether they are as good.
 
 Profiles on two scenes, evaluates on others with the same noise, all in one batch. Each plan is run after a dense
-warm-up and, its first band from the first step on, without one. PSNR, SSIM and flicker are against the dense video;
-`frechet` and `loss` (truth.py) are against true videos, so that what differs but is as good can be told from what is
-worse. The row `truth` is what other true videos have.
+warm-up and, its first band from the first step on, without one. PSNR, SSIM and flicker are against the dense video,
+`frechet` and `loss` (truth.py) against true videos. The loss is the stricter judge: it says how likely true videos are
+to the model. The distance compares pixels in small blocks and shows what is clearly worse; below the dense videos' own it
+says nothing. The row `truth` is what other true videos have.
 
 `--singles N` adds N single patterns for all heads: windows and stripes of a grid of sizes whose density lies at or a
 little above the plan's, so that the comparison favours them, and a plan of exactly the density of the best of them.
@@ -29,6 +30,7 @@ from small_wan_runs import (
     FAMILY,
     GRID,
     KEY_TILE,
+    LEAST_STEPS,
     QUERY_TILE,
     STEPS,
     WARMUP,
@@ -77,8 +79,10 @@ def closest_patterns(density: float, most: int) -> list[tuple[Pattern, float]]:
             near.setdefault(pattern.kind, []).append((found, pattern))
     ranked = [sorted(group, key=lambda pair: pair[0]) for group in near.values()]
     mixed = [pair for pairs in itertools.zip_longest(*ranked) for pair in pairs if pair is not None]
-    distinct = {round(found, 4): (pattern, found) for found, pattern in reversed(mixed)}
-    return list(distinct.values())[-most:]
+    distinct: dict[float, tuple[Pattern, float]] = {}
+    for found, pattern in mixed:
+        distinct.setdefault(round(found, 4), (pattern, found))
+    return list(distinct.values())[:most][::-1]
 
 
 def without_warmup(plan: Plan) -> Plan:
@@ -160,6 +164,15 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--plans", type=Path, help="also save the searched plans in this folder")
     args = parser.parse_args()
+    wrong = [density for density in args.density if not 0 < density <= 1]
+    if wrong:
+        parser.error(f"--density is {wrong[0]}, expected above 0 and at most 1")
+    if args.prompts < 1 or args.singles < 0:
+        parser.error("--prompts has to be at least 1 and --singles at least 0")
+    if not LEAST_STEPS <= args.steps <= 1000:
+        parser.error(f"--steps is {args.steps}, expected {LEAST_STEPS} to 1000")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no such device here")
     run = Comparison(args.prompts, args.steps, args.device)
     profile = profile_scenes(run.model, run.profiled, steps=args.steps)
     for density in args.density:

@@ -33,6 +33,7 @@ from sparse_vdit.plans.profiler import Profiler  # noqa: E402
 
 GRID = (9, 12, 15)  # odd sizes on purpose: 1,620 tokens fill no whole number of tiles
 STEPS = 20
+LEAST_STEPS = 7  # of which a profile sees some in each of its bands
 WARMUP = 0.2  # share of the steps that stays dense
 # The kernels' tiles are 128 x 64 tokens. Against a real video's 32,760 tokens that is fine, against these 1,620 it is
 # half a frame, so the small model gets tiles in proportion.
@@ -41,7 +42,7 @@ QUERY_TILE, KEY_TILE = 32, 16
 FAMILY = "wan"
 
 __all__ = [
-    "FAMILY", "GRID", "KEY_TILE", "QUERY_TILE", "ROOT", "STEPS", "WARMUP", "WEIGHTS",
+    "FAMILY", "GRID", "KEY_TILE", "LEAST_STEPS", "QUERY_TILE", "ROOT", "STEPS", "WARMUP", "WEIGHTS",
     "generate", "load_model", "plan_attention", "profile_scenes", "random_scene",
 ]  # fmt: skip
 

@@ -57,7 +57,8 @@ def quality_table() -> str:
         f"{first['warmup']:.0%} dense; densities of the other steps, with tiles of 32x16 tokens in proportion to the "
         "small video. PSNR, SSIM and flicker (root mean square of the difference of frame differences): against the "
         "dense video of the same seed. Distance: Fréchet distance of blocks of 3 frames x 4 x 4 pixels to those of "
-        "true videos of the same words. Loss: flow matching, on true videos the training has not seen. "
+        "true videos of the same words; below dense it says nothing. Loss: flow matching, on true videos the "
+        "training has not seen, at the noise levels after the warm-up. "
         f"`{result['command']}`, {result['device']}, {result['date']}.",
     ]
     return "\n".join(lines)
@@ -77,7 +78,9 @@ def quality_line(row: dict, before: str, after: dict | None = None) -> str:
     elif row["method"] == "ours_budget" and after and after["method"] == "uniform":
         name += ", searched for the density of that single pattern"
     shown = {"density": ".2f", "psnr": ".1f", "ssim": ".3f", "flicker": ".4f", "frechet": ".3f", "loss": ".4f"}
-    cells = [format(row[field], form) if field in row else "-" for field, form in shown.items()]
+    # the loss begins after the warm-up: without one it would be the plan's again
+    known = {**row, "loss": None} if row.get("warmup") == 0 else row
+    cells = ["-" if known.get(field) is None else format(row[field], form) for field, form in shown.items()]
     return f"| {name} | {' | '.join(cells)} |"
 
 

@@ -1,6 +1,7 @@
 """Are sparse videos as good as dense ones where they differ? Two measures against true videos of the same words.
 
-The difference to the dense video alone cannot tell another good video from a worse one.
+The difference to the dense video alone cannot tell another good video from a worse one. The loss can, and is the
+stricter judge; the distance looks at small blocks of pixels of few videos: only large differences of it mean something.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from small_wan_runs import GRID, STEPS, WARMUP, plan_attention
 from sparse_vdit.plans.plan import Plan
 from torch import Tensor
 
-TRUTH_SEED = 20_000_000  # far from the seeds of any training step
+TRUTH_SEED = 20_000_000  # far from the seeds of the shipped weights' training
 RENDERINGS = 16  # true videos of each scene
 BLOCK = (3, 4, 4)  # frames, height, width in pixels: one token wide, long enough to see motion and flicker
 
@@ -43,10 +44,12 @@ def held_out_loss(
     return sum(losses) / len(losses)
 
 
-def true_videos(scenes: list[Scene], frames: int, height: int, width: int, seed: int = TRUTH_SEED) -> Tensor:
-    """Videos (RENDERINGS * scenes, frames, height, width, 3) in 0..1 as the scenes' words describe them."""
+def true_videos(
+    scenes: list[Scene], frames: int, height: int, width: int, renderings: int, seed: int = TRUTH_SEED
+) -> Tensor:
+    """Videos (renderings * scenes, frames, height, width, 3) in 0..1 as the scenes' words describe them."""
     generator = torch.Generator().manual_seed(seed)
-    video = render(scenes * RENDERINGS, frames, height, width, generator)
+    video = render(scenes * renderings, frames, height, width, generator)
     return (video.permute(0, 2, 3, 4, 1) + 1) / 2
 
 
@@ -76,8 +79,8 @@ class Truth:
     def __init__(self, scenes: list[Scene], video: Tensor):
         """`video` (B, frames, H, W, 3) says how large they are."""
         frames, height, width = video.shape[1:4]
-        self.blocks = blocks(true_videos(scenes, frames, height, width))
-        self.others = true_videos(scenes, frames, height, width, TRUTH_SEED + 1)[: len(scenes)]
+        self.blocks = blocks(true_videos(scenes, frames, height, width, RENDERINGS))
+        self.others = true_videos(scenes, frames, height, width, 1, TRUTH_SEED + 1)
 
     def distance(self, videos: Tensor) -> float:
         """Fréchet distance of the videos' blocks to those of true ones, the smaller the better."""

@@ -58,7 +58,7 @@ def summary(plan: Plan) -> str:
     told = origin.parameters
     if isinstance(told.get("predicted_error"), float) and isinstance(told.get("predicted_error_margin"), float):
         error, margin = told["predicted_error"], told["predicted_error_margin"]
-        lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} (95 %; errors of heads added)")
+        lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} or more (errors of heads added)")
     if origin.notes:
         lines.append(origin.notes)
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from ..plans.profiler import Profiler
 from .host import reasons
 from .host.families import Family, describe
 from .host.install import install, pause_malloc_graph
+from .host.plan_engine import SIGMA_SLACK
 from .host.profile_engine import ProfileEngine
 from .host.report import show_on_node
 from .host.run import Run
@@ -175,19 +176,25 @@ class ProfileHeads(io.ComfyNode):
 
 def noise_bands(sigmas: Tensor, count: int, start: float) -> tuple[tuple[float, float], ...]:
     """(sigma_high, sigma_low) of `count` parts with equally many steps of the sampled schedule from noise level `start`
-    on, and of no other noise.
+    on. Where the schedule begins above it, the first part begins there, so that a plan serves schedules of other steps.
 
     Raises:
         ValueError: fewer steps than bands.
     """
+    start *= 1 + SIGMA_SLACK
     sampled = [sigma for sigma in sigmas[:-1].tolist() if sigma <= start]
     steps = len(sampled)
+    if not steps:
+        raise ValueError(
+            f"0 of {len(sigmas) - 1} sampled steps come after start_percent (noise level {start:.3f}): every step lies "
+            "in the warm-up, use a smaller start_percent or more steps"
+        )
     if steps < count:
         raise ValueError(
             f"bands is {count}, but {steps} of {len(sigmas) - 1} sampled steps come after start_percent (noise level "
             f"{start:.3f}): use at most one band per step, or a smaller start_percent"
         )
-    ends = [*sampled, float(sigmas[-1])]
+    ends = [start if float(sigmas[0]) > start else sampled[0], *sampled[1:], float(sigmas[-1])]
     edges = [ends[round(part * steps / count)] for part in range(count + 1)]
     return tuple(itertools.pairwise(edges))
 

@@ -1,8 +1,7 @@
 """What the search may choose from: about 100 windows, unions, stripes and routed heads, and the two extremes.
 
 The paper's five kinds are among them (Sparse-vDiT, arXiv 2506.03065), and so are the windows of STA and PSA, in units
-relative to the video. Steps between local windows are small, as most heads are local: with half as many cubes and no
-strips, plans of the same density were 1.7 dB worse on the small Wan of the tests.
+relative to the video. Steps between local windows are small, as most heads are local.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ def plan_to_json(plan: Plan) -> str:
         "bands": [{name: getattr(band, name) for name in _BAND} for band in plan.bands],
         "provenance": {name: getattr(plan.provenance, name) for name in _PROVENANCE},
     }
+    for name in ("parameters", "versions"):  # whose order is that of how the plan was made
+        data["provenance"][name] = dict(sorted(data["provenance"][name].items()))
     return _layout(data) + "\n"
 
 

@@ -41,7 +41,8 @@ class Solution:
     @property
     def gap(self) -> float:
         """How much worse than the bound, relative to it; at least 0."""
-        return max(0.0, self.objective - self.bound) / max(abs(self.bound), 1e-30)
+        missing = self.objective - max(0.0, self.bound)  # costs are not negative
+        return 0.0 if missing < 1e-12 else missing / max(self.bound, 1e-12)
 
 
 def solve(objective: Tensor, spent: Tensor, limit: float) -> Solution:

@@ -87,10 +87,10 @@ class Profile:
             raise ValueError(f"samples is {tuple(self.samples.shape)}, expected {shape[:2]} (bands, layers)")
 
     def sampling_variance(self) -> Tensor:
-        """Variance of the measure `projected`, a mean over sampled rows: float64, shaped as it.
+        """Variance of the measure `projected` that comes from sampling rows: float64, shaped as it.
 
-        Rows of one observation are drawn from strata and counted as if independent, so it errs upwards; that steps and
-        prompts differ is in it, as rows of all of them are in the mean.
+        Rows are counted as if independent. That other prompts give other means is not in it: that takes profiles of
+        several prompts to see.
         """
         rows = self.header.parameters.get("rows")
         rows = rows if isinstance(rows, (int, float)) and rows >= 1 else 1  # text where merged profiles differ

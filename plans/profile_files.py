@@ -15,7 +15,7 @@ from ..kernels.patterns import pattern_from_dict
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader
 from .writing import write_new
 
-FORMAT, VERSION = "sparse-vdit-profile", 1
+FORMAT, VERSION = "sparse-vdit-profile", 2  # 1 had no measure `square`
 MOST_BYTES = 1 << 30
 
 
@@ -78,7 +78,7 @@ def _about(name: str, text: str | None) -> dict:
         raise ProfileError(f"{name}: its metadata has no readable entry 'profile': {error}") from error
     found = (about.get("format"), about.get("version")) if isinstance(about, dict) else about
     if found != (FORMAT, VERSION):
-        raise ProfileError(f"{name}: format and version are {found!r}, expected {(FORMAT, VERSION)!r}")
+        raise ProfileError(f"{name}: format and version are {found!r}, expected {(FORMAT, VERSION)!r}: profile again")
     return about
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 
 import torch
 from torch import Tensor
@@ -85,9 +86,7 @@ def search_budget(
     try:
         found = solve(errors, cost, density) if error is None else solve(cost, errors, error**2)
     except OutOfReachError as reason:
-        raise SearchError(
-            f"the target is out of reach, the cheapest plan takes {reason.times:.2f} times as much: raise it"
-        ) from reason
+        raise SearchError(_out_of_reach(profile, target, reason.times, error is None)) from reason
     parameters = {"density": density} if error is None else {"error": error}
     parameters |= {"gap": float(f"{found.gap:.2g}"), "most_skipped": most_skipped}
     variance = profile.sampling_variance()[bands] * (1 if weights is None else weights[..., None].square())
@@ -97,7 +96,8 @@ def search_budget(
 
 def predicted_error(choice: Tensor, errors: Tensor, variance: Tensor) -> dict[str, float]:
     """Error of a plan, sqrt(sum ||W_O dO||^2 / sum ||W_O O||^2) with errors of heads added up as if independent, and
-    the half-width of its 95 % confidence interval as far as the sampling of rows goes.
+    how far off it may be (1.96 standard errors) for the sampling of rows alone: heads of a call share their rows, the
+    plan was chosen by the same errors, and prompts differ, so it is the least that it may be off.
 
     Args:
         choice: (bands, layers, heads).
@@ -107,6 +107,18 @@ def predicted_error(choice: Tensor, errors: Tensor, variance: Tensor) -> dict[st
     deviation = variance.gather(-1, choice[..., None]).sum().item() ** 0.5
     low, high = (max(0.0, squared + side * 1.96 * deviation) ** 0.5 for side in (-1, 1))
     return {"predicted_error": round(squared**0.5, 4), "predicted_error_margin": round((high - low) / 2, 4)}
+
+
+def _out_of_reach(profile: Profile, target: float, times: float, is_density: bool) -> str:
+    """What to type instead of a target, and why."""
+    grid = "x".join(map(str, profile.header.grid))
+    if is_density:
+        lowest = math.ceil(100 * target * times) / 100
+        return (
+            f"density {target} cannot be reached on {grid} tokens, the lowest is {lowest}: raise it, or "
+            "profile a larger video, where windows are a smaller part"
+        )
+    return f"error {target} cannot be reached, the lowest is {target * times**0.5:.3g}: raise it"
 
 
 def _skippable(errors: Tensor, share: float) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from comfyui.installation import ROOT
-from comfyui.prompts import base, ksampler, node, patch, profiled
+from comfyui.prompts import base, ksampler, node, patch, patched, profiled, save_latent
 from comfyui.results import PLANS, counts, latents, report
 from comfyui.server import PromptError, Server
 from sparse_vdit.plans.files import load_plan
@@ -124,7 +124,12 @@ def test_the_warm_up_is_not_measured(server: Server) -> None:
     line = report(server, before)
     assert "measured 12 calls" in line and "warm-up 4" in line
     ((high, _),) = load_profile(server.base / PLANS / "late.safetensors").header.bands
-    assert 0.9 < high < 0.97  # the second of the four steps
+    assert high == pytest.approx(8 * 0.8 / (1 + 7 * 0.8), rel=1e-4)  # start_percent, above the second of four steps
+    before = len(server.log_text())
+    workflow = patched("late", steps=5, start_percent=0.2)
+    server.run({**workflow, "save": save_latent(("sampler", 0), "latents/test")})
+    sparse, dense = counts(report(server, before))
+    assert sparse + dense == 5 * dense  # the first of five steps is warm-up; the plan covers all others
     with pytest.raises(PromptError, match="0 of 1 sampled steps come after start_percent"):
         server.run({**base(), **profiled(steps=1, start_percent=0.2), "search": search(), "keep": keep})
 

@@ -114,6 +114,8 @@ def test_dense_decisions_by_noise_level() -> None:
         None,
         reasons.AFTER_END,
     ]
+    rounded = torch.tensor([0.9, 0.2]).tolist()  # as schedules are, to float32: just above and below
+    assert rounded[0] != 0.9 and [plan.reason(sigma) for sigma in rounded] == [None, None]
     half = PlanEngine(uniform_plan("wan", 4, 3, 128, GRID, Dense(), sigma_high=0.8, sigma_low=0.4), 1.0, 0.0, "torch")
     assert half.reason(0.9) == half.reason(0.4) == reasons.NO_BAND
     assert half.reason(0.5) is None

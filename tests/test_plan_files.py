@@ -9,6 +9,7 @@ import pytest
 from sample_plans import PROVENANCE, large_plan, listing, small_plan
 from sparse_vdit.plans import files
 from sparse_vdit.plans.files import PlanError, load_plan, plan_from_json, plan_to_json, save_plan
+from sparse_vdit.plans.plan import Provenance
 from sparse_vdit.plans.writing import write_all
 
 
@@ -158,3 +159,13 @@ def test_files_that_belong_together_are_written_together_or_not_at_all(tmp_path)
     assert second.read_bytes() == b"mine"
     write_all({first: b"1", second: b"2"}, overwrite=True)
     assert (first.read_bytes(), second.read_bytes()) == (b"1", b"2")
+
+
+def test_text_does_not_depend_on_the_order_of_provenance():
+    plan = small_plan()
+    turned = dict(reversed({"torch": "2", "python": "3", "a": "1"}.items()))
+    texts = [
+        plan_to_json(dataclasses.replace(plan, provenance=Provenance(versions=versions)))
+        for versions in (turned, dict(reversed(turned.items())))
+    ]
+    assert texts[0] == texts[1]

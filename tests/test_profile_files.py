@@ -137,7 +137,7 @@ BROKEN = {
     "a tensor of another shape": (lambda t, m: t.update(mse=torch.zeros(2, 2, 3, 4)), "mse"),
     "infinite errors": (lambda t, m: t["relative"].fill_(torch.inf), "relative has values that are not finite"),
     "another format": (_about(lambda a: a.update(format="plan")), "'plan'"),
-    "a newer version": (_about(lambda a: a.update(version=2)), ", 2"),
+    "a newer version": (_about(lambda a: a.update(version=3)), ", 2"),
     "no metadata": (lambda t, m: m.clear(), "'profile'"),
     "half a header": (lambda t, m: m.update(profile=m["profile"][:50]), "'profile'"),
     "a list": (lambda t, m: m.update(profile="[1]"), "format and version"),

@@ -153,8 +153,11 @@ def test_weights_shift_the_budget():
 def test_candidates_without_mass_are_infeasible():
     errors = [[[[0.0, 0.9, 0.1, 0.1, 0.1]]]]
     assert chosen(search_budget(made_up(errors, kept_mass=0.01), density=1.0)).tolist() == [[[0]]]
-    with pytest.raises(SearchError, match="out of reach"):
+    with pytest.raises(SearchError, match=r"density 0\.5 cannot be reached on 5x7x9 tokens, the lowest is 1\.0"):
         search_budget(made_up(errors, kept_mass=0.01), density=0.5)
+    errors[0][0][0][0] = 0.04
+    with pytest.raises(SearchError, match=r"error 0\.1 cannot be reached, the lowest is 0\.2"):
+        search_budget(made_up(errors, kept_mass=0.01), error=0.1)
 
 
 @pytest.mark.parametrize("most_skipped, count", [(0.0, 0), (0.03, 1), (0.06, 2)])

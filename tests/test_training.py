@@ -25,7 +25,7 @@ def steps(run: train.Run, number: int) -> list[float]:
     return [run.train_step(0.3, run.model) for _ in range(number)]
 
 
-def test_a_resumed_training_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+def test_a_resumed_training_goes_on_as_if_never_stopped_at_the_same_progress(tmp_path: Path) -> None:
     whole = train.Run(tmp_path / "whole", seed=3)
     losses = steps(whole, 4)
     begun = train.Run(tmp_path / "parts", seed=3)
@@ -38,7 +38,7 @@ def test_a_resumed_training_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_training_lowers_the_loss_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_lowers_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train.Run(tmp_path, seed=3)
     run.step = 100  # past the rate's warm-up
     monkeypatch.setattr(train, "choose_shape", lambda progress, generator: (3, 6, 10, 8))

@@ -41,6 +41,8 @@ class MultiDiagonal(Pattern):
         check_count("every", self.every, MOST_FRAMES, least=1)
         for name, half in (("height_period", self.height), ("width_period", self.width)):
             check_fraction(name, getattr(self, name))
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} is 0, expected null or a number above 0 and up to 1")
             if half is None and getattr(self, name) is not None:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but nothing is limited there: expected null")
 

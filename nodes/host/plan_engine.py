@@ -28,6 +28,8 @@ from .run import Run
 
 LOG = logging.getLogger(__name__)
 
+SIGMA_SLACK = 1e-5  # schedules are rounded to float32: a step exactly at start_percent is no longer warm-up
+
 
 _announced: set[torch.device] = set()
 
@@ -74,9 +76,9 @@ class PlanEngine:
 
     def reason(self, sigma: float) -> str | None:
         """Warm-up, the end, or no band; chooses the band otherwise."""
-        if sigma > self.sigma_start:
+        if sigma > self.sigma_start * (1 + SIGMA_SLACK):
             return reasons.WARM_UP
-        if sigma < self.sigma_end:
+        if sigma < self.sigma_end * (1 - SIGMA_SLACK):
             return reasons.AFTER_END
         self.band = self.plan.band_at(sigma)
         return reasons.NO_BAND if self.band is None else None

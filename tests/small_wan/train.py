@@ -109,7 +109,7 @@ class Run:
         self.average.load_state_dict(weights)
 
     def resume(self) -> None:
-        state = torch.load(self.folder / "checkpoint.pt", weights_only=True, map_location=self.device)
+        state = torch.load(self.folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -134,7 +134,10 @@ class Run:
         (self.folder / "loss.csv").write_text("\n".join(["step,seconds,loss", *lines]) + "\n")
 
     def train_step(self, progress: float, compiled: torch.nn.Module) -> float:
-        """One step on a batch that depends on seed and step number alone; returns the loss."""
+        """One step; returns the loss. Its batch depends on seed, step number and, by the share of stills, on progress.
+
+        Progress is the part of the given time that is over: steps repeat exactly only at the same progress.
+        """
         generator = torch.Generator().manual_seed(self.seed * 1_000_000 + self.step)
         frames, height, width, batch = choose_shape(progress, generator)
         batch *= self.clips
@@ -179,6 +182,14 @@ def main() -> None:
     parser.add_argument("--new-stage", action="store_true", help="on resuming, begin the rate's schedule anew")
     parser.add_argument("--export", type=Path, help="write the averaged weights here and train no further")
     args = parser.parse_args()
+    if args.minutes <= 0 or args.clips < 1:
+        parser.error("--minutes has to be above 0 and --clips at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no such device here")
+    if args.init and not args.init.is_file():
+        parser.error(f"--init {args.init}: there is no such file")
+    if args.export and not (args.out / "checkpoint.pt").is_file():
+        parser.error(f"--export: {args.out} has no checkpoint")
     run = Run(args.out, args.seed, args.device, args.clips)
     if args.init and not run.step:
         run.begin_with(args.init)

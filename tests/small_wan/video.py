@@ -44,6 +44,7 @@ LIGHTS = {"even": 0.0, "brightening": 0.04, "darkening": -0.04}  # of the bright
 SPEED = 2.0  # per frame, on each axis
 PAN = 1.0
 TOKEN = 4  # 2 pixels to a latent, 2 latents to a token
+# a word's code is its place in this line: what stands in it stays, "drifting" too, and new words come last
 VOCABULARY = (
     *KNOWN_KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting", *GROWTHS, *TEXTURES, *PANS, *ZOOMS, *LIGHTS
 )  # fmt: skip
