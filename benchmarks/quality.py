@@ -3,8 +3,8 @@
 Profiles on two scenes, evaluates on others with the same noise, all in one batch. Each plan is run after a dense
 warm-up and, its first band from the first step on, without one. PSNR, SSIM and flicker are against the dense video,
 `frechet` and `loss` (truth.py) against true videos. The loss is the stricter judge: it says how likely true videos are
-to the model. The distance compares pixels in small blocks and shows what is clearly worse; below the dense videos' own it
-says nothing. The row `truth` is what other true videos have.
+to the model. The distance compares pixels in small blocks and shows what is clearly worse; below the dense videos' own
+it says nothing. The row `truth` is what other true videos have.
 
 `--singles N` adds N single patterns for all heads: windows and stripes of a grid of sizes whose density lies at or a
 little above the plan's, so that the comparison favours them, and a plan of exactly the density of the best of them.
