@@ -84,9 +84,10 @@ class PatchModel(io.ComfyNode):
                     options=[AUTO, *BACKENDS],
                     default=AUTO,
                     advanced=True,
-                    tooltip="auto takes the first that can run the call, and the fastest of its kernels that is exact "
-                    "enough; the report says which. triton needs a GPU and Triton; compiled an NVIDIA card alone; "
-                    "torch runs anywhere and is slow. A named one is always obeyed, never timed against dense.",
+                    tooltip="auto takes the first that can run the call, and with only_if_faster the fastest of its "
+                    "kernels that is exact enough; the report says which. triton needs a GPU and Triton; compiled an "
+                    "NVIDIA card alone; torch runs anywhere and is slow. A named one is always obeyed, never timed "
+                    "against dense.",
                 ),
                 io.Boolean.Input(
                     "only_if_faster",

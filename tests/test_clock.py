@@ -52,6 +52,7 @@ def test_on_a_cpu_times_are_known_at_once() -> None:
     times = []
     clock = Clock()
     clock.reserve(torch.device("cpu"), 3)
+    assert clock.ready(torch.device("cpu"))
     stop = clock.start(torch.device("cpu"), "exact", times.append)
     assert times == []
     stop()
@@ -65,6 +66,7 @@ def test_on_a_gpu_events_are_made_beforehand_and_times_come_later(capturing: lis
     assert FakeEvent.made == 4
     for _ in range(2):
         clock.start(GPU, "exact", times.append)()
+    assert not clock.ready(GPU)
     assert clock.start(GPU, "exact", times.append)() is None  # nothing is left to time it with
     clock.collect()
     assert times == []
@@ -97,7 +99,9 @@ def test_a_call_that_failed_in_between_leaves_nothing_to_read(capturing: list[bo
 def test_nothing_is_timed_while_a_graph_is_captured(capturing: list[bool]) -> None:
     clock, times = Clock(), []
     clock.reserve(GPU, 1)
+    assert clock.ready(GPU)
     capturing[0] = True
+    assert not clock.ready(GPU)
     clock.start(GPU, "exact", times.append)()
     capturing[0] = False
     clock.collect(wait=True)

@@ -116,7 +116,7 @@ def test_a_repeated_forward_never_leaves_its_numbers_in_a_cache(server: Server, 
 
 def test_slower_than_dense_stays_dense_and_the_next_run_knows(server: Server, plain: torch.Tensor) -> None:
     add_plan(server, "sparse", Diagonal(0))
-    for timed in (2, 0):
+    for timed in (3, 0):
         before = len(server.log_text())
         options = {"start_percent": 0.3, "only_if_faster": True}
         result = latents(server, with_node("TestTimesGiven", options=options, dense=10.0, exact=9.7))
@@ -128,7 +128,7 @@ def test_slower_than_dense_stays_dense_and_the_next_run_knows(server: Server, pl
         assert f"dense, {timed} exact" in new_log(server, before)
     kept = json.loads((server.base / "user" / "__sparse_vdit" / "speeds.json").read_text())
     place, lanes = next((place, lanes) for place, lanes in kept["speeds"].items() if 9.7 in lanes.values())
-    assert lanes["dense"] == 10.0
+    assert sorted(lanes.values()) == [9.7, 10.0]
     assert "5x8x11" in place
     assert "attention_" in place
 
@@ -141,7 +141,7 @@ def test_faster_than_dense_runs_the_plan(server: Server) -> None:
     before = len(server.log_text())
     raced = latents(server, {**with_node("TestTimesGiven", options=options, dense=10.0, exact=1.0), **short})
     assert counts(report(server, before))[1] == 0
-    assert "timed 2 dense" in new_log(server, before)
+    assert "timed 3 dense" in new_log(server, before)
     assert torch.equal(raced, latents(server, {**patched("sparse", start_percent=0.0), **short}))
 
 

@@ -71,7 +71,7 @@ def test_the_race_is_decided_by_real_times(run: Run) -> None:
     run.read_clocks()
     assert run.stopped is None
     lanes = next(iter(run.engine.kernels.results().values()))
-    assert lanes["dense"] > 0
+    assert any(name.startswith(race.DENSE) and ms > 0 for name, ms in lanes.items())
     assert any(name.startswith(EXACT) and ms > 0 for name, ms in lanes.items())
     assert any(
         name.startswith("int8") and name.endswith("error") and 0 < e <= race.ERROR_BUDGET for name, e in lanes.items()

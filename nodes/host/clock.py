@@ -34,10 +34,16 @@ class Clock:
                     event.record()  # torch makes an event at its first use
                 free.append(pair)
 
+    def ready(self, device: torch.device) -> bool:
+        """Whether a call on a device can be timed now."""
+        if device.type != "cuda":
+            return True
+        return bool(self._free.get(device)) and not torch.cuda.is_current_stream_capturing()
+
     def start(self, device: torch.device, what: str, done: Done) -> Callable[[], None]:
         """Begin to time a call; call the result at its end, and `done` gets the milliseconds.
 
-        Nothing is timed on a GPU beyond what was reserved, or while a CUDA graph is captured.
+        Nothing is timed where it is not `ready`: on a GPU beyond what was reserved, or while a CUDA graph is captured.
 
         Args:
             what: which call it is, by a name of `race.py`; clocks of tests go by it.
@@ -45,10 +51,9 @@ class Clock:
         if device.type != "cuda":
             begin = time.perf_counter()
             return lambda: done(1000 * (time.perf_counter() - begin))
-        free = self._free.get(device)
-        if not free or torch.cuda.is_current_stream_capturing():
+        if not self.ready(device):
             return _nothing
-        first, last = free.pop()
+        first, last = self._free[device].pop()
         stream = torch.cuda.current_stream(device)
         first.record(stream)
 

@@ -49,8 +49,8 @@ class Engine(Protocol):
         """Output for q, k, v (B, S, H, D), or the reason to compute it dense. `again` computes the same call the
         model's own way, for timing; None where that cannot be had."""
 
-    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> DenseTimer | None:
-        """Of the model's own attention for q; None where that is of no use."""
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> DenseTimer | None:
+        """Of the model's own attention for q, with a mask or without; None where that is of no use."""
 
     def detail(self) -> dict:
         """What the detailed report says of it, for JSON."""

@@ -15,8 +15,10 @@ from . import reasons
 from .engine import DenseTimer
 from .failures import passes_through
 from .families import Layout
-from .race import DENSE, EXACT, INT8, KERNELS, TRIES, Race, backend_name, density_class, lane
+from .race import DENSE, EXACT, INT8, KERNELS, Race, backend_name, density_class, lane
 from .run import Run
+
+NOT_TIMED = "some calls could not be timed, and ran sparse without knowing whether that is faster"
 
 
 class KernelChoice:
@@ -31,15 +33,15 @@ class KernelChoice:
         self.race, self.pause = race, pause
         self._own: str | None = None
 
-    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> DenseTimer | None:
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> DenseTimer | None:
         """What times a call of the model's own attention, where the race wants it. It holds no tensor."""
         if self.race is None:
             return None
-        place = self._place(run, layout, q)
-        device, race = q.device, self.race
+        place, device = self._place(run, layout, q, masked), q.device
 
         def start() -> Callable[[], None] | None:
-            return run.time(device, DENSE, race.measured(place, DENSE)) if race.wants(place, DENSE) else None
+            wanted = self._wants(run, device, place, DENSE)
+            return run.time(device, DENSE, self.race.measured(place, DENSE)) if wanted else None
 
         return start
 
@@ -49,21 +51,25 @@ class KernelChoice:
         """Output by the kernel that won the race, or why the call stays dense; while it goes on by the exact kernel."""
         if self.race is None:
             return self._timed(run, call, backend, EXACT)
-        place, density = self._place(run, layout, call.q), mean_density(call)
+        place, density = self._place(run, layout, call.q, call.key_bias is not None), mean_density(call)
         kernels = _kernels(call, backend)
         run.clock.collect()
         winner = self.race.verdict(place, density, kernels)
         if winner is None:
             out = self._try(run, place, call, backend, kernels, again)
             winner = self.race.verdict(place, density, kernels)  # where times are known at once
-            return self._stays_dense(run, place, density, kernels) if winner == DENSE else out
+            return self._stays_dense(run, place, density) if winner == DENSE else out
         if winner == DENSE:
-            return self._stays_dense(run, place, density, kernels)
+            return self._stays_dense(run, place, density)
         return self._timed(run, call, backend, winner)
 
-    def _stays_dense(self, run: Run, place: str, density: float, kernels: list[str]) -> str:
-        run.note(self.race.explain(place, density, kernels))
+    def _stays_dense(self, run: Run, place: str, density: float) -> str:
+        run.note(self.race.explain(place, density))
         return reasons.NOT_FASTER
+
+    def _wants(self, run: Run, device: torch.device, place: str, lane: str) -> bool:
+        """Whether a call is to be timed for the race, and can be; it then counts as begun."""
+        return run.clock.ready(device) and self.race.wants(place, lane)
 
     def _try(
         self,
@@ -75,15 +81,15 @@ class KernelChoice:
         again: Callable[[], object] | None,
     ) -> Tensor:
         """Output of the exact kernel, timed beside what else is in the race; the others' outputs are compared."""
-        if again is not None and not self.race.has_dense(place):
-            for _ in range(TRIES):
-                self.race.wants(place, DENSE)
-                stop = run.time(call.q.device, DENSE, self.race.measured(place, DENSE))
-                again()
-                stop()
-        percent = density_class(mean_density(call))
+        device, percent = call.q.device, density_class(mean_density(call))
+        if not run.clock.ready(device):
+            run.note(NOT_TIMED)
+        while again is not None and self._wants(run, device, place, DENSE):
+            stop = run.time(device, DENSE, self.race.measured(place, DENSE))
+            again()
+            stop()
         out = None
-        while self.race.wants(place, lane(EXACT, percent)):
+        while self._wants(run, device, place, lane(EXACT, percent)):
             out = None  # not two at a time
             out = self._timed(run, call, backend, EXACT, place)
         out = self._timed(run, call, backend, EXACT) if out is None else out
@@ -101,7 +107,7 @@ class KernelChoice:
         """Time a kernel, and take its error against the exact one's output."""
         name = lane(kernel, density_class(mean_density(call)))
         other = None
-        while self.race.wants(place, name):
+        while self._wants(run, call.q.device, place, name):
             other = None
             other = self._timed(run, call, backend, kernel, place)
         if other is not None:
@@ -118,10 +124,10 @@ class KernelChoice:
         stop()
         return out
 
-    def _place(self, run: Run, layout: Layout, q: Tensor) -> str:
+    def _place(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> str:
         if self._own is None:
             self._own = backend_name(run.function, run.chained)
-        return self.race.place(layout, q, self._own)
+        return self.race.place(layout, q, masked, self._own)
 
     def results(self) -> dict:
         """What was measured, for JSON."""

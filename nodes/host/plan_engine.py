@@ -103,9 +103,9 @@ class PlanEngine:
         self._met[layout] = lists.densities, table
         return lists, table
 
-    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> DenseTimer | None:
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> DenseTimer | None:
         """Of the model's own attention, for the race."""
-        return self.kernels.dense_timer(run, layout, q)
+        return self.kernels.dense_timer(run, layout, q, masked)
 
     def attention(
         self,

@@ -47,7 +47,7 @@ class ProfileEngine:
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """The profiler keeps its own tables."""
 
-    def dense_timer(self, run: Run, layout: Layout, q: Tensor) -> None:
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> None:
         """Profiling has no use for it."""
 
     def attention(

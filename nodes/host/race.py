@@ -6,8 +6,10 @@ has no warm-up, those calls also run the model's own. What is not at least MARGI
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -21,9 +23,9 @@ KERNELS: dict[str, dict[str, bool]] = {EXACT: {}, INT8: {"int8": True}}
 """Kernels by name, with the options of `AttentionCall` that ask for them; the first is the one errors are against."""
 
 MARGIN = 0.05  # of the dense time: what sparse attention must be faster by
-TRIES = 2  # calls that are timed at least, of which the fastest counts: the first may compile
-DENSE_TRIES = 8  # of the model's own attention, which costs nothing to time in a warm-up
+TRIES = 3  # timed calls, of the model's own attention as of a kernel: the fastest counts, without the first
 MOST_FACT = 100  # characters of one
+MOST_INSIDE = 4  # how deep functions are looked for in functions
 ERROR_BUDGET = 2e-2  # relative L2 of a kernel's output against the exact kernel's on the same tile lists
 CLASS_WIDTH = 5  # percent of density that count as one
 
@@ -43,34 +45,28 @@ class Race:
         self._times: dict[tuple[str, str], list[float]] = {}
         self._errors: dict[tuple[str, str], Tensor] = {}
         self._dropped: set[str] = set()
-        self._decided: dict[tuple[str, int], str] = {}
+        self._decided: dict[tuple[str, int], tuple[str, str]] = {}
 
-    def place(self, layout: Layout, q: Tensor, own: str) -> str:
+    def place(self, layout: Layout, q: Tensor, masked: bool, own: str) -> str:
         """Name of all that a call's speed hangs on, for q (B, S, H, D) and the name of the model's own attention."""
-        key = (layout, q.shape[0], q.dtype, q.device, own)
+        key = (layout, q.shape[0], q.dtype, q.device, masked, own)
         if key not in self._places:
             frames, height, width, prefix, suffix = layout
             dtype = str(q.dtype).removeprefix("torch.")
             grid = f"{prefix}+{frames}x{height}x{width}+{suffix} tokens"
-            parts = (device_name(q.device), *self.facts, *facts({"dense": own}), grid, f"batch {q.shape[0]}", dtype)
-            self._places[key] = "; ".join(parts)
+            call = (grid, f"batch {q.shape[0]}", dtype, *(("masked",) if masked else ()))
+            self._places[key] = "; ".join((device_name(q.device), *self.facts, *facts({"dense": own}), *call))
         return self._places[key]
 
     def wants(self, place: str, lane: str) -> bool:
-        """Whether a call should be timed; counts it as begun."""
-        key, tries = (place, lane), DENSE_TRIES if lane == DENSE else TRIES
-        if self._started.get(key, 0) >= tries or (lane != DENSE and lane in known_speeds(self.path).get(place, {})):
-            return False
-        self._started[key] = self._started.get(key, 0) + 1
-        return True
+        """Whether one more call should be timed; counts it as begun, so ask only where the clock can time it."""
+        begun = self._started.get((place, lane), 0)
+        self._started[place, lane] = min(begun + 1, TRIES)
+        return begun < TRIES
 
     def measured(self, place: str, lane: str) -> Callable[[float], None]:
         """Takes the milliseconds of a call that `wants` asked for."""
         return self._times.setdefault((place, lane), []).append
-
-    def has_dense(self, place: str) -> bool:
-        """Whether the model's own attention was timed here, in this run or before, or is being timed."""
-        return self._started.get((place, DENSE), 0) >= TRIES or DENSE in known_speeds(self.path).get(place, {})
 
     def compared(self, place: str, lane: str, error: Tensor) -> None:
         """Remember the relative error of a kernel's output, one number on the device; read when the times are."""
@@ -84,60 +80,55 @@ class Race:
         """The way to compute calls of a density: a kernel's name or DENSE; None until all were timed."""
         key = (place, density_class(density))
         if key not in self._decided:
-            winner = self._winner(place, key[1], kernels)
-            if winner is None:
+            decided = self._decide(*key, [name for name in kernels if name not in self._dropped])
+            if decided is None:
                 return None
-            self._decided[key] = winner
-        return self._decided[key]
+            self._decided[key] = decided
+        return self._decided[key][0]
 
-    def _winner(self, place: str, density: int, kernels: list[str]) -> str | None:
-        lost = [at for (where, at), winner in self._decided.items() if where == place and winner == DENSE]
+    def explain(self, place: str, density: float) -> str:
+        """Why calls of a density stay dense, with the numbers that the verdict went by."""
+        return self._decided[place, density_class(density)][1]
+
+    def _decide(self, place: str, density: int, kernels: list[str]) -> tuple[str, str] | None:
+        """The winner, and what to say where it is DENSE."""
+        lost = [at for (where, at), (winner, _) in self._decided.items() if where == place and winner == DENSE]
         if any(sparser <= density for sparser in lost):
-            return DENSE  # what is denser is no faster
-        running = [name for name in kernels if name not in self._dropped]
-        times = {name: self.milliseconds(place, lane(name, density)) for name in running}
-        dense = self.milliseconds(place, DENSE)
-        if dense is None or None in times.values():
+            return DENSE, "sparse attention was not faster at a lower density, so what is denser stays dense"
+        found = self._found(place, density, kernels) or self._known(place, density, kernels)
+        if found is None:
             return None
-        fit = {name: ms for name, ms in times.items() if self.error(place, lane(name, density)) <= ERROR_BUDGET}
-        winner = min(fit, key=fit.get, default=DENSE)
-        self._keep(place, density, running)
-        return winner if winner in fit and fit[winner] <= (1 - MARGIN) * dense else DENSE
-
-    def milliseconds(self, place: str, lane: str) -> float | None:
-        """Fastest of the calls timed in this run, else what an earlier run found; None when neither is known."""
-        times = self._times.get((place, lane), [])
-        return min(times) if len(times) >= TRIES else known_speeds(self.path).get(place, {}).get(lane)
-
-    def error(self, place: str, lane: str) -> float:
-        """Relative error of a kernel; 0 for the exact one, infinite where it was to be measured and was not."""
-        if lane.startswith(EXACT):
-            return 0.0
-        if (place, lane) in self._errors:
-            error = float(self._errors[place, lane])
-            return error if math.isfinite(error) else math.inf
-        return known_speeds(self.path).get(place, {}).get(f"{lane} error", math.inf)
-
-    def _keep(self, place: str, density: int, kernels: list[str]) -> None:
-        found = {DENSE: self.milliseconds(place, DENSE)}
-        for name in (lane(kernel, density) for kernel in kernels):
-            found[name] = self.milliseconds(place, name)
-            if not name.startswith(EXACT) and math.isfinite(self.error(place, name)):
-                found[f"{name} error"] = self.error(place, name)
-        keep_speeds(self.path, place, {name: float(f"{value:.6g}") for name, value in found.items()})
-
-    def explain(self, place: str, density: float, kernels: list[str]) -> str:
-        """Why calls of a density stay dense, with both numbers."""
-        own = self.milliseconds(place, DENSE)
-        percent = density_class(density)
-        known = {name: self.milliseconds(place, lane(name, percent)) for name in kernels}
-        times = [ms for ms in known.values() if ms is not None]
-        if own is None or not times:
-            return f"sparse attention was not faster at a lower density, so density {percent / 100:.2f} stays dense"
-        return (
-            f"at density {percent / 100:.2f} sparse attention takes {min(times):.2f} ms a call and the model's own "
+        times = {name: found[lane(name, density)] for name in kernels if self._fits(name, density, found)}
+        winner, own = min(times, key=times.get), found[lane(DENSE, density)]
+        if times[winner] <= (1 - MARGIN) * own:
+            return winner, ""
+        return DENSE, (
+            f"at density {density / 100:.2f} sparse attention takes {times[winner]:.2f} ms a call and the model's own "
             f"{own:.2f} ms; {MARGIN:.0%} less is asked for"
         )
+
+    def _found(self, place: str, density: int, kernels: list[str]) -> dict[str, float] | None:
+        """Milliseconds and errors of this run, which are then kept; None until every call was timed."""
+        found = {}
+        for name in (DENSE, *kernels):
+            times = self._times.get((place, name if name == DENSE else lane(name, density)), [])
+            if len(times) < TRIES:
+                return None
+            found[lane(name, density)] = min(times[1:])  # the first may have compiled
+            error = float(self._errors.get((place, lane(name, density)), math.inf))
+            if math.isfinite(error):
+                found[error_lane(name, density)] = error
+        keep_speeds(self.path, place, {name: float(f"{value:.6g}") for name, value in found.items()})
+        return found
+
+    def _known(self, place: str, density: int, kernels: list[str]) -> dict[str, float] | None:
+        """What one earlier run found, the model's own attention too: in another run the device may have been busy."""
+        known = known_speeds(self.path).get(place, {})
+        return known if all(lane(name, density) in known for name in (DENSE, *kernels)) else None
+
+    def _fits(self, kernel: str, density: int, found: Mapping[str, float]) -> bool:
+        """Whether a kernel's output is near enough to the exact one's."""
+        return kernel == EXACT or found.get(error_lane(kernel, density), math.inf) <= ERROR_BUDGET
 
     def results(self) -> dict[str, dict[str, float]]:
         """All that is known of this run's places, for the detailed report."""
@@ -155,8 +146,13 @@ def density_class(density: float) -> int:
 
 
 def lane(kernel: str, density: int) -> str:
-    """Name of a kernel's measurements at a density in percent."""
+    """Name of a kernel's measurements at a density in percent; of DENSE what the kernels were compared with."""
     return f"{kernel} {density}%"
+
+
+def error_lane(kernel: str, density: int) -> str:
+    """Name of a kernel's error at a density in percent."""
+    return f"{lane(kernel, density)} error"
 
 
 def device_name(device: torch.device) -> str:
@@ -167,14 +163,39 @@ def device_name(device: torch.device) -> str:
 
 
 def backend_name(function: Callable | None, chained: Callable | None) -> str:
-    """What computes dense calls, in words; of a closure also the functions in it, as those make the difference."""
-    chosen = chained or function
-    name = getattr(chosen, "__qualname__", type(chosen).__qualname__)
-    cells = [cell.cell_contents for cell in getattr(chosen, "__closure__", None) or ()]
-    inner = [cell.__qualname__ for cell in cells if callable(cell) and hasattr(cell, "__qualname__")]
-    return ", ".join([name, *inner])
+    """What computes dense calls, in words; also of the functions in it, as those make the difference."""
+    return ", ".join(_names(chained or function, MOST_INSIDE))
+
+
+def _names(value: object, depth: int) -> Iterator[str]:
+    """Name and first line of a function, then of those in its closure; of a partial the settings too."""
+    if isinstance(value, functools.partial):
+        settings = (*value.args, *value.keywords.values())
+        yield from (repr(setting) for setting in settings if isinstance(setting, str | bool | int | float))
+        inside = [value.func, *settings]
+    else:
+        line = getattr(getattr(value, "__code__", None), "co_firstlineno", "")
+        yield f"{getattr(value, '__qualname__', type(value).__qualname__)}:{line}".removesuffix(":")
+        inside = [_content(cell) for cell in getattr(value, "__closure__", None) or ()]
+    if depth:
+        for function in filter(callable, inside):
+            yield from _names(function, depth - 1)
+
+
+def _content(cell: object) -> object:
+    """What a closure's cell holds, None of one that was emptied."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def facts(parts: Mapping[str, object]) -> tuple[str, ...]:
-    """Facts for a Race, in words that no separator is in."""
-    return tuple(f"{name} {str(value).replace(';', ',')[:MOST_FACT]}" for name, value in parts.items())
+    """Facts for a Race, in words that no separator is in; long ones end on a hash of the whole."""
+    return tuple(_shortened(f"{name} {value}".replace(";", ",")) for name, value in parts.items())
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MOST_FACT:
+        return text
+    return f"{text[: MOST_FACT - 11]}... {hashlib.sha256(text.encode()).hexdigest()[:7]}"

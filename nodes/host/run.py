@@ -110,7 +110,7 @@ class Run:
         self.ledger.count(layer, layout, dense_reason)
         if dense_reason is not None:
             self.dense[dense_reason] += 1
-            self._dense_timer = self.engine.dense_timer(self, layout, q)
+            self._dense_timer = self.engine.dense_timer(self, layout, q, mask is not None)
             return None
         return out
 

@@ -19,35 +19,42 @@ Speeds = dict[str, dict[str, float]]
 """Place (device, model, grid and all else that speed hangs on, in words) -> lane -> milliseconds, or the error of an
 inexact kernel. Lanes are names of `race.py`."""
 
-_known: dict[Path | None, Speeds] = {}
+_known: dict[Path | None, tuple[tuple[int, int] | None, Speeds]] = {}
 
 
 def known_speeds(path: Path | None) -> Speeds:
-    """What was measured so far; read once for each file, None keeps all in memory."""
-    if path not in _known:
-        _known[path] = {} if path is None else read_speeds(path)
-    return _known[path]
+    """What was measured so far, by the file as it is now: nothing once it was deleted. None keeps all in memory."""
+    stamp = _stamp(path)
+    if path not in _known or _known[path][0] != stamp:
+        _known[path] = stamp, {} if path is None else read_speeds(path)
+    return _known[path][1]
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """What changes with a file, None where there is none."""
+    try:
+        stat = None if path is None else path.stat()
+    except OSError:
+        stat = None
+    return None if stat is None else (stat.st_mtime_ns, stat.st_size)
 
 
 def keep_speeds(path: Path | None, place: str, lanes: dict[str, float]) -> None:
     """Add measurements of a place, in memory and in the file; a file that cannot be written is only logged."""
-    speeds = known_speeds(path)
-    merged = {**speeds.get(place, {}), **lanes}
-    if merged == speeds.get(place):
+    speeds = dict(known_speeds(path))  # with what another ComfyUI may have added meanwhile
+    before = speeds.pop(place, {})
+    speeds[place] = {**before, **lanes}  # the newest last
+    if speeds[place] == before:
         return
-    speeds.pop(place, None)
-    speeds[place] = merged  # the newest last
-    if path is None:
-        return
-    try:
-        written = read_speeds(path).items()  # another ComfyUI may have added to it meanwhile
-        everything = {**{name: lanes for name, lanes in written if name not in speeds}, **speeds}
-        newest = dict(list(everything.items())[-MOST_PLACES:])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"format": FORMAT, "version": VERSION, "speeds": newest}
-        write_new(path, json.dumps(content, indent=1).encode(), overwrite=True)
-    except OSError as error:
-        LOG.warning("Sparse-vDiT: measured speeds could not be kept in %s: %s", path, error)
+    newest = dict(list(speeds.items())[-MOST_PLACES:])
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = {"format": FORMAT, "version": VERSION, "speeds": newest}
+            write_new(path, json.dumps(content, indent=1).encode(), overwrite=True)
+        except OSError as error:
+            LOG.warning("Sparse-vDiT: measured speeds could not be kept in %s: %s", path, error)
+    _known[path] = _stamp(path), newest
 
 
 def read_speeds(path: Path) -> Speeds:

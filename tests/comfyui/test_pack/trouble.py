@@ -94,6 +94,9 @@ class _GivenClock:
     def reserve(self, device, calls):
         pass
 
+    def ready(self, device):
+        return True
+
     def start(self, device, what, done):
         self.timed.append(what)
         return lambda: done(self.milliseconds[what])
