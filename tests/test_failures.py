@@ -201,6 +201,40 @@ def test_tile_lists_that_cannot_be_made_leave_the_run_dense(run: Run, monkeypatc
     assert "tile lists take over 32 MB" in run.report()
 
 
+@pytest.mark.parametrize("at", ["dense timer", "its begin", "its end", "mask", "events"])
+def test_an_error_beside_the_kernels_leaves_the_run_dense_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """In all that the pack does around a call, in the warm-up too: said once, and sampling goes on."""
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ValueError("Cell is empty")
+
+    x, mask = qkv(), None
+    if at == "mask":
+        mask = torch.zeros(1, 1, TOKENS)
+        monkeypatch.setattr(run_module, "text_bias", fail)
+    elif at == "events":
+        monkeypatch.setattr(run.clock, "reserve", fail)
+    else:
+        timers = {"dense timer": fail, "its begin": lambda *args: fail, "its end": lambda *args: lambda: fail}
+        monkeypatch.setattr(run.engine, "dense_timer", timers[at])
+        run.engine.sigma_start = 0.4  # a warm-up
+    dense = model_attention(*x, HEADS)
+
+    def own() -> torch.Tensor:
+        with run.timing_dense():
+            return model_attention(*x, HEADS)
+
+    for _ in range(2):
+        begin(run)
+        for layer in range(LAYERS):
+            assert torch.equal(run_attention(*x, HEADS, layer, LAYOUT, False, False, own, mask), dense)
+    assert run.stopped == reasons.KERNEL_FAILED
+    assert run.report().count("ValueError: Cell is empty") == len(run.ledger.failures) == 1
+    assert run.sparse == 0
+
+
 def test_nothing_sparse_is_said_with_the_most_likely_reason() -> None:
     run = Run(None, None)
     assert "no self-attention of the model reached the pack" in run.report()

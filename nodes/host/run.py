@@ -102,27 +102,40 @@ class Run:
         out = self.reason or self.at_work.refusal(layer)
         out = out or (reasons.NOT_FINITE if layer in self.dense_layers else None)
         if out is None:
-            key_bias = None if mask is None else text_bias(self.biases, mask, layout, q.shape[0])
-            out = key_bias
+            out = key_bias = self._key_bias(layer, layout, mask, q.shape[0])
             if not isinstance(key_bias, str):
                 out = self.engine.attention(self, layer, layout, q, k, v, key_bias, again=again)
         dense_reason = out if isinstance(out, str) else None
         self.ledger.count(layer, layout, dense_reason)
         if dense_reason is not None:
             self.dense[dense_reason] += 1
-            self._dense_timer = self.engine.dense_timer(self, layout, q)
+            if self.stopped is None:  # what is dense for good needs no times
+                with self._guarded():
+                    self._dense_timer = self.engine.dense_timer(self, layout, q)
             return None
         return out
+
+    def _key_bias(self, layer: int, layout: Layout, mask: Tensor | None, batch: int) -> Tensor | str | None:
+        """Key bias of a mask, None without a mask; or why the call has to be dense."""
+        if mask is None:
+            return None
+        with self._guarded(layer):
+            return text_bias(self.biases, mask, layout, batch)
+        return self.reason  # which the error gave
 
     @contextmanager
     def timing_dense(self) -> Iterator[None]:
         """Around the model's own attention for the call that `attend` has just refused: times it where that is of
         use. Around any other call it does nothing."""
         start, self._dense_timer = self._dense_timer, None
-        stop = None if start is None else start()
+        stop = None
+        if start is not None:
+            with self._guarded():
+                stop = start()
         yield
         if stop is not None:
-            stop()
+            with self._guarded():
+                stop()
 
     def note(self, text: str) -> None:
         """Remember something that the report must say, once."""
@@ -152,12 +165,18 @@ class Run:
 
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """Let the engine build what a forward needs; an error in it makes the rest of the run dense."""
-        try:
+        with self._guarded():
             self.engine.prepare(layout, batch, device)
+
+    @contextmanager
+    def _guarded(self, layer: int | None = None) -> Iterator[None]:
+        """Around the pack's own work: an error in it makes the rest of the run dense, and never ends the sampling."""
+        try:
+            yield
         except Exception as error:
             if passes_through(error):
                 raise
-            self.kernel_failed(None, error)
+            self.kernel_failed(layer, error)
             if out_of_memory(error):
                 self.engine.free()
 
@@ -168,9 +187,11 @@ class Run:
         self.ledger.begin_forward(sigma)
         self._mark = (self.ledger.mark(), self.sparse, self.dense.copy(), self.density_sum, self.attended)
         self.flags = None
-        if self.reason is None and not checks_at_once(device):
-            self.flags = torch.zeros(self.engine.shape, dtype=torch.bool, device=device)
-        if self.engine is not None:
+        if self.engine is None or self.stopped is not None:
+            return
+        with self._guarded():
+            if self.reason is None and not checks_at_once(device):
+                self.flags = torch.zeros(self.engine.shape, dtype=torch.bool, device=device)
             self.clock.reserve(device, 2 * self.engine.shape[0] + EVENTS_BESIDE)
 
     def forget_blocks(self) -> None:
