@@ -44,6 +44,9 @@ SEVERAL_GPUS = "the model runs on several GPUs at once, where the pack cannot ye
 NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION, REFINER})
 """Reasons of calls that no plan is about; a report's count of dense calls leaves them out."""
 
+BLOCKS_UNKNOWN = frozenset({NO_LAYER, BLOCK_ORDER})
+"""Reasons of calls whose block the pack cannot tell; the run's list of blocks has gaps where they are."""
+
 MENDS = {
     WARM_UP: "every step of this sampler lies in the warm-up; a smaller start_percent makes the later ones sparse",
     AFTER_END: "the steps of this sampler come after end_percent; a larger one makes them sparse",

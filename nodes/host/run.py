@@ -115,6 +115,10 @@ class Run:
             return None
         return out
 
+    def refused(self, reason: str) -> None:
+        """Count a call that is none of the engine's."""
+        self.dense[reason] += 1
+
     def _key_bias(self, layer: int, layout: Layout, mask: Tensor | None, batch: int) -> Tensor | str | None:
         """Key bias of a mask, None without a mask; or why the call has to be dense."""
         if mask is None:
@@ -264,6 +268,13 @@ class Run:
     def calls(self) -> int:
         """Self-attention calls that reached the pack so far."""
         return self.sparse + self.dense_reasons().total()
+
+    def replaced(self) -> str | None:
+        """Who took attention away, None where nobody did or the pack itself refused calls for what they are: blocks
+        that cannot be told apart are missing among `layers` without anybody's doing."""
+        if self.calls() > self.attended or not reasons.BLOCKS_UNKNOWN.isdisjoint(self.dense):
+            return None
+        return self.watch.verdict(len(self.layers), self.sparse)
 
     def read_clocks(self) -> None:
         """Take the CUDA times that are still to come. Waits for the device."""
