@@ -119,11 +119,21 @@ def test_after_three_failures_the_run_goes_on_dense(run: Run, monkeypatch: pytes
     assert len(run.ledger.failures) == MOST_FAILURES
 
 
-def test_a_model_that_gives_nan_itself_is_not_blamed_on_the_kernel(run: Run) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_model_that_gives_nan_itself_is_not_blamed_on_the_kernel(
+    run: Run, monkeypatch: pytest.MonkeyPatch, at_once: bool, bad: int
+) -> None:
+    """Whatever the number of forwards: none is repeated, and none counts as a failure."""
+    monkeypatch.setattr(run_module, "checks_at_once", lambda device: at_once)
     x = qkv()
-    x[2][0, 5] = torch.inf
-    forward(run, x)
-    assert "were not finite before sparse attention" in run.report()
+    x[bad][0, 5] = torch.nan
+    calls = trouble(monkeypatch, lambda number, out: out)
+    for _ in range(MOST_FAILURES):
+        forward(run, x)
+    assert len(calls) == run.sparse == MOST_FAILURES * LAYERS
+    assert (run.stopped, run.ledger.failures) == (None, [])
+    assert run.report().count("were not finite before sparse attention") == 1
     assert "head" not in run.report()
 
 

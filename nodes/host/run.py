@@ -24,6 +24,7 @@ from .replaced import Watch
 from .text_mask import text_bias
 
 MOST_FAILURES = 3  # outputs that were not finite, after which a run goes on dense
+NOT_OURS = "q, k or v of the model were not finite before sparse attention, which then cannot be either"
 EVENTS_BESIDE = 32  # pairs of events for the calls of a race, beside one for each layer
 
 
@@ -39,8 +40,8 @@ class Run:
         biases: key biases made of this forward's masks, by mask; the masks are kept so that none takes another's place.
         refusal: why the run is dense as a whole, before it began.
         stopped: why the rest of the run is dense, None while it is not.
-        flags: bool (layers, heads) on the device, True where a sparse output of this forward was not finite; None where
-            outputs are checked at once.
+        flags: bool (layers, heads + 1) on the device, True where a sparse output of this forward was not finite, in
+            the last column where q, k or v were not before; None where outputs are checked at once.
         dense_layers: layers that are dense in the forward now running, because it is repeated for them.
         compiled: whether the model is compiled.
         at_work: which block calls attention.
@@ -195,7 +196,8 @@ class Run:
             return
         with self._guarded():
             if self.reason is None and not checks_at_once(device):
-                self.flags = torch.zeros(self.engine.shape, dtype=torch.bool, device=device)
+                layers, heads = self.engine.shape
+                self.flags = torch.zeros(layers, heads + 1, dtype=torch.bool, device=device)
             self.clock.reserve(device, 2 * self.engine.shape[0] + EVENTS_BESIDE)
 
     def forget_blocks(self) -> None:
@@ -208,30 +210,40 @@ class Run:
         a GPU it is only flagged, and `must_repeat` tells when the forward is over.
 
         Args:
-            inputs: q, k and v; where they are not finite already, the output is none of the pack's doing.
+            inputs: q, k and v; where they are not finite already, the output is none of the pack's doing, and dense
+                attention would give no better one.
         """
         # a sum keeps every infinity and NaN, and makes no mask as large as the output. The softmax normaliser, which
         # kernels have anyway, would not show what is not finite in v.
         bad = ~torch.isfinite(out.sum((0, 1, 3), dtype=torch.float32))
         if self.flags is not None:
-            self.flags[layer] |= bad.to(self.flags.device)  # in place: it was made before the forward
+            self.flags[layer, :-1] |= bad.to(self.flags.device)  # in place: it was made before the forward
+            for x in inputs:
+                self.flags[layer, -1] |= not_finite(x).to(self.flags.device)
             return False
         if not checks_at_once(out.device) or not bool(bad.any()):
             return False
-        if not all(bool(torch.isfinite(x.sum(dtype=torch.float32))) for x in inputs):
-            self._fail(f"layer {layer}: q, k or v were not finite before sparse attention, so the model's own are used")
-        else:
-            self._not_finite(layer, bad)
+        if any(bool(not_finite(x)) for x in inputs):
+            self.note(NOT_OURS)
+            return False
+        self._not_finite(layer, bad)
         return True
 
     def must_repeat(self) -> bool:
         """Whether a sparse output of the forward that ended was not finite: its calls are then taken back, and the
-        first layer with such an output is dense when the forward is repeated. Waits for the device once."""
-        if self.flags is None or self._mark is None or self.sparse == self._mark[1] or not bool(self.flags.any()):
+        first layer with such an output is dense when the forward is repeated; not where its q, k or v were not finite
+        before. Waits for the device once."""
+        if self.flags is None or self._mark is None or self.sparse == self._mark[1]:
+            return False
+        flags = self.flags.cpu()
+        if not bool(flags[:, :-1].any()):
+            return False
+        layer = int(flags[:, :-1].any(1).nonzero()[0])  # later layers may be bad because this one was
+        if bool(flags[layer, -1]):
+            self.note(NOT_OURS)
             return False
         device, sigma = self.flags.device, self.ledger.forwards[-1]["sigma"]
-        layer = int(self.flags.any(1).nonzero()[0])  # later layers may be bad because this one was
-        bad, dense_layers = self.flags[layer], {*self.dense_layers, layer}
+        bad, dense_layers = flags[layer, :-1], {*self.dense_layers, layer}
         mark, self.sparse, dense, self.density_sum, self.attended = self._mark
         self.dense.clear()
         self.dense.update(dense)
@@ -242,10 +254,9 @@ class Run:
         return True
 
     def _not_finite(self, layer: int, bad: Tensor) -> None:
+        """Count a failure of a layer's heads."""
         heads = ", ".join(str(head) for head in bad.nonzero().flatten().tolist())
-        self._fail(f"layer {layer}, head {heads}: sparse output was not finite and was computed again dense")
-
-    def _fail(self, text: str) -> None:
+        text = f"layer {layer}, head {heads}: sparse output was not finite and was computed again dense"
         self._failures += 1
         self.ledger.failures.append({"what": text})
         self.note(text)
@@ -315,6 +326,11 @@ class Run:
         density = self.density_sum / self.sparse if self.sparse else None
         engine = {} if self.engine is None else self.engine.detail()
         return {"report": self.report(), **counts, "mean_density": density, **engine, **self.ledger.detail()}
+
+
+def not_finite(x: Tensor) -> Tensor:
+    """Whether there is a number in x that is not finite, as one bool on its device."""
+    return ~torch.isfinite(x.sum(dtype=torch.float32))  # makes no mask as large as x
 
 
 def checks_at_once(device: torch.device) -> bool:
