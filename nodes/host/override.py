@@ -106,7 +106,7 @@ def _count_refused(reason: str, options: dict, compiling: bool) -> None:
         return
     run = current_run()
     if run is not None:
-        run.refused(reason)
+        run.refused(reason, options.get(LAYER))
 
 
 def refusal(call: Mapping, options: Mapping) -> str | None:

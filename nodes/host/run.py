@@ -107,18 +107,20 @@ class Run:
             if not isinstance(key_bias, str):
                 out = self.engine.attention(self, layer, layout, q, k, v, key_bias, again=again)
         dense_reason = out if isinstance(out, str) else None
-        self.ledger.count(layer, layout, dense_reason)
+        self.ledger.layouts[layout] += 1
         if dense_reason is not None:
-            self.dense[dense_reason] += 1
+            self.refused(dense_reason, layer)
             if self.stopped is None:  # what is dense for good needs no times
                 with self._guarded():
                     self._dense_timer = self.engine.dense_timer(self, layout, q)
             return None
+        self.ledger.count(layer, None)
         return out
 
-    def refused(self, reason: str) -> None:
-        """Count a call that is none of the engine's."""
+    def refused(self, reason: str, layer: int | None = None) -> None:
+        """Count a call that is dense, of a layer that may be unknown."""
         self.dense[reason] += 1
+        self.ledger.count(layer, reason)
 
     def _key_bias(self, layer: int, layout: Layout, mask: Tensor | None, batch: int) -> Tensor | str | None:
         """Key bias of a mask, None without a mask; or why the call has to be dense."""
