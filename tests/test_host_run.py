@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal
 from sparse_vdit.nodes.host import plan_engine, reasons
 from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
 from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN
+from sparse_vdit.nodes.host.engine import Engine
 from sparse_vdit.nodes.host.override import LAYOUT, OUTSIDE, attention_override, refusal
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.run import Run, current_run, pop_run, push_run
 from sparse_vdit.plans.plan import Band, Plan, Provenance, uniform_plan
 from torch import nn
@@ -266,6 +269,13 @@ def test_report_line() -> None:
 def test_every_reason_is_a_text_of_its_own() -> None:
     texts = [value for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str)]
     assert len(set(texts)) == len(texts) > 10
+
+
+@pytest.mark.parametrize("made", [PlanEngine, ProfileEngine])
+def test_engines_take_what_the_protocol_says(made: type) -> None:
+    for name in ("reason", "prepare", "attention", "dense_timer", "detail", "free"):
+        said = inspect.signature(getattr(Engine, name)).parameters
+        assert list(inspect.signature(getattr(made, name)).parameters) == list(said), name
 
 
 def test_runs_nest_and_free_twice(run: Run) -> None:

@@ -35,7 +35,6 @@ NO_PLAN = (
     "no plan is connected and none is shipped for this model yet: connect Load Sparse Plan, "
     "or make a plan with Profile Heads and Search Sparse Plan"
 )
-NO_RUN = "no run is active"
 PROFILING = "measured by Profile Heads"
 OTHER_TEXT = "text of another length than the one that is measured"
 CUDA_GRAPHS = "the model is compiled with CUDA graphs, which would replay one decision for every step"

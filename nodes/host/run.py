@@ -336,8 +336,8 @@ def not_finite(x: Tensor) -> Tensor:
 
 
 def checks_at_once(device: torch.device) -> bool:
-    """Whether it costs nothing to look at a number on a device at once. Elsewhere that would hold up every layer, and
-    is forbidden while a forward is recorded: there flags are read once per forward, which is repeated if one is set."""
+    """Whether it costs nothing to look at a number on a device at once. Elsewhere that would hold up every layer: there
+    flags are read once per forward, which is repeated if one is set."""
     return device.type == "cpu"
 
 
