@@ -36,6 +36,7 @@ def test_a_run_that_fails_leaves_nothing_behind(server: Server, plain: torch.Ten
 
 def test_an_interrupted_run_leaves_nothing_behind(server: Server, plain: torch.Tensor) -> None:
     add_plan(server, "sparse", Diagonal(0))
+    good = latents(server, patched("sparse"))
     before = len(server.log_text())
 
     def interrupt_sampling() -> None:
@@ -45,6 +46,7 @@ def test_an_interrupted_run_leaves_nothing_behind(server: Server, plain: torch.T
     with pytest.raises(PromptError, match=r'execution_interrupted.*"node_id": "sampler"'):
         server.run({**patched("sparse", steps=400), **saved()}, while_running=interrupt_sampling)
     assert torch.equal(latents(server, {**base(), "sampler": ksampler(("model", 0), STEPS)}), plain)
+    assert torch.equal(latents(server, patched("sparse")), good)
 
 
 def saved() -> dict:

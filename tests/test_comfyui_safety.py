@@ -18,6 +18,14 @@ pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]
 
 STEPS = 4
+SHORT = {"latent": node("EmptyHunyuanLatentVideo", width=176, height=128, length=9, batch_size=1)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def untroubled(server: Server) -> torch.Tensor:
+    """Latents of the sparse workflow before any trouble."""
+    add_plan(server, "sparse", Diagonal(0))
+    return latents(server, patched("sparse", start_percent=0.0))
 
 
 def with_node(kind: str, steps: int = STEPS, options: dict | None = None, **inputs: object) -> dict:
@@ -136,13 +144,12 @@ def test_slower_than_dense_stays_dense_and_the_next_run_knows(server: Server, pl
 def test_faster_than_dense_runs_the_plan(server: Server) -> None:
     """Another length, which is another place; without a warm-up, so that dense is timed beside sparse."""
     add_plan(server, "sparse", Diagonal(0))
-    short = {"latent": node("EmptyHunyuanLatentVideo", width=176, height=128, length=9, batch_size=1)}
     options = {"start_percent": 0.0, "only_if_faster": True}
     before = len(server.log_text())
-    raced = latents(server, {**with_node("TestTimesGiven", options=options, dense=10.0, exact=1.0), **short})
+    raced = latents(server, {**with_node("TestTimesGiven", options=options, dense=10.0, exact=1.0), **SHORT})
     assert counts(report(server, before))[1] == 0
     assert "timed 3 dense" in new_log(server, before)
-    assert torch.equal(raced, latents(server, {**patched("sparse", start_percent=0.0), **short}))
+    assert torch.equal(raced, latents(server, {**patched("sparse", start_percent=0.0), **SHORT}))
 
 
 def test_a_named_backend_is_obeyed_without_timing(server: Server) -> None:
@@ -211,12 +218,13 @@ def recorded(prompt: dict, plant: bool = False) -> dict:
 def test_runs_keep_the_memory_rules(server: Server, only_if_faster: bool) -> None:
     """Real model and loader; the recorder is a stand-in."""
     add_plan(server, "sparse", Diagonal(0))
-    truth = latents(server, patched("sparse", start_percent=0.3))
+    truth = latents(server, {**patched("sparse", start_percent=0.3), **SHORT})
     before = len(server.log_text())
-    result = latents(server, recorded(patched("sparse", start_percent=0.3, only_if_faster=only_if_faster)))
+    options = {"start_percent": 0.3, "only_if_faster": only_if_faster}
+    prompt = recorded(with_node("TestTimesGiven", options=options, dense=10.0, exact=1.0))
+    result = latents(server, {**prompt, **SHORT})
     assert "RecordedForward" in new_log(server, before)
-    if not only_if_faster:
-        assert torch.equal(result, truth)
+    assert torch.equal(result, truth)
     with pytest.raises(PromptError, match="malloc graph broken"):
         latents(server, recorded(patched("sparse", start_percent=0.3), plant=True))
 
@@ -229,5 +237,10 @@ def test_profiling_keeps_the_memory_rules(server: Server) -> None:
     assert "RecordedForward" in new_log(server, before)
 
 
-def test_a_run_after_all_that_trouble_is_as_good_as_new(server: Server, plain: torch.Tensor) -> None:
+def test_runs_after_all_that_trouble_are_as_good_as_new(
+    server: Server, plain: torch.Tensor, untroubled: torch.Tensor
+) -> None:
     assert torch.equal(latents(server, {**base(), "sampler": ksampler(("model", 0), STEPS)}), plain)
+    before = len(server.log_text())
+    assert torch.equal(latents(server, patched("sparse", start_percent=0.0)), untroubled)
+    assert counts(report(server, before))[1] == 0

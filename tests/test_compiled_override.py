@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host import override
-from sparse_vdit.nodes.host.override import LAYER, LAYOUT, SEEN, attention_override
+from sparse_vdit.nodes.host import override, reasons
+from sparse_vdit.nodes.host.override import LAYER, LAYOUT, REFUSED, SEEN, attention_override
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.run import Run, pop_run, push_run
 from sparse_vdit.plans.plan import uniform_plan
@@ -63,3 +63,23 @@ def test_code_with_the_override_ends_with_its_run(compiled: Callable, monkeypatc
     assert not torch.allclose(sparse, plain)
     after = compiled(q, k, v, {"optimized_attention_override": marked})
     assert torch.allclose(after, plain * 1.5)  # stale code would give `plain`
+
+
+@torch.inference_mode()
+def test_what_compiled_code_refuses_is_noted_at_every_forward(
+    compiled: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is not asked about such calls, and would else take them for missing."""
+    q, k, v = (torch.randn(1, TOKENS, HEADS * 128) for _ in range(3))
+    run = Run(None, model_attention)
+    push_run(run)
+    monkeypatch.setattr(override, "sampling", True)
+    try:
+        for _ in range(3):
+            refused = []
+            options = {LAYOUT: (*GRID, 1, 0), LAYER: 0, SEEN: False, REFUSED: refused}
+            ours = {"optimized_attention_override": attention_override, **options}
+            assert torch.allclose(compiled(q, k, v, ours), model_attention(q, k, v, HEADS), atol=1e-6)
+            assert refused == [reasons.OTHER_TOKENS]
+    finally:
+        pop_run(run)

@@ -119,11 +119,21 @@ def test_after_three_failures_the_run_goes_on_dense(run: Run, monkeypatch: pytes
     assert len(run.ledger.failures) == MOST_FAILURES
 
 
-def test_a_model_that_gives_nan_itself_is_not_blamed_on_the_kernel(run: Run) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_model_that_gives_nan_itself_is_not_blamed_on_the_kernel(
+    run: Run, monkeypatch: pytest.MonkeyPatch, at_once: bool, bad: int
+) -> None:
+    """Whatever the number of forwards: none is repeated, and none counts as a failure."""
+    monkeypatch.setattr(run_module, "checks_at_once", lambda device: at_once)
     x = qkv()
-    x[2][0, 5] = torch.inf
-    forward(run, x)
-    assert "were not finite before sparse attention" in run.report()
+    x[bad][0, 5] = torch.nan
+    calls = trouble(monkeypatch, lambda number, out: out)
+    for _ in range(MOST_FAILURES):
+        forward(run, x)
+    assert len(calls) == run.sparse == MOST_FAILURES * LAYERS
+    assert (run.stopped, run.ledger.failures) == (None, [])
+    assert run.report().count("were not finite before sparse attention") == 1
     assert "head" not in run.report()
 
 
@@ -201,6 +211,40 @@ def test_tile_lists_that_cannot_be_made_leave_the_run_dense(run: Run, monkeypatc
     assert "tile lists take over 32 MB" in run.report()
 
 
+@pytest.mark.parametrize("at", ["dense timer", "its begin", "its end", "mask", "events"])
+def test_an_error_beside_the_kernels_leaves_the_run_dense_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """In all that the pack does around a call, in the warm-up too: said once, and sampling goes on."""
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ValueError("Cell is empty")
+
+    x, mask = qkv(), None
+    if at == "mask":
+        mask = torch.zeros(1, 1, TOKENS)
+        monkeypatch.setattr(run_module, "text_bias", fail)
+    elif at == "events":
+        monkeypatch.setattr(run.clock, "reserve", fail)
+    else:
+        timers = {"dense timer": fail, "its begin": lambda *args: fail, "its end": lambda *args: lambda: fail}
+        monkeypatch.setattr(run.engine, "dense_timer", timers[at])
+        run.engine.sigma_start = 0.4  # a warm-up
+    dense = model_attention(*x, HEADS)
+
+    def own() -> torch.Tensor:
+        with run.timing_dense():
+            return model_attention(*x, HEADS)
+
+    for _ in range(2):
+        begin(run)
+        for layer in range(LAYERS):
+            assert torch.equal(run_attention(*x, HEADS, layer, LAYOUT, False, False, own, mask), dense)
+    assert run.stopped == reasons.KERNEL_FAILED
+    assert run.report().count("ValueError: Cell is empty") == len(run.ledger.failures) == 1
+    assert run.sparse == 0
+
+
 def test_nothing_sparse_is_said_with_the_most_likely_reason() -> None:
     run = Run(None, None)
     assert "no self-attention of the model reached the pack" in run.report()
@@ -215,6 +259,6 @@ def test_nothing_sparse_is_said_with_the_most_likely_reason() -> None:
 
 def test_every_reason_that_can_fill_a_run_has_a_mend() -> None:
     """Reasons of whole runs say it themselves."""
-    whole_runs = {"NO_PLAN", "NO_RUN", "CUDA_GRAPHS", "SEVERAL_GPUS", "CROSS_ATTENTION", "REFINER", "UNREACHED"}
+    whole_runs = {"NO_PLAN", "CUDA_GRAPHS", "SEVERAL_GPUS", "CROSS_ATTENTION", "REFINER", "UNREACHED"}
     names = {name for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str)}
     assert {getattr(reasons, name) for name in names - whole_runs} == set(reasons.MENDS)

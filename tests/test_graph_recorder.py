@@ -21,6 +21,7 @@ from sparse_vdit.nodes.host.run import Run, pop_run, push_run
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from sparse_vdit.plans.profiler import Profiler
 from test_failures import model_attention
+from test_race import TestClock
 from torch import nn
 
 GRIDS = (3, 6, 9), (2, 7, 5)
@@ -96,10 +97,12 @@ def test_a_run_by_plan_keeps_the_rules(
     dtype = torch.bfloat16 if backend == "triton" else torch.float32
     recorder = GraphRecorder(cycles=backend == "triton")
     race = Race(("test",)) if raced else None
-    run = Run(PlanEngine(plan(), 0.9, 0.0, backend, recorder.pause, race=race), model_attention)
+    clock = TestClock(dense=10.0, exact=1.0, int8=2.0)
+    run = Run(PlanEngine(plan(), 0.9, 0.0, backend, recorder.pause, race=race), model_attention, clock=clock)
     sample(run, model, recorder, dtype)
     assert run.stopped is None
-    assert run.sparse or raced
+    assert run.sparse
+    assert (clock.timed.count("dense") > 0) == (raced and backend == "auto")
     assert sum(run.dense.values()) >= LAYERS  # the warm-up was recorded too
     assert recorder.pauses
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,8 +16,10 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal
 from sparse_vdit.nodes.host import plan_engine, reasons
 from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
 from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN
+from sparse_vdit.nodes.host.engine import Engine
 from sparse_vdit.nodes.host.override import LAYOUT, OUTSIDE, attention_override, refusal
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.run import Run, current_run, pop_run, push_run
 from sparse_vdit.plans.plan import Band, Plan, Provenance, uniform_plan
 from torch import nn
@@ -68,8 +73,6 @@ def test_what_launches_read_is_made_before_the_forward_and_in_the_pause() -> Non
     assert len(pauses) == 4
 
 
-
-
 def test_refusals_by_static_facts() -> None:
     q, k, v = qkv()
     call = {"q": q, "k": k, "v": v, "heads": 3}
@@ -104,6 +107,32 @@ def test_only_calls_of_the_plan_are_counted(run: Run) -> None:
         attention_override(lambda q, *rest, **kwargs: q, *call, heads=3, transformer_options=options)
     assert run.at_work.count == run.sparse == 2
     assert run.dense == {reasons.OTHER_TOKENS: 2}
+
+
+def test_the_details_add_up(run: Run) -> None:
+    """Calls by forward and by layer are all calls: sparse ones, dense ones, and those that no plan is about."""
+    q, k, v = qkv()
+    layout = (*GRID, 0, 0)
+    for sigma in (0.7, 0.5):
+        run.begin_forward(torch.device("cpu"), sigma)
+        for options in (
+            {LAYOUT: layout, LAYER: 1},
+            {LAYOUT: layout, LAYER: 1, SEEN: True},
+            {LAYOUT: (*GRID, 1, 0), LAYER: 2},
+            {LAYOUT: "no layout known", LAYER: 2},
+            {LAYOUT: layout, OUTSIDE: reasons.VACE_BLOCK},
+        ):
+            attention_override(lambda q, *rest, **kwargs: q, q, k, v, heads=3, transformer_options=options)
+    detail = run.detail()
+    for parts in ("forwards", "layers"):
+        calls = Counter()
+        for part in detail[parts].values() if parts == "layers" else detail[parts]:
+            calls.update(part.get("dense", {reason: n for reason, n in part.items() if reason != "sparse"}))
+            calls["sparse"] += part.get("sparse", 0)
+        assert calls == {**detail["dense"], "sparse": 2}, parts
+    assert len(detail["dense"]) == 4
+    assert list(detail["layers"]) == ["1", "2", "unknown"]
+    json.dumps(detail)
 
 
 def test_dense_decisions_by_noise_level() -> None:
@@ -242,6 +271,13 @@ def test_report_line() -> None:
 def test_every_reason_is_a_text_of_its_own() -> None:
     texts = [value for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str)]
     assert len(set(texts)) == len(texts) > 10
+
+
+@pytest.mark.parametrize("made", [PlanEngine, ProfileEngine])
+def test_engines_take_what_the_protocol_says(made: type) -> None:
+    for name in ("reason", "prepare", "attention", "dense_timer", "detail", "free"):
+        said = inspect.signature(getattr(Engine, name)).parameters
+        assert list(inspect.signature(getattr(made, name)).parameters) == list(said), name
 
 
 def test_runs_nest_and_free_twice(run: Run) -> None:

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sparse_vdit.nodes.host import reasons
 from sparse_vdit.nodes.host.replaced import COMFYUI_ATTENTION, SOMEBODY, Watch, model_attention, named
+from sparse_vdit.nodes.host.run import Run
 from torch import nn
 
 
@@ -110,3 +112,14 @@ def test_shapes_are_new_once(model: nn.Module) -> None:
     seen = watch(model)
     inputs = {"x": torch.zeros(1, 2), "context": torch.zeros(3), "options": {}}
     assert [seen.is_new(inputs), seen.is_new(inputs), seen.is_new({**inputs, "context": torch.zeros(4)})] == [1, 0, 1]
+
+
+def test_blocks_that_cannot_be_told_apart_accuse_nobody(model: nn.Module) -> None:
+    """LTX-2 compiled as a whole: every call comes with the same number."""
+    run = Run(None, None, watch=watch(model))
+    run.attended, run.layers = 4, {0}
+    run.watch.forward(slot(sage), sage, 4)
+    run.dense.update({reasons.WARM_UP: 1})
+    assert "attention was replaced by" in run.replaced()
+    run.dense.update({reasons.BLOCK_ORDER: 3})
+    assert run.replaced() is None

@@ -43,10 +43,12 @@ class Engine(Protocol):
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        key_bias: Tensor | None = None,
         *,
         again: Callable[[], object] | None = None,
     ) -> Tensor | str:
-        """Output for q, k, v (B, S, H, D), or the reason to compute it dense. `again` computes the same call the
+        """Output for q, k, v (B, S, H, D), or the reason to compute it dense. `key_bias` is what
+        `text_mask.text_bias` made of the call's mask, (B, prefix + suffix) float32. `again` computes the same call the
         model's own way, for timing; None where that cannot be had."""
 
     def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> DenseTimer | None:

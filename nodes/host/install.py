@@ -17,7 +17,7 @@ from . import override, reasons
 from .blocks import number_blocks
 from .engine import Engine
 from .families import Family, detect, read_layout
-from .override import CHAINED, LAYOUT, OUTSIDE, attention_override
+from .override import CHAINED, LAYOUT, OUTSIDE, REFUSED, attention_override
 from .replaced import OVERRIDE, Watch, model_attention
 from .run import Run, current_run, pop_run, push_run
 
@@ -83,8 +83,8 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
         for key in (OVERRIDE, CHAINED):
             options.pop(key, None)
         options.update(found)
-    verdict = run.watch.verdict(len(run.layers), run.sparse) if run.calls() <= run.attended else None
-    if verdict is not None:  # calls are missing, and none was refused for what it was
+    verdict = run.replaced()
+    if verdict is not None:
         run.note(verdict)
     finish(run)
     return result
@@ -145,33 +145,36 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     run.reason = run.stopped or run.engine.reason(sigma)
     context = args[1] if len(args) > 1 else kwargs.get("c_crossattn")
     inputs = {**kwargs, "x": x, "context": context, "transformer_options": run.options}
-    unknown = _prepare(run, executor.class_obj.diffusion_model, inputs, x)
+    _prepare(run, executor.class_obj.diffusion_model, inputs, x)
     run.begin_forward(x.device, sigma)
     new = run.compiled and run.watch.is_new({**kwargs, "": x})
     calls = run.calls()
-    out = executor(x, t, *args, **kwargs)
-    if run.calls() == calls and unknown is not None:  # compiled code, which refuses such calls without asking the run
-        run.dense[unknown] += 1
-    elif new and run.calls() == calls:  # stale code, made without our override
+
+    def forward() -> torch.Tensor:
+        run.options[REFUSED] = refused = []
+        out = executor(x, t, *args, **kwargs)
+        for reason in refused:
+            run.refused(reason)
+        return out
+
+    out = forward()
+    if new and run.calls() == calls:  # stale code, made without our override
         torch._dynamo.reset()
         run.forget_blocks()
-        out = executor(x, t, *args, **kwargs)
+        out = forward()
     while run.must_repeat():
-        out = executor(x, t, *args, **kwargs)
+        out = forward()
     run.watch.forward(run.options, attention_override, run.calls() - calls)
     run.options = None
     return out
 
 
-def _prepare(run: Run, model: nn.Module, inputs: dict, x: torch.Tensor) -> str | None:
-    """Tile lists before the first block, from the latents' shape; a layout not seen here is built by the first call.
-
-    Returns why the model's tokens are unknown, None when they are not.
-    """
+def _prepare(run: Run, model: nn.Module, inputs: dict, x: torch.Tensor) -> None:
+    """Tile lists before the first block, from the latents' shape; a layout not seen here is built by the first call."""
     model = getattr(model, "_orig_mod", model)  # under torch.compile
-    family, why = detect(model)
+    family, _ = detect(model)
     if family is None:
-        return why
+        return
     shapes = inputs.get("latent_shapes")
     if shapes is not None:  # video and sound, packed for the sampler
         packed = [torch.empty(tuple(shape), device="meta") for shape in shapes]
@@ -179,7 +182,6 @@ def _prepare(run: Run, model: nn.Module, inputs: dict, x: torch.Tensor) -> str |
     layout = read_layout(model, family, inputs)
     if isinstance(layout, tuple) and run.reason is None:
         run.prepare(layout, x.shape[0], x.device)
-    return layout if isinstance(layout, str) else None
 
 
 def _diffusion_model(executor: object, *args: object, **kwargs: object) -> object:

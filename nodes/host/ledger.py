@@ -10,6 +10,7 @@ from . import reasons
 from .families import Layout
 
 LAYOUTS_SHOWN = 2
+UNKNOWN = "unknown"  # in JSON, a layer without a number
 
 
 @dataclass
@@ -17,11 +18,12 @@ class Ledger:
     """Counts of a run.
 
     Attributes:
-        layers: by layer: sparse calls, density summed over them, and dense calls by reason.
+        layers: by layer, None where it is unknown: sparse calls, and dense calls by reason.
         forwards: by forward: noise level, sparse calls and dense calls by reason.
-        layouts: token layouts met, by calls.
+        layouts: token layouts met, by self-attention calls.
         milliseconds: of timed calls, by what they were.
         devices, backends: that ran sparse calls, by calls.
+        failures: what went wrong, in words, in the order of time; of errors also the layer, None where it is unknown.
     """
 
     layers: dict[int, Counter] = field(default_factory=lambda: defaultdict(Counter))
@@ -36,17 +38,15 @@ class Ledger:
         """The calls that follow are of a forward at this noise level."""
         self.forwards.append({"sigma": sigma, "sparse": 0, "dense": Counter()})
 
-    def count(self, layer: int | None, layout: Layout, reason: str | None) -> None:
-        """Count a self-attention call, of a layer that may be unknown, sparse where there is no reason."""
-        self.layouts[layout] += 1
-        if layer is not None:
-            self.layers[layer]["sparse" if reason is None else reason] += 1
-        if self.forwards:
-            forward = self.forwards[-1]
-            if reason is None:
-                forward["sparse"] += 1
-            else:
-                forward["dense"][reason] += 1
+    def count(self, layer: int | None, reason: str | None) -> None:
+        """Count a call of a layer that may be unknown, sparse where there is no reason."""
+        self.layers[layer]["sparse" if reason is None else reason] += 1
+        if not self.forwards:
+            return
+        if reason is None:
+            self.forwards[-1]["sparse"] += 1
+        else:
+            self.forwards[-1]["dense"][reason] += 1
 
     def mark(self) -> tuple:
         """What `back_to` goes back to."""
@@ -73,8 +73,8 @@ class Ledger:
             "failures": self.failures,
             "forwards": [{**forward, "dense": dict(forward["dense"])} for forward in self.forwards],
             "layers": {
-                str(layer): dict(calls)
-                for layer, calls in sorted(self.layers.items(), key=lambda x: str(x[0]).zfill(4))
+                UNKNOWN if layer is None else str(layer): dict(calls)
+                for layer, calls in sorted(self.layers.items(), key=lambda x: (x[0] is None, x[0]))
             },
         }
 

@@ -24,6 +24,9 @@ CHAINED = "sparse_vdit_chained"
 OUTSIDE = "sparse_vdit_outside"
 """Key in transformer_options: why calls outside of the model's blocks stay dense."""
 
+REFUSED = "sparse_vdit_refused"
+"""Key in transformer_options: list of reasons of the calls that compiled code computed dense without asking the run."""
+
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 
 sampling = False
@@ -86,10 +89,7 @@ def _attention(call: Mapping, options: dict, dense: Callable[[], Tensor | None])
     if q.shape == k.shape:
         options[SEEN] = True
     if reason is not None:
-        if not compiling:
-            run = current_run()
-            if run is not None:
-                run.dense[reason] += 1
+        _count_refused(reason, options, compiling)
         return dense()
     by_head, out_by_head = bool(call.get("skip_reshape")), bool(call.get("skip_output_reshape"))
     layout, mask = options[LAYOUT], call.get("mask")
@@ -97,6 +97,16 @@ def _attention(call: Mapping, options: dict, dense: Callable[[], Tensor | None])
     if compiling:
         return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head, mask)
     return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense, mask)
+
+
+def _count_refused(reason: str, options: dict, compiling: bool) -> None:
+    """Tell the run of a call that it is not asked about; compiled code leaves a note that is read after the forward."""
+    if compiling:
+        options.get(REFUSED, []).append(reason)
+        return
+    run = current_run()
+    if run is not None:
+        run.refused(reason, options.get(LAYER))
 
 
 def refusal(call: Mapping, options: Mapping) -> str | None:

@@ -35,7 +35,6 @@ NO_PLAN = (
     "no plan is connected and none is shipped for this model yet: connect Load Sparse Plan, "
     "or make a plan with Profile Heads and Search Sparse Plan"
 )
-NO_RUN = "no run is active"
 PROFILING = "measured by Profile Heads"
 OTHER_TEXT = "text of another length than the one that is measured"
 CUDA_GRAPHS = "the model is compiled with CUDA graphs, which would replay one decision for every step"
@@ -43,6 +42,9 @@ SEVERAL_GPUS = "the model runs on several GPUs at once, where the pack cannot ye
 
 NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION, REFINER})
 """Reasons of calls that no plan is about; a report's count of dense calls leaves them out."""
+
+BLOCKS_UNKNOWN = frozenset({NO_LAYER, BLOCK_ORDER})
+"""Reasons of calls whose block the pack cannot tell; the run's list of blocks has gaps where they are."""
 
 MENDS = {
     WARM_UP: "every step of this sampler lies in the warm-up; a smaller start_percent makes the later ones sparse",

@@ -24,7 +24,8 @@ from .replaced import Watch
 from .text_mask import text_bias
 
 MOST_FAILURES = 3  # outputs that were not finite, after which a run goes on dense
-EVENTS_BESIDE = 32  # pairs of events for the calls of a race, beside one for each layer
+NOT_OURS = "q, k or v of the model were not finite before sparse attention, which then cannot be either"
+EVENTS_BESIDE = 160  # pairs of events for the calls of a race, beside one for each layer
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Run:
         biases: key biases made of this forward's masks, by mask; the masks are kept so that none takes another's place.
         refusal: why the run is dense as a whole, before it began.
         stopped: why the rest of the run is dense, None while it is not.
-        flags: bool (layers, heads) on the device, True where a sparse output of this forward was not finite; None where
-            outputs are checked at once.
+        flags: bool (layers, heads + 1) on the device, True where a sparse output of this forward was not finite, in
+            the last column where q, k or v were not before; None where outputs are checked at once.
         dense_layers: layers that are dense in the forward now running, because it is repeated for them.
         compiled: whether the model is compiled.
         at_work: which block calls attention.
@@ -102,27 +103,46 @@ class Run:
         out = self.reason or self.at_work.refusal(layer)
         out = out or (reasons.NOT_FINITE if layer in self.dense_layers else None)
         if out is None:
-            key_bias = None if mask is None else text_bias(self.biases, mask, layout, q.shape[0])
-            out = key_bias
+            out = key_bias = self._key_bias(layer, layout, mask, q.shape[0])
             if not isinstance(key_bias, str):
                 out = self.engine.attention(self, layer, layout, q, k, v, key_bias, again=again)
         dense_reason = out if isinstance(out, str) else None
-        self.ledger.count(layer, layout, dense_reason)
+        self.ledger.layouts[layout] += 1
         if dense_reason is not None:
-            self.dense[dense_reason] += 1
-            self._dense_timer = self.engine.dense_timer(self, layout, q, mask is not None)
+            self.refused(dense_reason, layer)
+            if self.stopped is None:  # what is dense for good needs no times
+                with self._guarded():
+                    self._dense_timer = self.engine.dense_timer(self, layout, q, mask is not None)
             return None
+        self.ledger.count(layer, None)
         return out
+
+    def refused(self, reason: str, layer: int | None = None) -> None:
+        """Count a call that is dense, of a layer that may be unknown."""
+        self.dense[reason] += 1
+        self.ledger.count(layer, reason)
+
+    def _key_bias(self, layer: int, layout: Layout, mask: Tensor | None, batch: int) -> Tensor | str | None:
+        """Key bias of a mask, None without a mask; or why the call has to be dense."""
+        if mask is None:
+            return None
+        with self._guarded(layer):
+            return text_bias(self.biases, mask, layout, batch)
+        return self.reason  # which the error gave
 
     @contextmanager
     def timing_dense(self) -> Iterator[None]:
         """Around the model's own attention for the call that `attend` has just refused: times it where that is of
         use. Around any other call it does nothing."""
         start, self._dense_timer = self._dense_timer, None
-        stop = None if start is None else start()
+        stop = None
+        if start is not None:
+            with self._guarded():
+                stop = start()
         yield
         if stop is not None:
-            stop()
+            with self._guarded():
+                stop()
 
     def note(self, text: str) -> None:
         """Remember something that the report must say, once."""
@@ -152,12 +172,18 @@ class Run:
 
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """Let the engine build what a forward needs; an error in it makes the rest of the run dense."""
-        try:
+        with self._guarded():
             self.engine.prepare(layout, batch, device)
+
+    @contextmanager
+    def _guarded(self, layer: int | None = None) -> Iterator[None]:
+        """Around the pack's own work: an error in it makes the rest of the run dense, and never ends the sampling."""
+        try:
+            yield
         except Exception as error:
             if passes_through(error):
                 raise
-            self.kernel_failed(None, error)
+            self.kernel_failed(layer, error)
             if out_of_memory(error):
                 self.engine.free()
 
@@ -168,9 +194,12 @@ class Run:
         self.ledger.begin_forward(sigma)
         self._mark = (self.ledger.mark(), self.sparse, self.dense.copy(), self.density_sum, self.attended)
         self.flags = None
-        if self.reason is None and not checks_at_once(device):
-            self.flags = torch.zeros(self.engine.shape, dtype=torch.bool, device=device)
-        if self.engine is not None:
+        if self.engine is None or self.stopped is not None:
+            return
+        with self._guarded():
+            if self.reason is None and not checks_at_once(device):
+                layers, heads = self.engine.shape
+                self.flags = torch.zeros(layers, heads + 1, dtype=torch.bool, device=device)
             self.clock.reserve(device, 2 * self.engine.shape[0] + EVENTS_BESIDE)
 
     def forget_blocks(self) -> None:
@@ -183,30 +212,40 @@ class Run:
         a GPU it is only flagged, and `must_repeat` tells when the forward is over.
 
         Args:
-            inputs: q, k and v; where they are not finite already, the output is none of the pack's doing.
+            inputs: q, k and v; where they are not finite already, the output is none of the pack's doing, and dense
+                attention would give no better one.
         """
         # a sum keeps every infinity and NaN, and makes no mask as large as the output. The softmax normaliser, which
         # kernels have anyway, would not show what is not finite in v.
         bad = ~torch.isfinite(out.sum((0, 1, 3), dtype=torch.float32))
         if self.flags is not None:
-            self.flags[layer] |= bad.to(self.flags.device)  # in place: it was made before the forward
+            self.flags[layer, :-1] |= bad.to(self.flags.device)  # in place: it was made before the forward
+            for x in inputs:
+                self.flags[layer, -1] |= not_finite(x).to(self.flags.device)
             return False
         if not checks_at_once(out.device) or not bool(bad.any()):
             return False
-        if not all(bool(torch.isfinite(x.sum(dtype=torch.float32))) for x in inputs):
-            self._fail(f"layer {layer}: q, k or v were not finite before sparse attention, so the model's own are used")
-        else:
-            self._not_finite(layer, bad)
+        if any(bool(not_finite(x)) for x in inputs):
+            self.note(NOT_OURS)
+            return False
+        self._not_finite(layer, bad)
         return True
 
     def must_repeat(self) -> bool:
         """Whether a sparse output of the forward that ended was not finite: its calls are then taken back, and the
-        first layer with such an output is dense when the forward is repeated. Waits for the device once."""
-        if self.flags is None or self._mark is None or self.sparse == self._mark[1] or not bool(self.flags.any()):
+        first layer with such an output is dense when the forward is repeated; not where its q, k or v were not finite
+        before. Waits for the device once."""
+        if self.flags is None or self._mark is None or self.sparse == self._mark[1]:
+            return False
+        flags = self.flags.cpu()
+        if not bool(flags[:, :-1].any()):
+            return False
+        layer = int(flags[:, :-1].any(1).nonzero()[0])  # later layers may be bad because this one was
+        if bool(flags[layer, -1]):
+            self.note(NOT_OURS)
             return False
         device, sigma = self.flags.device, self.ledger.forwards[-1]["sigma"]
-        layer = int(self.flags.any(1).nonzero()[0])  # later layers may be bad because this one was
-        bad, dense_layers = self.flags[layer], {*self.dense_layers, layer}
+        bad, dense_layers = flags[layer, :-1], {*self.dense_layers, layer}
         mark, self.sparse, dense, self.density_sum, self.attended = self._mark
         self.dense.clear()
         self.dense.update(dense)
@@ -217,10 +256,9 @@ class Run:
         return True
 
     def _not_finite(self, layer: int, bad: Tensor) -> None:
+        """Count a failure of a layer's heads."""
         heads = ", ".join(str(head) for head in bad.nonzero().flatten().tolist())
-        self._fail(f"layer {layer}, head {heads}: sparse output was not finite and was computed again dense")
-
-    def _fail(self, text: str) -> None:
+        text = f"layer {layer}, head {heads}: sparse output was not finite and was computed again dense"
         self._failures += 1
         self.ledger.failures.append({"what": text})
         self.note(text)
@@ -243,6 +281,13 @@ class Run:
     def calls(self) -> int:
         """Self-attention calls that reached the pack so far."""
         return self.sparse + self.dense_reasons().total()
+
+    def replaced(self) -> str | None:
+        """Who took attention away, None where nobody did or the pack itself refused calls for what they are: blocks
+        that cannot be told apart are missing among `layers` without anybody's doing."""
+        if self.calls() > self.attended or not reasons.BLOCKS_UNKNOWN.isdisjoint(self.dense):
+            return None
+        return self.watch.verdict(len(self.layers), self.sparse)
 
     def read_clocks(self) -> None:
         """Take the CUDA times that are still to come. Waits for the device."""
@@ -285,9 +330,14 @@ class Run:
         return {"report": self.report(), **counts, "mean_density": density, **engine, **self.ledger.detail()}
 
 
+def not_finite(x: Tensor) -> Tensor:
+    """Whether there is a number in x that is not finite, as one bool on its device."""
+    return ~torch.isfinite(x.sum(dtype=torch.float32))  # makes no mask as large as x
+
+
 def checks_at_once(device: torch.device) -> bool:
-    """Whether it costs nothing to look at a number on a device at once. Elsewhere that would hold up every layer, and
-    is forbidden while a forward is recorded: there flags are read once per forward, which is repeated if one is set."""
+    """Whether it costs nothing to look at a number on a device at once. Elsewhere that would hold up every layer: there
+    flags are read once per forward, which is repeated if one is set."""
     return device.type == "cpu"
 
 
