@@ -14,6 +14,7 @@ from torch import Tensor
 
 _LOWEST, _HIGHEST, _HALVINGS = -40.0, 60.0, 80  # exponents of 2 of the price
 _PASSES = 8
+_FEW = 3000  # costs in all, up to which pairs of them are compared
 
 
 class OutOfReachError(ValueError):
@@ -71,6 +72,8 @@ def solve(objective: Tensor, spent: Tensor, limit: float) -> Solution:
         else:
             low = (low + high) / 2
     choice = _spend_rest(objective, spent, choice, limit - _total(spent, choice))
+    if objective.numel() <= _FEW:  # of few heads one step is a large part
+        choice = _exchange_pairs(objective, spent, choice, limit)
     return Solution(choice.view(shape), _total(objective, choice), bound)
 
 
@@ -97,4 +100,23 @@ def _spend_rest(objective: Tensor, spent: Tensor, choice: Tensor, left: float) -
                 choice[row], left, exchanged = candidate[row], left - cost, True
         if not exchanged:
             break
+    return choice
+
+
+def _exchange_pairs(objective: Tensor, spent: Tensor, choice: Tensor, limit: float) -> Tensor:
+    """Exchange the candidates of two heads at once, best gain first, as long as a pair within the limit gains."""
+    heads, candidates = objective.shape
+    rows = torch.arange(heads)
+    same = rows.repeat_interleave(candidates)
+    for _ in range(4 * heads):
+        gain = (objective[rows, choice][:, None] - objective).flatten()
+        extra = (spent - spent[rows, choice][:, None]).flatten()
+        gains, extras = gain[:, None] + gain, extra[:, None] + extra
+        allowed = (same[:, None] != same) & (extras <= limit - _total(spent, choice)) & gains.isfinite()
+        gains = gains.masked_fill(~allowed, -torch.inf)
+        if heads < 2 or not gains.max() > 1e-12:
+            break
+        for exchange in divmod(int(gains.argmax()), heads * candidates):
+            row, candidate = divmod(exchange, candidates)
+            choice[row] = candidate
     return choice

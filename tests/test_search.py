@@ -98,14 +98,14 @@ def brute_force(errors, limit):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("density", [0.25, 0.4, 0.7])
 def test_budget_is_nearly_the_best_of_all_plans(seed, density):
-    """Against every combination without skipping: of six heads, one or two may stop a step short of their best."""
+    """Against every combination, of which none skips: the Lagrange plan with exchanges is at most .15 worse."""
     errors = random_errors(seed, bands=1, layers=2, heads=3)
     plan = search_budget(made_up(errors), density=density)
     choice = chosen(plan)
     assert sum(DENSITIES[c] for c in choice.flatten()) / choice.numel() <= density + 1e-9
     error = torch.tensor(errors).gather(-1, choice[..., None]).sum().item()
     best = brute_force(errors, density)
-    assert error <= best + 0.3
+    assert error <= best + 0.15
     # the plan's own gap, of which it tells two digits, is to a bound below the best plan
     assert error / (1 + plan.provenance.parameters["gap"]) <= best * 1.06
 
