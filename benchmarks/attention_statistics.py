@@ -24,7 +24,7 @@ from pictures import labelled_row
 from small_wan.model import AttentionHook, dense_attention
 from small_wan.sample import sample, sigma_schedule
 from small_wan.video import encode
-from small_wan_runs import GRID, ROOT, STEPS, WARMUP, load_model, random_scene
+from small_wan_runs import GRID, MODEL, PROMPT_SEED, ROOT, STEPS, load_model, random_scene, warmup_steps
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.order import FLAT, ORDERS
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
@@ -34,7 +34,6 @@ from torch import Tensor
 MASS = 0.95
 SAVING = 0.9  # a pattern has to keep fewer tiles than this share, or the head counts as dense
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-PROMPT_SEED = 9001
 SAMPLED_TILES = 16  # query tiles of a head
 PICTURE = 260  # pixels of an attention map
 # Quantiles over heads of the same measure `keys`: SVOO's sparsity profiles (arXiv 2603.18636, Mutual-Luo/SVOO, commit
@@ -113,7 +112,7 @@ def coarse_map(q: Tensor, k: Tensor) -> Tensor:
 def generate_observed(grid: tuple[int, int, int], prompts: int, every: int, device: str) -> list[HeadStatistics]:
     """Dense runs of unseen prompts, each observed at every n-th step after the warm-up."""
     model, sigmas, collected = load_model(device=device), sigma_schedule(STEPS).tolist(), []
-    measured = set(sigmas[math.ceil(WARMUP * STEPS) : -1 : every])
+    measured = set(sigmas[warmup_steps() : -1 : every])
     for prompt in range(prompts):
         scene = random_scene(torch.Generator().manual_seed(PROMPT_SEED + prompt))
         statistics = HeadStatistics(TokenGrid(*grid), device)
@@ -175,7 +174,7 @@ def main() -> None:
     if math.prod(args.grid) < QUERY_TILE:
         parser.error(f"--grid {args.grid} has fewer than {QUERY_TILE} tokens")
     collected = generate_observed(tuple(args.grid), args.prompts, args.every, args.device)
-    known = {"model": "small Wan", "grid": list(args.grid), "prompts": args.prompts}
+    known = {"model": MODEL, "grid": list(args.grid), "prompts": args.prompts}
     rows = [known | density_row(collected, measure) for measure in ("keys", *ORDERS)] + [known | kind_row(collected)]
     rows += [{"model": name, "measure": "keys", "quantiles": list(values)} for name, values in PUBLISHED.items()]
     print(*rows, sep="\n")

@@ -18,7 +18,7 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
 from sparse_vdit.plans.drawing import draw_pattern, draw_plan
 from sparse_vdit.plans.files import load_plan
-from tables import newest
+from tables import QUALITY, newest
 
 DOCS = ROOT / "docs"
 SAMPLE_SEED, SAMPLES = 9101, 6
@@ -62,7 +62,7 @@ def draw_loss() -> None:
 def draw_quality() -> None:
     """PSNR over density of everything in the newest result of quality.py."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for row in newest("quality")["rows"]:
+    for row in newest("quality", QUALITY)["rows"]:
         if "psnr" in row:
             name = QUALITY_NAMES[row["method"]] + ("" if row["warmup"] else ", no warm-up")
             series.setdefault(name, []).append((row["density"], row["psnr"]))

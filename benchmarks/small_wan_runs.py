@@ -39,17 +39,24 @@ WARMUP = 0.2  # share of the steps that stays dense
 # half a frame, so the small model gets tiles in proportion.
 QUERY_TILE, KEY_TILE = 32, 16
 
-FAMILY = "wan"
+FAMILY, MODEL = "wan", "small Wan"
+PROMPT_SEED = 9001  # scenes to evaluate on; the shipped weights' training did not reach it
 
 __all__ = [
-    "FAMILY", "GRID", "KEY_TILE", "LEAST_STEPS", "QUERY_TILE", "ROOT", "STEPS", "WARMUP", "WEIGHTS",
-    "generate", "load_model", "plan_attention", "profile_scenes", "random_scene",
+    "FAMILY", "GRID", "KEY_TILE", "LEAST_STEPS", "MODEL", "PROMPT_SEED", "QUERY_TILE", "ROOT", "STEPS", "WARMUP",
+    "WEIGHTS", "generate", "load_model", "plan_attention", "profile_scenes", "random_scene", "warmup_sigma",
+    "warmup_steps",
 ]  # fmt: skip
+
+
+def warmup_steps(steps: int = STEPS) -> int:
+    """Steps that stay dense."""
+    return round(WARMUP * steps)
 
 
 def warmup_sigma(steps: int = STEPS) -> float:
     """Noise level below which attention may be sparse."""
-    return sigma_schedule(steps)[round(WARMUP * steps)].item() + 1e-6
+    return sigma_schedule(steps)[warmup_steps(steps)].item() + 1e-6
 
 
 def output_grams(model: SmallWan) -> list[Tensor]:
@@ -68,7 +75,7 @@ def profile_scenes(
 ) -> Profile:  # fmt: skip
     """Profile over one generation per scene; in dense flow every `every`-th step after the warm-up is measured."""
     sigmas = sigma_schedule(steps).tolist()
-    first = round(WARMUP * steps)
+    first = warmup_steps(steps)
     edges = [warmup_sigma(steps), *(sigmas[first + (steps - first) * n // bands] + 1e-6 for n in range(1, bands)), 0.0]
     profiler = Profiler(
         FAMILY, "small Wan of the tests", model.num_layers, model.num_heads, 128, default_candidates(),

@@ -19,6 +19,8 @@ import load_pack  # noqa: E402, F401
 from sparse_vdit.nodes.host.families.table import families_table  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+QUALITY = "python benchmarks/quality.py --density 0.2 0.35 0.5 --singles 2 --paper"
+STATISTICS = "python benchmarks/attention_statistics.py --grid 9 18 22 --prompts 8"
 
 
 def newest(benchmark: str, command: str | None = None) -> dict:
@@ -33,7 +35,7 @@ def newest(benchmark: str, command: str | None = None) -> dict:
 
 def quality_table() -> str:
     """Searched plans, the best single pattern at each plan's density, and the paper's rule."""
-    result = newest("quality")
+    result = newest("quality", QUALITY)
     rows = result["rows"]
     lines = [
         "| pattern of the heads | density | PSNR, dB | SSIM | flicker | distance to true ones | loss on true ones |",
@@ -150,7 +152,7 @@ def cpu_table() -> str:
 
 def attention_table() -> str:
     """Density of the small Wan's heads beside those of real models."""
-    result = newest("attention_statistics")
+    result = newest("attention_statistics", STATISTICS)
     quantiles = "10 % | 25 % | 50 % | 75 % | 90 % of heads"
     lines = [f"| model | part of the | {quantiles} | prompts alike |", "|---" * 8 + "|"]
     names = {"keys": "keys", "flat": "tiles of 64 keys, flat order", "deep": "tiles of 64 keys, deep order"}
