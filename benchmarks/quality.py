@@ -51,7 +51,7 @@ from sparse_vdit.plans.files import save_plan
 from sparse_vdit.plans.metrics import flicker, ssim, video_psnr
 from sparse_vdit.plans.plan import EVERY_SIGMA, Plan, uniform_plan
 from sparse_vdit.plans.profile import Profile
-from sparse_vdit.plans.search import search_budget, search_paper
+from sparse_vdit.plans.search import SearchError, search_budget, search_paper
 from truth import Truth, held_out_loss
 
 PROFILE_SEED, NOISE_SEED = 501, 3
@@ -182,7 +182,10 @@ def main() -> None:
     run = Comparison(args.prompts, args.steps, args.device)
     profile = profile_scenes(run.model, run.profiled, steps=args.steps)
     for density in args.density:
-        run.measure_density(profile, density, args.singles, args.plans)
+        try:
+            run.measure_density(profile, density, args.singles, args.plans)
+        except SearchError as error:
+            parser.error(str(error))
         save_results("quality", run.rows, args.device)  # already now, as the rest may take an hour
     for lam, epsilon in PAPER_LIMITS if args.paper else ():
         sequential = profile_scenes(
