@@ -73,7 +73,7 @@ class Server:
         data = b"" if body is None else json.dumps(body).encode()
         urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data), timeout=60).close()
 
-    def run(self, prompt: dict, timeout: float = 240, while_running: Callable[[], None] = lambda: None) -> dict:
+    def run(self, prompt: dict, timeout: float = 600, while_running: Callable[[], None] = lambda: None) -> dict:
         """Queue a workflow in API form, wait for it, return its outputs by node.
 
         `while_running` is called again and again until the workflow is done.
