@@ -7,6 +7,7 @@ import itertools
 import json
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def save_results(benchmark: str, rows: list[dict]) -> str:
         "versions": installed_versions(),
         "commit": commit,
         "date": date,
-        "command": " ".join(["python", Path(sys.argv[0]).relative_to(ROOT).as_posix()
+        "command": shlex.join(["python", Path(sys.argv[0]).relative_to(ROOT).as_posix()
                              if Path(sys.argv[0]).is_absolute() else sys.argv[0], *sys.argv[1:]]),
         "rows": rows,
     }  # fmt: skip
