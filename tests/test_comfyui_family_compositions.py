@@ -77,6 +77,6 @@ def parameter(composition: Composition) -> object:
     return pytest.param(composition, id=name, marks=[pytest.mark.slow] * slow)
 
 
-@pytest.mark.parametrize("composition", map(parameter, COMPOSITIONS))
+@pytest.mark.parametrize("composition", [parameter(composition) for composition in COMPOSITIONS])
 def test_composition(models: Server, reference: Reference, composition: Composition) -> None:
     check(models, reference, composition)
