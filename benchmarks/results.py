@@ -7,6 +7,7 @@ import itertools
 import json
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def save_results(benchmark: str, rows: list[dict], device: str = "cpu") -> str:
         "versions": installed_versions(),
         "commit": COMMIT,
         "date": date,
-        "command": " ".join(["python", script_name(), *sys.argv[1:]]),
+        "command": shlex.join(["python", script_name(), *sys.argv[1:]]),
         "rows": rows,
     }
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

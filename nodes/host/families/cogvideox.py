@@ -59,9 +59,19 @@ def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
 COGVIDEOX = Family(
     name="cogvideox",
     models=(
-        Model("CogVideoX 2B", "30", 30, 64),
-        Model("CogVideoX 5B, text or image to video", "42", 48, 64),
-        Model("CogVideoX 1.5 5B", "42", 48, 64, patch="2x2x2"),
+        Model(
+            *("CogVideoX 2B", "30", 30, 64),
+            tested=("cogvideox, learned positions",),
+            not_run="files without saved positions, which ComfyUI gives rotary ones",
+        ),
+        Model(
+            *("CogVideoX 5B, text or image to video", "42", 48, 64),
+            tested=("cogvideox", "cogvideox, texts in one batch", "cogvideox i2v"),
+        ),
+        Model(
+            *("CogVideoX 1.5 5B, text or image to video", "42", 48, 64, "2x2x2"),
+            tested=("cogvideox 1.5, odd frames", "cogvideox 1.5 i2v"),
+        ),
     ),
     patch="1x2x2",
     order="text, video",

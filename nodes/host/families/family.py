@@ -22,9 +22,6 @@ Blocks = tuple[tuple[str, int], ...]
 COUNTED = "counted"
 """Section of blocks that ComfyUI gives no name: their calls are counted."""
 
-RANDOM = "random weights"
-"""What a model was run with: ComfyUI's own class with random weights, in a real server."""
-
 
 @dataclass(frozen=True)
 class Model:
@@ -34,7 +31,8 @@ class Model:
         name: as its makers call it.
         layers, heads, head_dim: numbers of its self-attention.
         patch: frames, height and width of latents in a token, where it is not the family's.
-        tested: on what the pack was run with it.
+        tested: names of the tests' cases with its structure, each run in a real server with random weights.
+        not_run: what it can do besides, in words, that no case has.
     """
 
     name: str
@@ -42,7 +40,8 @@ class Model:
     heads: int | str
     head_dim: int
     patch: str = ""
-    tested: str = RANDOM
+    tested: tuple[str, ...] = ()
+    not_run: str = ""
 
 
 @dataclass(frozen=True)

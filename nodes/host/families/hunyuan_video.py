@@ -89,8 +89,17 @@ def _single_output(block: nn.Module, x: Tensor) -> Tensor:
 HUNYUAN_VIDEO = Family(
     name="hunyuan_video",
     models=(
-        Model("HunyuanVideo 13B, text or image to video", "20 + 40", 24, 128),
-        Model("HunyuanVideo 1.5 8.3B", "54", 16, 128, patch="1x1x1"),
+        Model(
+            *("HunyuanVideo 13B, text or image to video", "20 + 40", 24, 128),
+            tested=(
+                *("hunyuan video", "hunyuan video, texts in one batch", "hunyuan video, masked text"),
+                *("hunyuan video i2v, concatenated image", "hunyuan video, guiding frame", "hunyuan video, reference"),
+            ),
+        ),
+        Model(
+            *("HunyuanVideo 1.5 8.3B", "54", 16, 128, "1x1x1", ("hunyuan video 1.5",)),
+            not_run="super-resolution, models of few steps",
+        ),
     ),
     patch="1x2x2",
     order="text, reference image, video",

@@ -81,9 +81,9 @@ def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
 LTX = Family(
     name="ltx",
     models=(
-        Model("LTX-Video 2B", "28", 32, 64),
-        Model("LTX-Video 13B", "48", 32, 128),
-        Model("LTX-2, video stream", "48", 32, 128),
+        Model("LTX-Video 2B", "28", 32, 64, tested=("ltx video", "ltx video, a guide")),
+        Model("LTX-Video 13B", "48", 32, 128, tested=("ltx video 13b",), not_run="guides"),
+        Model("LTX-2, video stream", "48", 32, 128, tested=("ltx-2",), not_run="guides, reference sound"),
     ),
     patch="1x1x1",
     order="video, guides",

@@ -64,7 +64,7 @@ def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
 
 MINIMAX_H3 = Family(
     name="minimax_h3",
-    models=(Model("MiniMax H3", "50", 56, 128),),
+    models=(Model("MiniMax H3", "50", 56, 128, tested=("minimax h3", "minimax h3, keyframe"), not_run="references"),),
     patch="1x2x2",
     order="text, conditions, sound, video",
     text="before the video, and so are keyframes, references and sound",

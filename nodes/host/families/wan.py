@@ -86,12 +86,29 @@ def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
 WAN = Family(
     name="wan",
     models=(
-        Model("Wan 2.1 1.3B", "30", 12, 128),
-        Model("Wan 2.1 14B, text or image to video", "40", 40, 128),
-        Model("Wan 2.2 14B, high and low noise", "40", 40, 128),
-        Model("Wan 2.2 5B", "30", 24, 128),
-        Model("Wan 2.1 VACE 1.3B / 14B (main blocks)", "30 / 40", "12 / 40", 128),
-        Model("Wan 2.1 and 2.2 Fun Control, Camera, Phantom, in-context references", "30 / 40", "12 to 40", 128),
+        Model("Wan 2.1 1.3B", "30", 12, 128, tested=("wan2.1 t2v", "wan, text as long as the video")),
+        Model(
+            *("Wan 2.1 14B, text or image to video", "40", 40, 128),
+            tested=("wan2.1 t2v", "wan2.1 i2v"),
+            not_run="first and last frame",
+        ),
+        Model(
+            *("Wan 2.2 14B, high and low noise", "40", 40, 128),
+            tested=("wan2.1 t2v", "wan2.2 i2v, no clip vision"),
+        ),
+        Model("Wan 2.2 5B", "30", 24, 128, tested=("wan2.2 5b",), not_run="image to video, by times per frame"),
+        Model(
+            *("Wan 2.1 VACE 1.3B / 14B (main blocks)", "30 / 40", "12 / 40", 128),
+            tested=("wan vace", "wan vace, two contexts", "wan vace, text as long as the video"),
+        ),
+        Model(
+            *("Wan 2.1 and 2.2 Fun Control, Camera, Phantom, in-context references", "30 / 40", "12 to 40", 128),
+            tested=(
+                *("wan2.1 fun control", "wan fun control, reference image", "wan2.1 camera", "wan2.2 camera"),
+                *("wan phantom", "wan context latents"),
+            ),
+            not_run="Wan 2.2 Fun Control's own channels",
+        ),
     ),
     patch="1x2x2",
     order="reference image, video, context latents",
