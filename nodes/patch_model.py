@@ -154,7 +154,7 @@ class PatchModel(io.ComfyNode):
 
         def finish(run: Run) -> None:
             if preset_ignored:
-                run.note(f"preset {preset} ignored, a plan is connected")
+                run.ledger.note(f"preset {preset} ignored, a plan is connected")
             report(run, node_id, strict, verbose)
 
         patched = model.clone()

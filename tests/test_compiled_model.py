@@ -9,8 +9,9 @@ import torch
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host.attention_op import attention_op
+from sparse_vdit.nodes.host.current import pop_run, push_run
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import Run, pop_run, push_run
+from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from tolerances import SAMPLED, relative_l2
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -63,4 +64,4 @@ def test_one_graph_follows_a_plan_that_changes_with_the_steps(run: Run) -> None:
     assert torch.equal(first, again)
     distances = [relative_l2(a, b) for a, b in ((first, dense), (second, dense), (first, second))]
     assert min(distances) > 10 * SAMPLED, distances
-    assert run.sparse == 2 * 3 * 2 and sum(run.dense.values()) == 2 * 2
+    assert run.ledger.sparse == 2 * 3 * 2 and sum(run.ledger.dense.values()) == 2 * 2

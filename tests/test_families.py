@@ -11,6 +11,7 @@ import torch
 from sparse_vdit.kernels.patterns import Diagonal, Skip
 from sparse_vdit.nodes.host import reasons
 from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN, number_blocks, take_layer
+from sparse_vdit.nodes.host.current import pop_run, push_run
 from sparse_vdit.nodes.host.families import (
     COGVIDEOX,
     FAMILIES,
@@ -25,7 +26,7 @@ from sparse_vdit.nodes.host.families import (
 from sparse_vdit.nodes.host.families.table import families_table
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.profile_engine import head_grams
-from sparse_vdit.nodes.host.run import Run, pop_run, push_run
+from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.nodes.host.text_mask import is_key_mask, text_bias
 from sparse_vdit.plans.plan import uniform_plan
 from tolerances import assert_close
@@ -329,9 +330,9 @@ def test_a_block_number_that_does_not_rise_is_not_trusted(run: Run) -> None:
     assert run.attend(1, layout, *qkv()) is not None
     for layer, reason in ((1, reasons.BLOCK_ORDER), (0, reasons.BLOCK_ORDER), (None, reasons.NO_LAYER)):
         assert run.attend(layer, layout, *qkv()) is None
-        assert run.dense.pop(reason) == 1
+        assert run.ledger.dense.pop(reason) == 1
     assert run.attend(7, layout, *qkv()) is None
-    assert run.dense == {reasons.NO_LAYER: 1}
+    assert run.ledger.dense == {reasons.NO_LAYER: 1}
     run.begin_forward(torch.device("cpu"))
     assert run.attend(0, layout, *qkv()) is not None
 
@@ -387,7 +388,7 @@ def test_masked_text_is_hidden_from_every_query(run: Run) -> None:
     mask[..., 50] = -1.0
     run.biases.clear()
     assert run.attend(0, layout, q, k, v, mask) is None
-    assert run.dense == {reasons.MASKED: 1}
+    assert run.ledger.dense == {reasons.MASKED: 1}
 
 
 def test_masked_text_under_skipped_heads_stays_dense() -> None:
@@ -397,7 +398,7 @@ def test_masked_text_under_skipped_heads_stays_dense() -> None:
     made.reason = made.engine.reason(0.5)
     q, k, v = (x[:, : 256 + 8] for x in qkv())
     out = made.attend(0, (*grid, 8, 0), q, k, v, torch.zeros(1, 1, 264))
-    assert (out is None) == bool(made.dense)  # sparse or refused with its reason, never an error
+    assert (out is None) == bool(made.ledger.dense)  # sparse or refused with its reason, never an error
 
 
 class Linears(nn.Module):

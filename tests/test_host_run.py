@@ -16,11 +16,12 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal
 from sparse_vdit.nodes.host import plan_engine, reasons
 from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
 from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN
+from sparse_vdit.nodes.host.current import current_run, pop_run, push_run
 from sparse_vdit.nodes.host.engine import Engine
 from sparse_vdit.nodes.host.override import LAYOUT, OUTSIDE, attention_override, refusal
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.profile_engine import ProfileEngine
-from sparse_vdit.nodes.host.run import Run, current_run, pop_run, push_run
+from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance, uniform_plan
 from torch import nn
 
@@ -105,8 +106,8 @@ def test_only_calls_of_the_plan_are_counted(run: Run) -> None:
     for tokens in (7, TOKENS, 7, TOKENS):
         call = (x[:, :tokens] for x in (q, k, v))
         attention_override(lambda q, *rest, **kwargs: q, *call, heads=3, transformer_options=options)
-    assert run.at_work.count == run.sparse == 2
-    assert run.dense == {reasons.OTHER_TOKENS: 2}
+    assert run.at_work.count == run.ledger.sparse == 2
+    assert run.ledger.dense == {reasons.OTHER_TOKENS: 2}
 
 
 def test_the_details_add_up(run: Run) -> None:
@@ -162,7 +163,7 @@ def test_layouts_in_and_out(run: Run, by_head: bool, out_by_head: bool) -> None:
     way = run_attention(*given, 3, 0, (*GRID, 0, 0), by_head, out_by_head, lambda: pytest.fail("went dense"))
     assert torch.equal(way, truth)
     assert torch.equal(attention_op(*given, 3, 0, *GRID, 0, 0, by_head, out_by_head), truth)
-    assert run.sparse == 3
+    assert run.ledger.sparse == 3
     assert merge_heads(truth.transpose(1, 2), True).shape == truth.shape
 
 
@@ -184,9 +185,9 @@ def test_override_runs_sparse_and_counts_dense_by_reason(run: Run) -> None:
         kwargs = {"heads": 3, "transformer_options": options, "_inside_attn_wrapper": True}
         attention_override(function, q, k, v, **kwargs)
         attention_override(function, q, k[:, :7], v[:, :7], **kwargs)
-    assert run.sparse == 2
-    assert run.dense == {reasons.CROSS_ATTENTION: 2}
-    assert run.dense_reasons() == {}
+    assert run.ledger.sparse == 2
+    assert run.ledger.dense == {reasons.CROSS_ATTENTION: 2}
+    assert run.ledger.dense_reasons() == {}
     assert all(call["_inside_attn_wrapper"] for call in calls)
     assert len(calls) == 2
 
@@ -201,7 +202,7 @@ def test_dense_calls_go_to_the_chained_override(run: Run) -> None:
     }
     out = attention_override(lambda q, *rest, **kwargs: q, q, k, v, heads=3, transformer_options=options)
     assert torch.equal(out, q + 1)
-    assert run.dense == {reasons.WARM_UP: 1}
+    assert run.ledger.dense == {reasons.WARM_UP: 1}
 
 
 def test_without_a_run_everything_is_dense() -> None:
@@ -216,7 +217,7 @@ def test_all_heads_dense_is_the_models_own_attention() -> None:
     run = Run(engine(Dense(), backend="auto"), function=None)
     run.reason = run.engine.reason(0.5)
     assert run.attend(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv())) is None
-    assert run.dense == {reasons.DENSE_HEADS: 1}
+    assert run.ledger.dense == {reasons.DENSE_HEADS: 1}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -229,7 +230,7 @@ def test_half_precision_without_fast_kernels_stays_dense(dtype: torch.dtype, mon
         out = run.attend(0, (*GRID, 0, 0), *(split_heads(x.to(dtype), 3, False) for x in qkv()))
         dense = backend == "auto" and dtype == torch.bfloat16
         assert (out is None) == dense
-        assert run.dense == ({reasons.NO_KERNELS: 1} if dense else {})
+        assert run.ledger.dense == ({reasons.NO_KERNELS: 1} if dense else {})
 
 
 @pytest.mark.parametrize("counted", [False, True])
@@ -256,14 +257,14 @@ def test_blocks_compiled_alone_share_code_but_not_patterns(counted: bool) -> Non
 
 def test_report_line() -> None:
     run = Run(None, None)
-    run.dense.update({reasons.WARM_UP: 24, reasons.CROSS_ATTENTION: 120})
-    run.sparse, run.density_sum, run.backend, run.seconds = 96, 96 * 0.31, "torch", 1.234
+    run.ledger.dense.update({reasons.WARM_UP: 24, reasons.CROSS_ATTENTION: 120})
+    run.ledger.sparse, run.ledger.density_sum, run.ledger.backend, run.ledger.seconds = 96, 96 * 0.31, "torch", 1.234
     assert run.report() == (
         "Sparse-vDiT: 96 sparse / 24 dense calls (warm-up 24), mean density 0.31, backend torch, "
         "1234 ms in sparse attention"
     )
-    run.note("said once")
-    run.note("said once")
+    run.ledger.note("said once")
+    run.ledger.note("said once")
     assert run.report().endswith("; said once")
     assert Run(None, None, refusal="why").report() == "Sparse-vDiT: everything runs dense: why"
 

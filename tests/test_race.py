@@ -15,9 +15,10 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Diagonal, Pattern
 from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
 from sparse_vdit.nodes.host.attention_op import attention_op, run_attention
+from sparse_vdit.nodes.host.current import pop_run, push_run, timing_dense
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import DENSE, EXACT, INT8, Race, backend_name, density_class
-from sparse_vdit.nodes.host.run import Run, pop_run, push_run, timing_dense
+from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance, uniform_plan
 from test_failures import model_attention
 
@@ -118,7 +119,7 @@ def test_sparse_that_is_faster_runs_and_the_warm_up_timed_dense() -> None:
     assert clock.timed == [DENSE] * race.TRIES
     forward(run, 0.5, qkv())
     assert clock.timed[race.TRIES :] == [EXACT] * (race.TRIES + LAYERS - 1)  # the first layer several times
-    assert (run.sparse, run.dense) == (LAYERS, {reasons.WARM_UP: LAYERS})
+    assert (run.ledger.sparse, run.ledger.dense) == (LAYERS, {reasons.WARM_UP: LAYERS})
 
 
 def test_sparse_that_is_not_five_percent_faster_stays_dense_with_both_numbers() -> None:
@@ -128,7 +129,7 @@ def test_sparse_that_is_not_five_percent_faster_stays_dense_with_both_numbers() 
     for sigma in (0.5, 0.4):
         assert all(torch.equal(out, model_attention(*x, HEADS)) for out in forward(run, sigma, x))
     assert clock.timed.count(EXACT) == race.TRIES, "what lost was tried again"
-    assert run.dense == {reasons.WARM_UP: LAYERS, reasons.NOT_FASTER: 2 * LAYERS}
+    assert run.ledger.dense == {reasons.WARM_UP: LAYERS, reasons.NOT_FASTER: 2 * LAYERS}
     assert "sparse attention takes 9.60 ms a call and the model's own 10.00 ms; 5% less is asked for" in run.report()
     assert "nothing ran sparse: sparse attention was timed and is not faster" in run.report()
 
@@ -139,7 +140,7 @@ def test_without_a_warm_up_the_first_layer_runs_both_and_its_output_is_the_plan_
     outputs = forward(run, 0.5, x)
     assert clock.timed[: 2 * race.TRIES] == [DENSE] * race.TRIES + [EXACT] * race.TRIES
     assert clock.timed[2 * race.TRIES :] == [EXACT] * (LAYERS - 1)
-    assert run.sparse == LAYERS
+    assert run.ledger.sparse == LAYERS
     assert all(torch.equal(out, outputs[0]) for out in outputs)
     assert not torch.equal(outputs[0], model_attention(*x, HEADS))
 
@@ -154,7 +155,7 @@ def test_layers_of_another_density_are_judged_for_themselves_and_denser_than_a_l
     forward(run, 0.9, x, LONG)
     forward(run, 0.5, x, LONG)
     assert [run.ledger.layers[layer]["sparse"] for layer in range(4)] == [0, 1, 0, 1]
-    assert run.dense == {reasons.WARM_UP: LAYERS, reasons.NOT_FASTER: 2}
+    assert run.ledger.dense == {reasons.WARM_UP: LAYERS, reasons.NOT_FASTER: 2}
     assert run.clock.timed.count(EXACT) == 2 * race.TRIES + 1, "what is denser than a loser was tried"
 
 
@@ -163,11 +164,11 @@ def test_times_that_come_late_decide_in_the_middle_of_a_run() -> None:
     run, x = start(clock), qkv()
     forward(run, 0.9, x)
     forward(run, 0.5, x)
-    assert run.sparse == LAYERS  # the plan runs until something speaks against it
+    assert run.ledger.sparse == LAYERS  # the plan runs until something speaks against it
     clock.hand_over()
     forward(run, 0.4, x)
-    assert run.sparse == LAYERS
-    assert run.dense[reasons.NOT_FASTER] == LAYERS
+    assert run.ledger.sparse == LAYERS
+    assert run.ledger.dense[reasons.NOT_FASTER] == LAYERS
 
 
 @pytest.mark.parametrize(("int8_ms", "budget", "winner"), [(3.0, 2e-2, INT8), (3.0, 1e-9, EXACT), (6.0, 2e-2, EXACT)])
@@ -179,7 +180,7 @@ def test_auto_takes_the_fastest_kernel_within_the_error_budget(
     run, x = start(TestClock(dense=10.0, exact=5.0, int8=int8_ms), [NARROW] * 2), qkv(torch.bfloat16)
     forward(run, 0.9, x)
     forward(run, 0.5, x)
-    assert run.sparse == 2
+    assert run.ledger.sparse == 2
     assert "backend triton" in run.report()
     lists, table = run.engine.bound.lists(TokenGrid(*LAYOUT), "cpu")
     q, k, v = (tensor.unflatten(-1, (HEADS, 64)) for tensor in x)
@@ -199,7 +200,7 @@ def test_a_kernel_that_fails_in_the_race_is_left_out(monkeypatch: pytest.MonkeyP
     run, x = start(TestClock(dense=10.0, exact=5.0), [NARROW] * 2), qkv(torch.bfloat16)
     forward(run, 0.9, x)
     forward(run, 0.5, x)
-    assert run.sparse == 2
+    assert run.ledger.sparse == 2
     assert run.stopped is None
     assert "the int8 kernel failed and was left out: no int8 here" in run.report()
 
@@ -211,7 +212,7 @@ def test_a_named_backend_is_obeyed_and_never_timed_against_dense() -> None:
     forward(run, 0.9, qkv())
     forward(run, 0.5, qkv())
     assert clock.timed == [EXACT] * 2
-    assert run.sparse == 2
+    assert run.ledger.sparse == 2
 
 
 def test_the_second_run_knows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +221,7 @@ def test_the_second_run_knows_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
         clock = TestClock(dense=10.0, exact=exact)
         run = start(clock, path=path)
         forward(run, 0.5, qkv())
-        assert run.sparse == sparse
+        assert run.ledger.sparse == sparse
         monkeypatch.setattr(speeds, "_known", {})  # as after a restart
     assert clock.timed == [EXACT] * LAYERS
     kept = json.loads(path.read_text())["speeds"]
@@ -240,13 +241,13 @@ def test_a_device_that_was_busy_in_one_run_spoils_no_other(tmp_path: Path) -> No
         run = start(clock, path=path)
         forward(run, 0.9, x, LONG)
         forward(run, 0.5, x, LONG)
-        assert run.sparse == LAYERS
+        assert run.ledger.sparse == LAYERS
     denser = start(TestClock(dense=10.0, exact=12.0), [WIDE] * LAYERS, path)
     forward(denser, 0.5, x, LONG)
-    assert denser.dense == {reasons.NOT_FASTER: LAYERS}
+    assert denser.ledger.dense == {reasons.NOT_FASTER: LAYERS}
     again = start(TestClock(dense=1.0, exact=6.0), path=path)
     forward(again, 0.5, x, LONG)
-    assert again.sparse == LAYERS, "what was found for one density was lost to another's"
+    assert again.ledger.sparse == LAYERS, "what was found for one density was lost to another's"
 
 
 def test_without_the_file_everything_is_measured_anew(tmp_path: Path) -> None:
@@ -257,7 +258,7 @@ def test_without_the_file_everything_is_measured_anew(tmp_path: Path) -> None:
     path.unlink()
     run = start(TestClock(dense=10.0, exact=2.0), path=path)
     forward(run, 0.5, qkv())
-    assert run.sparse == LAYERS
+    assert run.ledger.sparse == LAYERS
     assert speeds.read_speeds(path).keys() == old.keys(), "what was deleted was written back"
     assert speeds.read_speeds(path) != old
 
@@ -284,9 +285,9 @@ def test_the_reason_to_stay_dense_is_said_once_though_times_go_on_to_change() ->
         forward(run, sigma, x)
         run.clock.hand_over()
     pop_run(run)
-    assert run.dense[reasons.NOT_FASTER] == 2 * LAYERS
+    assert run.ledger.dense[reasons.NOT_FASTER] == 2 * LAYERS
     assert run.report().count("sparse attention takes") == 1
-    assert len(run.notes) == 1
+    assert len(run.ledger.notes) == 1
 
 
 @pytest.mark.parametrize("slow", [DENSE, EXACT])
@@ -300,7 +301,7 @@ def test_the_first_call_may_compile_and_does_not_count(slow: str) -> None:
     run = start(Compiling())
     forward(run, 0.5, qkv())
     assert run.clock.timed.count(DENSE) == race.TRIES, "one of the two had more tries to be fast in"
-    assert run.sparse == LAYERS
+    assert run.ledger.sparse == LAYERS
 
 
 def test_what_could_not_be_timed_at_first_is_timed_later_and_said() -> None:
@@ -319,11 +320,11 @@ def test_what_could_not_be_timed_at_first_is_timed_later_and_said() -> None:
     run, x = start(clock), qkv()
     for sigma in (0.9, 0.5):
         forward(run, sigma, x)
-    assert (run.sparse, clock.timed) == (LAYERS, [])
+    assert (run.ledger.sparse, clock.timed) == (LAYERS, [])
     assert kernel_choice.NOT_TIMED in run.report()
     clock.able = True
     forward(run, 0.4, x)
-    assert run.dense[reasons.NOT_FASTER] == LAYERS
+    assert run.ledger.dense[reasons.NOT_FASTER] == LAYERS
 
 
 def test_masked_calls_are_another_place() -> None:
@@ -341,8 +342,8 @@ def test_masked_calls_are_another_place() -> None:
             run.attend(layer, layout, *x, masked, again=lambda: None)
             with run.timing_dense():
                 pass
-    assert run.sparse == LAYERS  # the masked ones
-    assert run.dense == {reasons.WARM_UP: LAYERS, reasons.NOT_FASTER: LAYERS}
+    assert run.ledger.sparse == LAYERS  # the masked ones
+    assert run.ledger.dense == {reasons.WARM_UP: LAYERS, reasons.NOT_FASTER: LAYERS}
     assert clock.timed.count(DENSE) == 2 * race.TRIES, "warm-up of masked calls, and beside sparse ones without a mask"
 
 
@@ -352,7 +353,7 @@ def test_other_circumstances_are_measured_anew(tmp_path: Path) -> None:
     other = start(TestClock(dense=1.0, exact=2.0), path=path)
     other.chained = lambda func, *args, **kwargs: func(*args, **kwargs)  # a faster dense backend
     forward(other, 0.5, qkv())
-    assert other.dense == {reasons.NOT_FASTER: LAYERS}
+    assert other.ledger.dense == {reasons.NOT_FASTER: LAYERS}
     assert len(speeds.read_speeds(path)) == 2
 
 
@@ -370,7 +371,7 @@ def test_a_damaged_file_is_measured_anew(tmp_path: Path, text: str) -> None:
     assert speeds.read_speeds(path) == {}
     run = start(TestClock(dense=10.0, exact=2.0), path=path)
     forward(run, 0.5, qkv())
-    assert run.sparse == LAYERS
+    assert run.ledger.sparse == LAYERS
     assert len(speeds.read_speeds(path)) == 1
 
 
@@ -387,7 +388,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     run = start(TestClock(dense=10.0, exact=2.0), path=tmp_path / "file" / "speeds.json")
     forward(run, 0.5, qkv())
-    assert run.sparse == LAYERS
+    assert run.ledger.sparse == LAYERS
 
 
 def test_the_file_keeps_the_newest_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +445,7 @@ def test_functions_of_one_name_and_a_closure_that_was_emptied_are_no_trouble() -
     run = start(TestClock(dense=10.0, exact=2.0))
     run.chained = make(True)
     forward(run, 0.9, qkv())
-    assert run.dense == {reasons.WARM_UP: LAYERS}
+    assert run.ledger.dense == {reasons.WARM_UP: LAYERS}
 
 
 def test_density_classes() -> None:
@@ -458,7 +459,7 @@ def test_run_without_a_race_times_no_dense_call() -> None:
     forward(run, 0.9, qkv())
     forward(run, 0.5, qkv())
     assert clock.timed == [EXACT] * LAYERS
-    assert run.seconds == pytest.approx(LAYERS / 1000)
+    assert run.ledger.seconds == pytest.approx(LAYERS / 1000)
 
 
 @pytest.mark.parametrize(("exact", "sparse"), [(2.0, LAYERS), (11.0, 0)])
@@ -475,5 +476,5 @@ def test_compiled_code_follows_the_verdict_when_it_runs(exact: float, sparse: in
     finally:
         pop_run(run)
     assert clock.timed[: race.TRIES + 1] == [DENSE] * race.TRIES + [EXACT]
-    assert run.sparse == sparse
+    assert run.ledger.sparse == sparse
     assert torch.equal(outputs[0], model_attention(*x, HEADS)) == (sparse == 0)

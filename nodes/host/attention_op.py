@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .current import current_run
 from .families import Layout
-from .run import current_run
 
 
 def split_heads(x: Tensor, heads: int, by_head: bool) -> Tensor:

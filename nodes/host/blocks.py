@@ -17,8 +17,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from .current import current_run
 from .families import COUNTED, Family
-from .run import current_run
 
 LAYER = "sparse_vdit_layer"
 """Key in transformer_options: number of the block at work, absent outside of blocks."""

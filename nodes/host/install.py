@@ -15,11 +15,12 @@ from torch import nn
 
 from . import override, reasons
 from .blocks import number_blocks
+from .current import current_run, pop_run, push_run
 from .engine import Engine
 from .families import Family, detect, read_layout
 from .override import CHAINED, LAYOUT, OUTSIDE, REFUSED, attention_override
 from .replaced import OVERRIDE, Watch, model_attention
-from .run import Run, current_run, pop_run, push_run
+from .run import Run
 
 KEY = "sparse_vdit"
 LOG = logging.getLogger("sparse_vdit")
@@ -85,7 +86,7 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
         options.update(found)
     verdict = run.replaced()
     if verdict is not None:
-        run.note(verdict)
+        run.ledger.note(verdict)
     finish(run)
     return result
 
@@ -148,23 +149,23 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     _prepare(run, executor.class_obj.diffusion_model, inputs, x)
     run.begin_forward(x.device, sigma)
     new = run.compiled and run.watch.is_new({**kwargs, "": x})
-    calls = run.calls()
+    calls = run.ledger.calls()
 
     def forward() -> torch.Tensor:
         run.options[REFUSED] = refused = []
         out = executor(x, t, *args, **kwargs)
         for reason in refused:
-            run.refused(reason)
+            run.ledger.count_dense(reason)
         return out
 
     out = forward()
-    if new and run.calls() == calls:  # stale code, made without our override
+    if new and run.ledger.calls() == calls:  # stale code, made without our override
         torch._dynamo.reset()
         run.forget_blocks()
         out = forward()
     while run.must_repeat():
         out = forward()
-    run.watch.forward(run.options, attention_override, run.calls() - calls)
+    run.watch.forward(run.options, attention_override, run.ledger.calls() - calls)
     run.options = None
     return out
 

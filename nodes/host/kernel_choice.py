@@ -64,7 +64,7 @@ class KernelChoice:
         return self._timed(run, call, backend, winner)
 
     def _stays_dense(self, run: Run, place: str, density: float) -> str:
-        run.note(self.race.explain(place, density))
+        run.ledger.note(self.race.explain(place, density))
         return reasons.NOT_FASTER
 
     def _wants(self, run: Run, device: torch.device, place: str, lane: str) -> bool:
@@ -83,7 +83,7 @@ class KernelChoice:
         """Output of the exact kernel, timed beside what else is in the race; the others' outputs are compared."""
         device, percent = call.q.device, density_class(mean_density(call))
         if not run.clock.ready(device):
-            run.note(NOT_TIMED)
+            run.ledger.note(NOT_TIMED)
         while again is not None and self._wants(run, device, place, DENSE):
             stop = run.time(device, DENSE, self.race.measured(place, DENSE))
             again()
@@ -100,7 +100,7 @@ class KernelChoice:
                 if passes_through(error):
                     raise
                 self.race.drop(kernel)
-                run.note(f"the {kernel} kernel failed and was left out: {error}")
+                run.ledger.note(f"the {kernel} kernel failed and was left out: {error}")
         return out
 
     def _compare(self, run: Run, place: str, call: AttentionCall, backend: str, kernel: str, exact: Tensor) -> None:

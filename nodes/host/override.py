@@ -11,9 +11,9 @@ from torch import Tensor
 from . import reasons
 from .attention_op import attention_op, run_attention
 from .blocks import COUNT, LAYER, SEEN, take_layer
+from .current import current_run, timing_dense
 from .families import Layout
 from .replaced import COMFYUI_ATTENTION
-from .run import current_run, timing_dense
 from .text_mask import is_key_mask
 
 LAYOUT = "sparse_vdit_layout"
@@ -106,7 +106,7 @@ def _count_refused(reason: str, options: dict, compiling: bool) -> None:
         return
     run = current_run()
     if run is not None:
-        run.refused(reason, options.get(LAYER))
+        run.ledger.count_dense(reason, options.get(LAYER))
 
 
 def refusal(call: Mapping, options: Mapping) -> str | None:

@@ -156,10 +156,11 @@ class PlanEngine:
             call = AttentionCall(q, k, v, lists, head_lists, key_bias)
             name, passed_over = choose_backend(call, self.backend)
         except ValueError as error:
-            run.note(str(error))
+            run.ledger.note(str(error))
             return reasons.REFUSED
         if self.backend == AUTO and name == "torch" and q.device.type in ("cuda", "cpu") and q.dtype in DTYPES:
-            run.note(f"no fast kernels here: {passed_over}")  # torch alone is slower than dense attention in 16 bits
+            # torch alone is slower than dense attention in 16 bits
+            run.ledger.note(f"no fast kernels here: {passed_over}")
             return reasons.NO_KERNELS
         self._keep_tables(lists, head_lists, q.shape[0], name)
         out = self.kernels.attention(run, layout, call, name, again)
@@ -170,7 +171,7 @@ class PlanEngine:
         self._warn(run, layout)
         if passed_over is not None:
             name = f"{name} ({passed_over})"
-        run.count_sparse(mean_density(call), name, q.device)
+        run.ledger.count_sparse(layer, mean_density(call), name, q.device)
         return out
 
     def _release(self, device: torch.device) -> None:
@@ -184,7 +185,7 @@ class PlanEngine:
             self._warned.add(layout)
             warning = self.bound.distance_warning(TokenGrid(*layout))
             if warning is not None:
-                run.note(warning)
+                run.ledger.note(warning)
 
     def detail(self) -> dict:
         """The plan as it ran: every head's pattern, its density on every grid, and what the race measured."""

@@ -82,7 +82,7 @@ class ProfileEngine:
             return reasons.PROFILING
         if run.spoiled(layer, out, (q, k, v)):
             return reasons.NOT_FINITE
-        run.count_sparse(1.0, "profiling", q.device)
+        run.ledger.count_sparse(layer, 1.0, "profiling", q.device)
         return out
 
     def detail(self) -> dict:

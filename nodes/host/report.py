@@ -49,9 +49,9 @@ def report(run: Run, node_id: str | None, strict: bool, verbose: bool = False) -
         detail = run.detail()
         LOG.info("Sparse-vDiT details: %s", json.dumps(detail))
         text += f"; {write_detail(detail)}"
-    LOG.log(logging.INFO if run.sparse else logging.WARNING, text)
+    LOG.log(logging.INFO if run.ledger.sparse else logging.WARNING, text)
     show_on_node(text, node_id)
-    if strict and not run.sparse:
+    if strict and not run.ledger.sparse:
         raise NothingSparseError(f"{text}. Nothing ran sparse and strict is on; turn strict off to go on dense.")
 
 
