@@ -40,7 +40,7 @@ def model_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: in
 def opaque(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
     """The model's hook, through the pack's operator."""
     flat = (x.flatten(2) for x in (q, k, v))
-    return attention_op(*flat, q.shape[2], layer, *grid, 0, 0, False, False).unflatten(-1, (q.shape[2], -1))
+    return attention_op(*flat, q.shape[2], layer, (*grid, 0, 0), False, False, "", []).unflatten(-1, (q.shape[2], -1))
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from sparse_vdit.nodes.host import plan_engine, reasons
 from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
 from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN
 from sparse_vdit.nodes.host.current import current_run, pop_run, push_run
-from sparse_vdit.nodes.host.engine import Engine
+from sparse_vdit.nodes.host.engine import Call, Engine
 from sparse_vdit.nodes.host.override import LAYOUT, OUTSIDE, attention_override, refusal
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.profile_engine import ProfileEngine
@@ -102,7 +102,7 @@ def test_only_calls_of_the_plan_are_counted(run: Run) -> None:
     q, k, v = qkv()
     options = {LAYOUT: (*GRID, 0, 0), COUNT: [0]}
     run.begin_forward(torch.device("cpu"))
-    run.at_work.begin_blocks(True)
+    run.at_work.begin_blocks(True, options)
     for tokens in (7, TOKENS, 7, TOKENS):
         call = (x[:, :tokens] for x in (q, k, v))
         attention_override(lambda q, *rest, **kwargs: q, *call, heads=3, transformer_options=options)
@@ -162,13 +162,13 @@ def test_layouts_in_and_out(run: Run, by_head: bool, out_by_head: bool) -> None:
         truth = truth.unflatten(-1, (3, 128)).transpose(1, 2)
     way = run_attention(*given, 3, 0, (*GRID, 0, 0), by_head, out_by_head, lambda: pytest.fail("went dense"))
     assert torch.equal(way, truth)
-    assert torch.equal(attention_op(*given, 3, 0, *GRID, 0, 0, by_head, out_by_head), truth)
+    assert torch.equal(attention_op(*given, 3, 0, (*GRID, 0, 0), by_head, out_by_head, "", []), truth)
     assert run.ledger.sparse == 3
     assert merge_heads(truth.transpose(1, 2), True).shape == truth.shape
 
 
 def test_the_op_is_well_behaved(run: Run) -> None:
-    torch.library.opcheck(attention_op, (*qkv(1), 3, 0, *GRID, 0, 0, False, False))
+    torch.library.opcheck(attention_op, (*qkv(1), 3, 0, (*GRID, 0, 0), False, False, "", []))
 
 
 def test_override_runs_sparse_and_counts_dense_by_reason(run: Run) -> None:
@@ -216,7 +216,7 @@ def test_without_a_run_everything_is_dense() -> None:
 def test_all_heads_dense_is_the_models_own_attention() -> None:
     run = Run(engine(Dense(), backend="auto"), function=None)
     run.reason = run.engine.reason(0.5)
-    assert run.attend(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv())) is None
+    assert run.attend(Call(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv()))) is None
     assert run.ledger.dense == {reasons.DENSE_HEADS: 1}
 
 
@@ -227,7 +227,7 @@ def test_half_precision_without_fast_kernels_stays_dense(dtype: torch.dtype, mon
     for backend in ("auto", "torch"):
         run = Run(engine(Diagonal(0), backend=backend), function=None)
         run.reason = run.engine.reason(0.5)
-        out = run.attend(0, (*GRID, 0, 0), *(split_heads(x.to(dtype), 3, False) for x in qkv()))
+        out = run.attend(Call(0, (*GRID, 0, 0), *(split_heads(x.to(dtype), 3, False) for x in qkv())))
         dense = backend == "auto" and dtype == torch.bfloat16
         assert (out is None) == dense
         assert run.ledger.dense == ({reasons.NO_KERNELS: 1} if dense else {})
@@ -243,13 +243,13 @@ def test_blocks_compiled_alone_share_code_but_not_patterns(counted: bool) -> Non
     push_run(run)
     try:
         outputs = []
-        run.at_work.begin_blocks(counted)
+        run.at_work.begin_blocks(counted, {})
         for layer in (0, 1):
             if not counted:
                 run.at_work.layer = layer
-            outputs.append(attention_op(*qkv(), 3, 0, *GRID, 0, 0, False, False))
+            outputs.append(attention_op(*qkv(), 3, 0, (*GRID, 0, 0), False, False, "", []))
         run.at_work.begin_forward()
-        assert torch.equal(attention_op(*qkv(), 3, 1, *GRID, 0, 0, False, False), outputs[1])
+        assert torch.equal(attention_op(*qkv(), 3, 1, (*GRID, 0, 0), False, False, "", []), outputs[1])
     finally:
         pop_run(run)
     assert not torch.equal(outputs[0], outputs[1])

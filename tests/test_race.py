@@ -16,6 +16,7 @@ from sparse_vdit.kernels.patterns import Diagonal, Pattern
 from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
 from sparse_vdit.nodes.host.attention_op import attention_op, run_attention
 from sparse_vdit.nodes.host.current import pop_run, push_run, timing_dense
+from sparse_vdit.nodes.host.engine import Call
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import DENSE, EXACT, INT8, Race, backend_name, density_class
 from sparse_vdit.nodes.host.run import Run
@@ -339,7 +340,7 @@ def test_masked_calls_are_another_place() -> None:
         run.reason = run.engine.reason(sigma)
         run.begin_forward(torch.device("cpu"), sigma)
         for layer in range(LAYERS):
-            run.attend(layer, layout, *x, masked, again=lambda: None)
+            run.attend(Call(layer, layout, *x, masked, again=lambda: None))
             with run.timing_dense():
                 pass
     assert run.ledger.sparse == LAYERS  # the masked ones
@@ -472,7 +473,7 @@ def test_compiled_code_follows_the_verdict_when_it_runs(exact: float, sparse: in
         for sigma in (0.9, 0.5):
             run.reason = run.engine.reason(sigma)
             run.begin_forward(torch.device("cpu"), sigma)
-            outputs = [attention_op(*x, HEADS, layer, *LAYOUT, False, False) for layer in range(LAYERS)]
+            outputs = [attention_op(*x, HEADS, layer, LAYOUT, False, False, "", []) for layer in range(LAYERS)]
     finally:
         pop_run(run)
     assert clock.timed[: race.TRIES + 1] == [DENSE] * race.TRIES + [EXACT]

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sparse_vdit.nodes.host import reasons
-from sparse_vdit.nodes.host.replaced import COMFYUI_ATTENTION, SOMEBODY, Watch, model_attention, named
+from sparse_vdit.nodes.host.own_attention import COMFYUI_ATTENTION, model_attention
+from sparse_vdit.nodes.host.replaced import SOMEBODY, Watch, named
 from sparse_vdit.nodes.host.run import Run
 from torch import nn
 

@@ -19,7 +19,8 @@ from .current import current_run, pop_run, push_run
 from .engine import Engine
 from .families import Family, detect, read_layout
 from .override import CHAINED, LAYOUT, OUTSIDE, REFUSED, attention_override
-from .replaced import OVERRIDE, Watch, model_attention
+from .own_attention import model_attention, undecorated
+from .replaced import OVERRIDE, Watch
 from .run import Run
 
 KEY = "sparse_vdit"
@@ -67,8 +68,7 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
     found = {key: options[key] for key in (OVERRIDE, CHAINED) if key in options}
     # never our own, which the options of a run within a run hold already
     chained = found.get(CHAINED if found.get(OVERRIDE) is attention_override else OVERRIDE)
-    function = model_attention(model)
-    run = Run(engine, getattr(function, "__wrapped__", function), chained)
+    run = Run(engine, undecorated(model_attention(model)), chained)
     run.watch = Watch(guider.model_patcher, model, family.shape(model)[0])
     run.compiled = _forget_compiled(model, options, chained)
     options[OVERRIDE], options[CHAINED] = attention_override, chained
@@ -167,6 +167,7 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
         out = forward()
     run.watch.forward(run.options, attention_override, run.ledger.calls() - calls)
     run.options = None
+    run.forget_blocks()
     return out
 
 

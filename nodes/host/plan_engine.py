@@ -17,7 +17,7 @@ from ...kernels.lists import TileLists
 from ...plans.binding import BoundPlan, Table
 from ...plans.plan import Plan
 from . import reasons
-from .engine import DenseTimer
+from .engine import Call, DenseTimer
 from .failures import out_of_memory, passes_through
 from .families import Layout
 from .kernel_choice import KernelChoice, mean_density
@@ -107,42 +107,22 @@ class PlanEngine:
         """Of the model's own attention, for the race."""
         return self.kernels.dense_timer(run, layout, q, masked)
 
-    def attention(
-        self,
-        run: Run,
-        layer: int,
-        layout: Layout,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_bias: Tensor | None = None,
-        *,
-        again: Callable[[], object] | None = None,
-    ) -> Tensor | str:
+    def attention(self, run: Run, call: Call) -> Tensor | str:
         """Sparse attention with the heads' lists, or why not; an error in it is a reason too."""
         failure = None
         try:
-            return self._attention(run, layer, layout, q, k, v, key_bias, again)
+            return self._attention(run, call)
         except Exception as error:
             if passes_through(error):
                 raise
             LOG.warning("Sparse-vDiT: sparse attention failed", exc_info=True)
             failure = error.with_traceback(None)  # whose frames would keep the call's tensors
         if out_of_memory(failure):
-            self._release(q.device)
-        return run.kernel_failed(layer, failure)
+            self._release(call.q.device)
+        return run.kernel_failed(call.layer, failure)
 
-    def _attention(
-        self,
-        run: Run,
-        layer: int,
-        layout: Layout,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_bias: Tensor | None,
-        again: Callable[[], object] | None,
-    ) -> Tensor | str:
+    def _attention(self, run: Run, call: Call) -> Tensor | str:
+        layer, layout, q = call.layer, call.layout, call.q
         if not 0 <= layer < self.plan.layers:
             return reasons.NO_LAYER
         if q.shape[2:] != (self.plan.heads, self.plan.head_dim):
@@ -153,8 +133,8 @@ class PlanEngine:
             return reasons.DENSE_HEADS  # the model's own attention is the faster way to the same result
         announce(q.device, self.say)
         try:
-            call = AttentionCall(q, k, v, lists, head_lists, key_bias)
-            name, passed_over = choose_backend(call, self.backend)
+            sparse = AttentionCall(q, call.k, call.v, lists, head_lists, call.key_bias)
+            name, passed_over = choose_backend(sparse, self.backend)
         except ValueError as error:
             run.ledger.note(str(error))
             return reasons.REFUSED
@@ -163,15 +143,15 @@ class PlanEngine:
             run.ledger.note(f"no fast kernels here: {passed_over}")
             return reasons.NO_KERNELS
         self._keep_tables(lists, head_lists, q.shape[0], name)
-        out = self.kernels.attention(run, layout, call, name, again)
+        out = self.kernels.attention(run, layout, sparse, name, call.again)
         if isinstance(out, str):
             return out
-        if run.spoiled(layer, out, (q, k, v)):
+        if run.spoiled(layer, out, (q, call.k, call.v)):
             return reasons.NOT_FINITE
         self._warn(run, layout)
         if passed_over is not None:
             name = f"{name} ({passed_over})"
-        run.ledger.count_sparse(layer, mean_density(call), name, q.device)
+        run.ledger.count_sparse(layer, mean_density(sparse), name, q.device)
         return out
 
     def _release(self, device: torch.device) -> None:

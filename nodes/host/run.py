@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from . import reasons
 from .at_work import AtWork
 from .clock import Clock
-from .engine import DenseTimer, Engine
+from .engine import Call, DenseTimer, Engine
 from .failures import failure_text, out_of_memory, passes_through
 from .families import Layout
 from .ledger import Ledger
@@ -62,48 +62,45 @@ class Run:
     def __post_init__(self) -> None:
         self.check = OutputCheck(self.ledger)
 
-    def attend(
-        self,
-        layer: int | None,
-        layout: Layout,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None = None,
-        *,
-        again: Callable[[], object] | None = None,
-    ) -> Tensor | None:
-        """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense.
-
-        Args:
-            layer: number of the block that calls, None where it is unknown.
-            mask: that `text_mask.is_key_mask` said to be one of keys.
-            again: computes the same call the model's own way, and may be called for timing.
-        """
+    def attend(self, call: Call) -> Tensor | None:
+        """Sparse output (B, S, H, D) of a call; None after counting why it has to be dense."""
         self._dense_timer = None
-        self.ledger.reached[layer] += 1
-        out = self.reason or self.at_work.refusal(layer)
-        out = out or (reasons.NOT_FINITE if layer in self.check.dense_layers else None)
-        if out is None:
-            out = key_bias = self._key_bias(layer, layout, mask, q.shape[0])
-            if not isinstance(key_bias, str):
-                out = self.engine.attention(self, layer, layout, q, k, v, key_bias, again=again)
-        self.ledger.layouts[layout] += 1
+        call = replace(call, layer=self.at_work.take_layer(call.layer))
+        self.ledger.reached[call.layer] += 1
+        self.ledger.layouts[call.layout] += 1
+        out = self._refusal(call.layer) or self._sparse(call)
         if not isinstance(out, str):
             return out
-        self.ledger.count_dense(out, layer)
+        self.ledger.count_dense(out, call.layer)
         if self.stopped is None:  # what is dense for good needs no times
             with self._guarded():
-                self._dense_timer = self.engine.dense_timer(self, layout, q, mask is not None)
+                self._dense_timer = self.engine.dense_timer(self, call.layout, call.q, call.mask is not None)
         return None
 
-    def _key_bias(self, layer: int, layout: Layout, mask: Tensor | None, batch: int) -> Tensor | str | None:
-        """Key bias of a mask, None without a mask; or why the call has to be dense."""
-        if mask is None:
-            return None
-        with self._guarded(layer):
-            return text_bias(self.biases, mask, layout, batch)
-        return self.reason  # which the error gave
+    def _refusal(self, layer: int | None) -> str | None:
+        """Why a call of a layer has to be dense, None where nothing is known against it."""
+        reason = self.reason or self.at_work.refusal(layer)
+        return reason or (reasons.NOT_FINITE if layer in self.check.dense_layers else None)
+
+    def _sparse(self, call: Call) -> Tensor | str:
+        """What the engine makes of a call and the key bias of its mask, or why the call has to be dense."""
+        key_bias = None
+        if call.mask is not None:
+            with self._guarded(call.layer):
+                key_bias = text_bias(self.biases, call.mask, call.layout, call.q.shape[0])
+            key_bias = self.stopped if key_bias is None else key_bias
+        return key_bias if isinstance(key_bias, str) else self.engine.attention(self, replace(call, key_bias=key_bias))
+
+    def call_options(self, written: dict) -> dict | None:
+        """transformer_options of the call that is now made by compiled code, as the model's forward gave them.
+
+        Args:
+            written: what the code itself says the model has written there. Blocks compiled alone share code, which
+                says it of the first one: what counts there is the dict that plain Python between the blocks writes to.
+        """
+        if self.at_work.numbered:
+            return self.at_work.options
+        return None if self.options is None else {**self.options, **written}
 
     @contextmanager
     def timing_dense(self) -> Iterator[None]:
