@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfyui.installation import ROOT
 from comfyui.prompts import base, ksampler, node, patch, patched, profiled, save_latent
-from comfyui.results import PLANS, counts, latents, report
+from comfyui.results import PLANS, counts, latents, new_log, report
 from comfyui.server import PromptError, Server
 from sparse_vdit.plans.files import load_plan
 from sparse_vdit.plans.profile_files import load_profile
@@ -114,7 +114,9 @@ def test_profile_search_save_load_patch(server: Server) -> None:
     assert server.run(again)["keep"]["text"] == ["saved mine_2.json, as another plan has the name mine"]
     assert load_plan(server.base / PLANS / "mine.json") == plan
     again["plan"] = node("SparseVDiTLoadPlan", plan_name="user/mine_2")
+    before = len(server.log_text())
     assert "keep" not in server.run(again)  # no profile lies beside it: what wants one is blocked, with a message
+    assert "no profile beside plan 'user/mine_2': mine_2.safetensors: there is no such file" in new_log(server, before)
 
 
 def test_the_warm_up_is_not_measured(server: Server) -> None:
@@ -141,7 +143,16 @@ def test_the_other_rules(server: Server, rule: str, options: dict) -> None:
     show = node("SparseVDiTPreviewPlan", plan=("search", 0))
     outputs = server.run({**base(), **profiled(steps=2), "search": search(rule, **options), "show": show})
     assert "mean density" in outputs["show"]["text"][0]
-    assert ("expected error of attention" in outputs["show"]["text"][0]) == rule.startswith("budget")
+    assert "expected error of attention" in outputs["show"]["text"][0]
+
+
+def test_a_plan_that_skips_too_many_heads_is_warned_of(server: Server) -> None:
+    before = len(server.log_text())
+    show = node("SparseVDiTPreviewPlan", plan=("search", 0))
+    rule = search("paper", lam=10.0, epsilon=100.0)
+    outputs = server.run({**base(), **profiled(steps=1), "search": rule, "show": show})
+    for text in (new_log(server, before), outputs["show"]["text"][0]):
+        assert "of the heads, and beyond 6%" in text
 
 
 def test_profiling_leaves_the_video_alone_and_previous_profiles_add_up(server: Server) -> None:
@@ -196,7 +207,7 @@ def test_a_previous_profile_of_another_size_stops_at_the_first_step(server: Serv
     wide = node("EmptyHunyuanLatentVideo", width=192, height=128, length=17, batch_size=1)
     sigmas = node("BasicScheduler", model=("model", 0), scheduler="simple", steps=1, denoise=1.0)
     first["first"]["inputs"]["sigmas"] = ["few", 0]
-    with pytest.raises(PromptError, match="profiles cannot be merged, grid differs"):
+    with pytest.raises(PromptError, match=r"profiles cannot be merged, one is of a video of .* tokens"):
         latents(server, {**base(), **first, **again, "wide": wide, "few": sigmas}, "profile")
 
 

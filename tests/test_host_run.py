@@ -12,7 +12,7 @@ import pytest
 import torch
 from sparse_vdit.kernels.backends import triton_backend
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.kernels.patterns import Dense, Diagonal
+from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip
 from sparse_vdit.nodes.host import plan_engine, reasons
 from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
 from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN
@@ -220,6 +220,33 @@ def test_all_heads_dense_is_the_models_own_attention() -> None:
     assert run.ledger.dense == {reasons.DENSE_HEADS: 1}
 
 
+def test_a_video_too_small_for_the_patterns_is_told_from_a_dense_plan() -> None:
+    """60 tokens are not even one full tile."""
+    grid = (3, 4, 5)
+    run = Run(engine(Diagonal(0), backend="auto"), function=None)
+    run.reason = run.engine.reason(0.5)
+    assert run.attend(Call(0, (*grid, 0, 0), *(split_heads(x, 3, False) for x in qkv(tokens=60)))) is None
+    assert run.ledger.dense == {reasons.TOO_SMALL: 1}
+    assert "3x4x5 tokens are too few for patterns that were measured on 5x8x11 tokens" in run.report()
+    assert reasons.MENDS[reasons.TOO_SMALL] in run.report()
+
+
+def test_plans_that_skip_many_heads_are_warned_of_where_they_run() -> None:
+    run = Run(engine(Skip()), function=None)
+    run.reason = run.engine.reason(0.5)
+    for layer in range(2):
+        assert run.attend(Call(layer, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv()))) is not None
+    assert run.report().count("the plan skips 100% of the heads") == 1
+
+
+def test_advice_to_take_backend_auto_is_given_once() -> None:
+    run = Run(engine(Diagonal(0), backend="compiled"), function=None)
+    run.reason = run.engine.reason(0.5)
+    assert run.attend(Call(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv()))) is None
+    assert "device cpu is not an NVIDIA GPU" in run.report()
+    assert run.report().count("backend auto") == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_half_precision_without_fast_kernels_stays_dense(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """There torch alone is slower than the model's own attention; who names the backend gets it."""
@@ -276,7 +303,7 @@ def test_every_reason_is_a_text_of_its_own() -> None:
 
 @pytest.mark.parametrize("made", [PlanEngine, ProfileEngine])
 def test_engines_take_what_the_protocol_says(made: type) -> None:
-    for name in ("reason", "prepare", "attention", "dense_timer", "detail", "free"):
+    for name in ("reason", "prepare", "attention", "dense_timer", "told", "detail", "free"):
         said = inspect.signature(getattr(Engine, name)).parameters
         assert list(inspect.signature(getattr(made, name)).parameters) == list(said), name
 

@@ -65,6 +65,9 @@ class Engine(Protocol):
     def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> DenseTimer | None:
         """Of the model's own attention for q, with a mask or without; None where that is of no use."""
 
+    def told(self) -> str:
+        """What the report says of it beside the title; empty for nothing."""
+
     def detail(self) -> dict:
         """What the detailed report says of it, for JSON."""
 

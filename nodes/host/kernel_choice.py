@@ -58,14 +58,8 @@ class KernelChoice:
         if winner is None:
             out = self._try(run, place, call, backend, kernels, again)
             winner = self.race.verdict(place, density, kernels)  # where times are known at once
-            return self._stays_dense(run, place, density) if winner == DENSE else out
-        if winner == DENSE:
-            return self._stays_dense(run, place, density)
-        return self._timed(run, call, backend, winner)
-
-    def _stays_dense(self, run: Run, place: str, density: float) -> str:
-        run.ledger.note(self.race.explain(place, density))
-        return reasons.NOT_FASTER
+            return reasons.NOT_FASTER if winner == DENSE else out
+        return reasons.NOT_FASTER if winner == DENSE else self._timed(run, call, backend, winner)
 
     def _wants(self, run: Run, device: torch.device, place: str, lane: str) -> bool:
         """Whether a call is to be timed for the race, and can be; it then counts as begun."""
@@ -128,6 +122,10 @@ class KernelChoice:
         if self._own is None:
             self._own = backend_name(run.function, run.chained)
         return self.race.place(layout, q, masked, self._own)
+
+    def told(self) -> str:
+        """What was measured, in words; empty where nothing was."""
+        return "" if self.race is None else self.race.told()
 
     def results(self) -> dict:
         """What was measured, for JSON."""

@@ -97,8 +97,8 @@ class Ledger:
         """Self-attention calls that reached the pack so far."""
         return self.sparse + self.dense_reasons().total()
 
-    def line(self, title: str) -> str:
-        """The line that says what ran; `title` is the engine's."""
+    def line(self, title: str, told: str = "") -> str:
+        """The line that says what ran; `title` and what else is `told` are the engine's."""
         dense = self.dense_reasons()
         why = ", ".join(f"{name} {count}" for name, count in dense.most_common())
         what = ", ".join(filter(None, (title, self.grids())))
@@ -109,7 +109,7 @@ class Ledger:
             text += f", {1000 * self.seconds:.0f} ms in sparse attention"
         else:
             text += f"; nothing ran sparse: {mend(dense)}"
-        return "; ".join([text, *self.notes])
+        return "; ".join(filter(None, [text, told, *self.notes]))
 
     def grids(self) -> str:
         """The token grids met, in words; empty when none was."""

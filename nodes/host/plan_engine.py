@@ -16,6 +16,7 @@ from ...kernels.grid import TokenGrid
 from ...kernels.lists import TileLists
 from ...plans.binding import BoundPlan, Table
 from ...plans.plan import Plan
+from ...plans.search import skip_warning
 from . import reasons
 from .engine import Call, DenseTimer
 from .failures import out_of_memory, passes_through
@@ -71,7 +72,8 @@ class PlanEngine:
         self.title = f"{plan.family}, plan {plan_name(plan)}"
         self.shape = plan.layers, plan.heads
         self.band: int | None = None
-        self._warned: set[Layout] = set()
+        self._warnings: dict[Layout, str | None] = {}
+        self._skip_warning = skip_warning(plan)
         self._met: dict[Layout, tuple[tuple[float, ...], Table]] = {}
 
     def reason(self, sigma: float) -> str | None:
@@ -100,6 +102,8 @@ class PlanEngine:
         grid = TokenGrid(*layout)
         with nullcontext() if self.bound.ready(grid, device) else self.pause():
             lists, table = self.bound.lists(grid, device)
+            if layout not in self._warnings:
+                self._warnings[layout] = self.bound.distance_warning(grid, device)
         self._met[layout] = lists.densities, table
         return lists, table
 
@@ -130,7 +134,7 @@ class PlanEngine:
         lists, table = self._lists(layout, q.device)
         head_lists = table[self.band][layer]
         if self.backend == AUTO and all(lists.densities[number] >= 1 for number in head_lists):
-            return reasons.DENSE_HEADS  # the model's own attention is the faster way to the same result
+            return self._dense_heads(run, call)  # the model's own attention is the faster way to the same result
         announce(q.device, self.say)
         try:
             sparse = AttentionCall(q, call.k, call.v, lists, head_lists, call.key_bias)
@@ -160,12 +164,22 @@ class PlanEngine:
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _dense_heads(self, run: Run, call: Call) -> str:
+        """Why a layer whose heads are all dense on this grid is so."""
+        why = self.bound.too_small(TokenGrid(*call.layout), self.band, call.layer)
+        if why is None:
+            return reasons.DENSE_HEADS
+        run.ledger.note(why)
+        return reasons.TOO_SMALL
+
     def _warn(self, run: Run, layout: Layout) -> None:
-        if layout not in self._warned:
-            self._warned.add(layout)
-            warning = self.bound.distance_warning(TokenGrid(*layout))
+        for warning in (self._warnings[layout], self._skip_warning):
             if warning is not None:
                 run.ledger.note(warning)
+
+    def told(self) -> str:
+        """Which times decided, in words; empty where none did."""
+        return self.kernels.told()
 
     def detail(self) -> dict:
         """The plan as it ran: every head's pattern, its density on every grid, and what the race measured."""

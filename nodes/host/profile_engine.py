@@ -76,6 +76,10 @@ class ProfileEngine:
         run.ledger.count_sparse(layer, 1.0, "profiling", call.q.device)
         return out
 
+    def told(self) -> str:
+        """Nothing: the node says it all."""
+        return ""
+
     def detail(self) -> dict:
         """Nothing: the profile says it all."""
         return {}

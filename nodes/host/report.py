@@ -37,6 +37,12 @@ def say(text: str, node_id: str | None) -> None:
     show_on_node(text, node_id)
 
 
+def warn(text: str, node_id: str | None) -> None:
+    """Warn of something, in the log and on the node."""
+    LOG.warning("Sparse-vDiT: %s", text)
+    show_on_node(text, node_id)
+
+
 def report(run: Run, node_id: str | None, strict: bool, verbose: bool = False) -> None:
     """One line for a run: a warning when nothing ran sparse. With `verbose` all details, as JSON, in the log and in a
     new file that the line names.

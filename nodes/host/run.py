@@ -230,7 +230,7 @@ class Run:
         """The line that says what ran."""
         if self.refusal is not None:
             return "; ".join([f"Sparse-vDiT: everything runs dense: {self.refusal}", *self.ledger.notes])
-        return self.ledger.line(getattr(self.engine, "title", ""))
+        return self.ledger.line("") if self.engine is None else self.ledger.line(self.engine.title, self.engine.told())
 
     def detail(self) -> dict:
         """All that is known of the run, for JSON."""
