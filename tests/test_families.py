@@ -132,13 +132,13 @@ def test_a_family_is_told_by_structure(model: nn.Module, family: Family, shape: 
     [
         (AnimateWanModel(), "AnimateWanModel is a variant of Wan"),
         (WanModel((1, 1, 1)), "patches of (1, 1, 1)"),
-        (HunyuanVideo((2, 2)), "patches of [2, 2]"),  # images
+        (HunyuanVideo((2, 2)), "patches of (2, 2)"),  # images
         (LTXVModel(2), "patches of (1, 2, 2)"),
         (OddLTX(), "OddLTX is a variant of LTX"),
         (type("MyCog", (CogVideoXTransformer3DModel,), {})(), "MyCog is a variant of CogVideoX"),
         (type("MyHunyuan", (HunyuanVideo,), {})(), "MyHunyuan is a variant of HunyuanVideo"),
         (type("MyH3", (MiniMaxH3Model,), {})(), "MyH3 is a variant of MiniMax H3"),
-        (type("WanModel", (nn.Module,), {"patch_size": (1, 2, 2)})(), "blocks are not where"),
+        (type("WanModel", (nn.Module,), {"patch_size": (1, 2, 2)})(), "WanModel without blocks, num_heads, dim"),
         (type("HunyuanVideo", (nn.Module,), {"patch_size": (1, 2, 2)})(), "without double_blocks, single_blocks"),
         (nn.Linear(2, 2), "Linear is no model the pack knows"),
     ],
