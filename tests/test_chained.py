@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from races import TestClock
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host import override, speeds
 from sparse_vdit.nodes.host.current import pop_run, push_run
@@ -18,7 +19,6 @@ from sparse_vdit.nodes.host.race import Race
 from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.nodes.host.written import packed, unpacked
 from sparse_vdit.plans.plan import uniform_plan
-from test_race import TestClock
 
 GRID, HEADS, DOUBLES, SINGLES = (3, 8, 11), 2, 2, 3
 TOKENS = GRID[0] * GRID[1] * GRID[2]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from graph_recorder import GraphError, GraphRecorder
+from races import TestClock
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
 from sparse_vdit.nodes.host import output_check, speeds
@@ -21,7 +22,6 @@ from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from sparse_vdit.plans.profiler import Profiler
 from test_failures import model_attention
-from test_race import TestClock
 from torch import nn
 
 GRIDS = (3, 6, 9), (2, 7, 5)
