@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal, Pattern
 from sparse_vdit.nodes.host.attention_op import run_attention
 from sparse_vdit.nodes.host.current import pop_run, push_run, timing_dense
@@ -14,7 +15,6 @@ from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import Race
 from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance
-from test_failures import model_attention
 
 GRID, LAYERS, HEADS = (3, 8, 11), 4, 2
 LAYOUT = (*GRID, 0, 0)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dense_attention import model_attention
 from races import TestClock
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host import override, speeds
@@ -23,12 +24,6 @@ from sparse_vdit.plans.plan import uniform_plan
 GRID, HEADS, DOUBLES, SINGLES = (3, 8, 11), 2, 2, 3
 TOKENS = GRID[0] * GRID[1] * GRID[2]
 KEPT = ("block_index", "block_type", "total_blocks", "img_slice", "grid_sizes", "cond_or_uncond")
-
-
-def model_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **kwargs: object) -> torch.Tensor:
-    """ComfyUI's signature: (B, S, H*D) in and out."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class Container:

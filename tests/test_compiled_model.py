@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from dense_attention import model_attention
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host.attention_op import attention_op
@@ -29,12 +30,6 @@ def run() -> Run:
     push_run(found)
     yield found
     pop_run(found)
-
-
-def model_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **kwargs: object) -> torch.Tensor:
-    """ComfyUI's signature: (B, S, H*D) in and out."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def opaque(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:

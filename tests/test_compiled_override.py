@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host import override, reasons
 from sparse_vdit.nodes.host.current import pop_run, push_run
@@ -16,12 +17,6 @@ from sparse_vdit.plans.plan import uniform_plan
 
 GRID, HEADS = (5, 8, 11), 3
 TOKENS = GRID[0] * GRID[1] * GRID[2]
-
-
-def model_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **kwargs: object) -> torch.Tensor:
-    """ComfyUI's signature: (B, S, H*D) in and out."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def marked(func: Callable, *args: object, **kwargs: object) -> torch.Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host import kernel_choice, output_check, reasons
 from sparse_vdit.nodes.host import run as run_module
@@ -19,12 +20,6 @@ from sparse_vdit.plans.plan import uniform_plan
 
 GRID, LAYERS, HEADS = (5, 8, 11), 6, 3
 TOKENS, LAYOUT = 5 * 8 * 11, (*GRID, 0, 0)
-
-
-def model_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **kwargs: object) -> torch.Tensor:
-    """ComfyUI's signature: (B, S, H*D) in and out."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
 from sparse_vdit.nodes.host.attention_op import run_attention
@@ -12,7 +13,7 @@ from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import EXACT, Race, device_name
 from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import uniform_plan
-from test_failures import model_attention, nan_in_head_1, trouble
+from test_failures import nan_in_head_1, trouble
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 

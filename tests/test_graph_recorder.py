@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dense_attention import model_attention
 from graph_recorder import GraphError, GraphRecorder
 from races import TestClock
 from small_wan.model import SmallWan
@@ -21,7 +22,6 @@ from sparse_vdit.nodes.host.race import Race
 from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from sparse_vdit.plans.profiler import Profiler
-from test_failures import model_attention
 from torch import nn
 
 GRIDS = (3, 6, 9), (2, 7, 5)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dense_attention import model_attention
 from races import GRID, HEADS, LAYERS, LAYOUT, LONG, NARROW, WIDE, WIDER, TestClock, forward, plan_of, qkv, start
 from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.grid import TokenGrid
@@ -16,7 +17,6 @@ from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import DENSE, EXACT, INT8, Race
 from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import uniform_plan
-from test_failures import model_attention
 
 
 @pytest.fixture(autouse=True)
