@@ -58,12 +58,13 @@ def smallest_share(masses: Tensor) -> Tensor:
 class HeadStatistics:
     """What is observed of all heads during one prompt; `found[measure][layer, head]` has a value per step."""
 
-    def __init__(self, grid: TokenGrid):
+    def __init__(self, grid: TokenGrid, device: str = "cpu"):
         self.tilings = {order: Tiling(grid, order, QUERY_TILE, KEY_TILE) for order in ORDERS}
+        self.index = {order: tiling.index.to(device) for order, tiling in self.tilings.items()}
         tiles = self.tilings[FLAT].query_tiles
-        self.chosen = torch.linspace(0, tiles - 1, min(tiles, SAMPLED_TILES)).round().long()
+        self.chosen = torch.linspace(0, tiles - 1, min(tiles, SAMPLED_TILES), device=device).round().long()
         patterns = [p for p in static_candidates() if p.kind not in ("dense", "skip")]
-        self.masks = [(p.kind, p.order, p.tile_mask(self.tilings[p.order])) for p in patterns]
+        self.masks = [(p.kind, p.order, p.tile_mask(self.tilings[p.order]).to(device)) for p in patterns]
         self.found: dict[str, dict[Head, list]] = defaultdict(lambda: defaultdict(list))
         self.maps: dict[Head, Tensor] = {}
 
@@ -79,9 +80,9 @@ class HeadStatistics:
 
     def _tile_masses(self, head: Head, order: str, q: Tensor, k: Tensor) -> Tensor:
         """Mass of every key tile for each chosen query tile, (chosen, key tiles); notes the measure `keys` too."""
-        tiling, masses, shares = self.tilings[order], [], []
-        rows = tiling.index[: tiling.query_tiles * QUERY_TILE].view(-1, QUERY_TILE)[self.chosen]
-        keys = k[tiling.index].T
+        tiling, index, masses, shares = self.tilings[order], self.index[order], [], []
+        rows = index[: tiling.query_tiles * QUERY_TILE].view(-1, QUERY_TILE)[self.chosen]
+        keys = k[index].T
         for tile in rows:
             weights = (q[tile] @ keys * q.shape[-1] ** -0.5).softmax(-1)
             masses.append(weights.sum(0)[: tiling.key_tiles * KEY_TILE].view(-1, KEY_TILE).sum(-1))
@@ -103,20 +104,19 @@ class HeadStatistics:
 def coarse_map(q: Tensor, k: Tensor) -> Tensor:
     """Attention of q, k (S, D), as the mean key of a query would see it: (PICTURE, PICTURE), every n-th token."""
     at = torch.linspace(0, len(q) - 1, min(PICTURE, len(q))).round().long()
-    scores = q[at] @ k.T * q.shape[-1] ** -0.5
-    weights = scores.softmax(-1)
+    weights = (q[at.to(q.device)] @ k.T * q.shape[-1] ** -0.5).softmax(-1).cpu()
     edges = torch.linspace(0, len(k), len(at) + 1).round().long()
     summed = torch.cat([torch.zeros(len(at), 1), weights.cumsum(-1)], 1)[:, edges]
     return summed.diff(dim=-1)
 
 
-def generate_observed(grid: tuple[int, int, int], prompts: int, every: int) -> list[HeadStatistics]:
+def generate_observed(grid: tuple[int, int, int], prompts: int, every: int, device: str) -> list[HeadStatistics]:
     """Dense runs of unseen prompts, each observed at every n-th step after the warm-up."""
-    model, sigmas, collected = load_model(), sigma_schedule(STEPS).tolist(), []
+    model, sigmas, collected = load_model(device=device), sigma_schedule(STEPS).tolist(), []
     measured = set(sigmas[math.ceil(WARMUP * STEPS) : -1 : every])
     for prompt in range(prompts):
         scene = random_scene(torch.Generator().manual_seed(PROMPT_SEED + prompt))
-        statistics = HeadStatistics(TokenGrid(*grid))
+        statistics = HeadStatistics(TokenGrid(*grid), device)
 
         def attention(sigma: float, statistics: HeadStatistics = statistics) -> AttentionHook:
             def hook(layer: int, q: Tensor, k: Tensor, v: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -168,16 +168,19 @@ def main() -> None:
     parser.add_argument("--grid", type=int, nargs=3, default=GRID, help="tokens in time, height and width")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--every", type=int, default=4, help="observe every n-th step after the warm-up")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no such device here")
     if math.prod(args.grid) < QUERY_TILE:
         parser.error(f"--grid {args.grid} has fewer than {QUERY_TILE} tokens")
-    collected = generate_observed(tuple(args.grid), args.prompts, args.every)
+    collected = generate_observed(tuple(args.grid), args.prompts, args.every, args.device)
     known = {"model": "small Wan", "grid": list(args.grid), "prompts": args.prompts}
     rows = [known | density_row(collected, measure) for measure in ("keys", *ORDERS)] + [known | kind_row(collected)]
     rows += [{"model": name, "measure": "keys", "quantiles": list(values)} for name, values in PUBLISHED.items()]
     print(*rows, sep="\n")
     draw(collected[-1], rows[len(ORDERS) + 1]["heads"])
-    print("Written to", results.save_results("attention_statistics", rows), "and docs/attention.png")
+    print("Written to", results.save_results("attention_statistics", rows, args.device), "and docs/attention.png")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def draw_patterns() -> None:
 
 
 def draw_samples() -> None:
-    """A contact sheet of dense videos of the small Wan, and the same as an animation."""
+    """A contact sheet of dense videos of the small Wan, the same as an animation, and two of its largest videos."""
     scenes = [random_scene(torch.Generator().manual_seed(SAMPLE_SEED + n)) for n in range(SAMPLES)]
     videos, _ = generate(load_model(), scenes, None, seed=11)
     rows = {str(scene): video for scene, video in zip(scenes, videos, strict=True)}
@@ -49,7 +49,7 @@ def draw_samples() -> None:
     side_by_side({f"{n + 1}": video for n, video in enumerate(videos)}, DOCS / "small_wan_moving.webp")
     large = [random_scene(torch.Generator().manual_seed(SAMPLE_SEED + SAMPLES + n), most_objects=3) for n in range(2)]
     videos, _ = generate(load_model(), large, None, seed=12, grid=LARGE_GRID)
-    side_by_side(dict(zip(map(str, large), videos, strict=True)), DOCS / "small_wan_large.webp", scale=3)
+    side_by_side(dict(zip(map(str, large), videos, strict=True)), DOCS / "small_wan_large.webp")
 
 
 def draw_loss() -> None:

@@ -250,7 +250,7 @@ def main() -> None:
         compare(found)
         rows += found
         if any("ms" in row for row in rows):  # after every shape, as a run may be cut short
-            file = (results.ROOT / results.save_results("kernels", rows)).resolve()
+            file = (results.ROOT / results.save_results("kernels", rows, args.device)).resolve()
     if file is None:
         late = any(row.get("skipped") == NO_TIME["skipped"] for row in rows)
         raise SystemExit("nothing was measured in time" if late else "no method ran, for the reasons above")

@@ -19,9 +19,17 @@ def _frame(frame: Tensor, scale: int) -> Image.Image:
 
 
 def _captioned(picture: Image.Image, text: str) -> Image.Image:
-    canvas = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
-    canvas.paste(picture, (0, CAPTION))
-    ImageDraw.Draw(canvas).text((3, 2), text, fill="black")
+    pen, lines = ImageDraw.Draw(picture), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if pen.textlength(longer) <= picture.width - 4 or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    height = CAPTION * len(lines)
+    canvas = Image.new("RGB", (picture.width, picture.height + height), "white")
+    canvas.paste(picture, (0, height))
+    ImageDraw.Draw(canvas).text((3, 2), "\n".join(lines), fill="black", spacing=3)
     return canvas
 
 
@@ -30,10 +38,11 @@ def side_by_side(videos: dict[str, Tensor], file: Path, scale: int = SCALE) -> N
     frames = []
     for number in range(min(len(video) for video in videos.values())):
         parts = [_captioned(_frame(video[number], scale), name) for name, video in videos.items()]
-        canvas = Image.new("RGB", (sum(p.width for p in parts) + 4 * (len(parts) - 1), parts[0].height), "white")
+        width, height = sum(p.width for p in parts) + 4 * (len(parts) - 1), max(p.height for p in parts)
+        canvas = Image.new("RGB", (width, height), "white")
         left = 0
         for part in parts:
-            canvas.paste(part, (left, 0))
+            canvas.paste(part, (left, height - part.height))
             left += part.width + 4
         frames.append(canvas)
     frames[0].save(file, save_all=True, append_images=frames[1:], duration=PAUSE, loop=0, quality=85)

@@ -108,7 +108,7 @@ class Comparison:
 
     def add(self, row: dict) -> dict:
         """Keep a row and show it."""
-        known = {"model": FAMILY, "grid": list(GRID), "prompts": len(self.scenes)}
+        known = {"model": FAMILY, "grid": list(GRID), "steps": self.steps, "prompts": len(self.scenes)}
         self.rows.append(known | row)
         print(json.dumps(self.rows[-1]), flush=True)
         return self.rows[-1]
@@ -183,7 +183,7 @@ def main() -> None:
         )
         plan = search_paper(sequential, lam, epsilon)
         run.measure(plan, "ours_paper", f"paper, lambda {lam}, epsilon {epsilon}")
-    print("Written to", save_results("quality", run.rows))
+    print("Written to", save_results("quality", run.rows, args.device))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from sparse_vdit.plans.versions import installed_versions
 FOLDER = ROOT / "benchmarks" / "results"
 
 
-def device_name() -> str:
-    """The GPU's name, or `cpu`."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+def device_name(device: str) -> str:
+    """The name of a GPU, or `cpu`."""
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def free_file(name: str, command: str) -> Path:
@@ -32,14 +32,14 @@ def free_file(name: str, command: str) -> Path:
     raise AssertionError("numbers do not end")
 
 
-def save_results(benchmark: str, rows: list[dict]) -> str:
-    """Write rows under benchmarks/results; returns the file's name.
+def save_results(benchmark: str, rows: list[dict], device: str = "cpu") -> str:
+    """Write rows that a torch device gave under benchmarks/results; returns the file's name.
 
     The same command replaces its file of the same day, another one gets a file with a number.
     """
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     date = datetime.date.today().isoformat()
-    device = device_name()
+    device = device_name(device)
     content = {
         "benchmark": benchmark,
         "device": device if device != "cpu" else f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",

@@ -53,11 +53,11 @@ def quality_table() -> str:
     grid = "x".join(map(str, first["grid"]))
     lines += [
         "",
-        f"Mean of {first['prompts']} prompts that the profile has not seen; {grid} tokens, 20 steps, the first "
-        f"{first['warmup']:.0%} dense; densities of the other steps, with tiles of 32x16 tokens in proportion to the "
-        "small video. PSNR, SSIM and flicker (root mean square of the difference of frame differences): against the "
-        "dense video of the same seed. Distance: Fréchet distance of blocks of 3 frames x 4 x 4 pixels to those of "
-        "true videos of the same words; below dense it says nothing. Loss: flow matching, on true videos the "
+        f"Mean of {first['prompts']} prompts that the profile has not seen; {grid} tokens, {first['steps']} steps, the "
+        f"first {first['warmup']:.0%} dense; densities of the other steps, with tiles of 32x16 tokens in proportion to "
+        "the small video. PSNR, SSIM and flicker (root mean square of the difference of frame differences): against "
+        "the dense video of the same seed. Distance: Fréchet distance of blocks of 3 frames x 4 x 4 pixels to those "
+        "of true videos of the same words; below dense it says nothing. Loss: flow matching, on true videos the "
         "training has not seen, at the noise levels after the warm-up. "
         f"`{result['command']}`, {result['device']}, {result['date']}.",
     ]

@@ -20,7 +20,7 @@ from ..kernels.tiling import KEY_TILE, QUERY_TILE
 from .errors import CandidateJudge
 from .plan import clean_text
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader, check_mergeable, merge_profiles
-from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds
+from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
 from .versions import installed_versions
 
 
@@ -110,8 +110,9 @@ class Profiler:
         self.samples[band, layer] += 1
         if self.flow == "dense":
             return None
-        mse = errors.mse.masked_fill(~paper_kinds(self.candidates), torch.inf)
-        chosen = paper_choice(mse, torch.tensor(self.lists.densities), self.lam, self.epsilon)
+        densities = torch.tensor(self.lists.densities)
+        mse = errors.mse.masked_fill(~(saving(densities) & paper_kinds(self.candidates)), torch.inf)
+        chosen = paper_choice(mse, densities, self.lam, self.epsilon)
         self.votes[band, layer, torch.arange(len(chosen)), chosen] += 1
         return sparse_attention(q, k, v, self.lists, chosen.tolist())
 

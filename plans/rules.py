@@ -11,12 +11,25 @@ from ..kernels.patterns import Pattern
 
 DEFAULT_LAMBDA = 0.5
 DEFAULT_EPSILON = 1.0
+MOST_DENSITY = 0.97  # windows as large as a short video are dense in disguise: no gain, and a misleading name
 PAPER_KINDS = ("dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe")
 
 
 def paper_kinds(candidates: Sequence[Pattern]) -> Tensor:
-    """Which candidates the paper's rule chooses from: those of its own five kinds, bool (candidates,)."""
-    return torch.tensor([pattern.kind in PAPER_KINDS for pattern in candidates])
+    """Which candidates the paper's rule chooses from: its own five kinds, none shifted or repeated, (candidates,)."""
+    return torch.tensor([pattern.kind in PAPER_KINDS and not _has_more(pattern) for pattern in candidates])
+
+
+def _has_more(pattern: Pattern) -> bool:
+    """Whether parameters are in use that the paper's patterns do not have."""
+    return any(getattr(pattern, name) != getattr(type(pattern), name) for name in pattern.added)
+
+
+def saving(densities: Tensor) -> Tensor:
+    """Candidates that are dense, which is the first, or save something on their grid: bool, from (candidates,)."""
+    useful = densities <= MOST_DENSITY
+    useful[0] = True
+    return useful
 
 
 def paper_loss(mse: Tensor, densities: Tensor, lam: float) -> Tensor:

@@ -12,9 +12,8 @@ from ..kernels.patterns import Skip
 from .lagrange import OutOfReachError, solve
 from .plan import Band, Plan, Provenance
 from .profile import Profile
-from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds
+from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
 
-MOST_DENSITY = 0.97  # windows as large as a short video are dense in disguise: no gain, and a misleading name
 MOST_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)
 LEAST_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
 
@@ -36,7 +35,7 @@ def search_paper(profile: Profile, lam: float = DEFAULT_LAMBDA, epsilon: float =
         choice = profile.votes[bands].argmax(-1)
     else:
         densities = torch.tensor(profile.header.densities, dtype=torch.float64)
-        allowed = _useful(profile) & paper_kinds(profile.header.candidates)
+        allowed = saving(densities) & paper_kinds(profile.header.candidates)
         mse = profile.measures["mse"][bands].masked_fill(~allowed, torch.inf)
         choice = paper_choice(mse, densities, lam, epsilon)
     parameters = {"lambda": lam, "epsilon": epsilon, "flow": profile.header.flow}
@@ -77,10 +76,11 @@ def search_budget(
     if weights is not None:
         weights = weights.expand((*profile.samples.shape, profile.header.heads))[bands]
     errors, total = _relative_errors(profile, bands, weights)
-    cost = torch.tensor(profile.header.densities, dtype=torch.float64).expand_as(errors) / errors[..., 0].numel()
+    densities = torch.tensor(profile.header.densities, dtype=torch.float64)
+    cost = densities.expand_as(errors) / errors[..., 0].numel()
     feasible = profile.measures["kept_mass"][bands] >= LEAST_MASS
     skip = torch.tensor([isinstance(pattern, Skip) for pattern in profile.header.candidates])
-    feasible = (feasible | skip) & _useful(profile)
+    feasible = (feasible | skip) & saving(densities)
     feasible &= ~skip | _skippable(errors[..., skip], most_skipped)
     errors, cost = (values.masked_fill(~feasible, torch.inf) for values in (errors, cost))
     try:
@@ -153,13 +153,6 @@ def _skippable(errors: Tensor, share: float) -> Tensor:
     if errors.shape[-1] and count:
         allowed.view(-1)[errors[..., 0].flatten().argsort()[:count]] = True
     return allowed
-
-
-def _useful(profile: Profile) -> Tensor:
-    """Candidates that are dense or save something on the profile's grid: bool (candidates,)."""
-    useful = torch.tensor(profile.header.densities) <= MOST_DENSITY
-    useful[0] = True
-    return useful
 
 
 def _bands(profile: Profile) -> list[int]:

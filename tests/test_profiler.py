@@ -12,7 +12,7 @@ from sparse_vdit.plans import errors
 from sparse_vdit.plans.candidates import default_candidates
 from sparse_vdit.plans.errors import CandidateJudge, sample_rows
 from sparse_vdit.plans.profiler import Profiler
-from sparse_vdit.plans.rules import paper_choice, paper_kinds
+from sparse_vdit.plans.rules import paper_choice, paper_kinds, saving
 from tolerances import assert_close
 
 GRID = TokenGrid(5, 7, 9, prefix=3, suffix=2)
@@ -86,8 +86,21 @@ def test_routed_candidates_are_judged_as_they_run(pattern):
 
 
 def test_the_papers_rule_chooses_among_its_own_kinds():
-    candidates = (Dense(), Routed(0.2), Diagonal(1), Union((Diagonal(), MultiDiagonal(order="flat"))))
-    assert paper_kinds(candidates).tolist() == [True, False, True, False]
+    union = Union((Diagonal(), MultiDiagonal(order="flat")))
+    more = (Diagonal(shift=1), MultiDiagonal(every=2), MultiDiagonal(0.1, None, height_period=0.5))
+    candidates = (Dense(), Routed(0.2), Diagonal(1, 0.1), union, *more, MultiDiagonal(0.1, None))
+    assert paper_kinds(candidates).tolist() == [True, False, True, False, False, False, False, True]
+
+
+def test_what_saves_nothing_is_no_choice():
+    assert saving(torch.tensor([1.0, 0.98, 0.96, 1.0, 0.0])).tolist() == [True, False, True, False, True]
+    in_disguise = Diagonal(8)  # on five frames
+    profiler = Profiler("wan", "toy", 1, HEADS, HEAD_DIM, [Dense(), Skip(), in_disguise], [(1.0, 0.0)], rows=200,
+                        query_tile=TILES[0], key_tile=TILES[1], flow="sequential", lam=0.0, epsilon=1e9)  # fmt: skip
+    profiler.observe(0, 0.7, *inputs(), GRID, None)
+    profile = profiler.profile()
+    assert profile.header.densities[2] == 1 and profile.measures["mse"][0, 0, 0, 2] < 1e-9
+    assert profile.votes[0, 0].argmax(-1).tolist() == [1] * HEADS
 
 
 def test_plain_errors_without_a_projection():

@@ -1,5 +1,6 @@
 """The quality benchmark: what it measures against true videos, and which patterns and plans it compares."""
 
+import itertools
 import sys
 
 import pytest
@@ -13,8 +14,9 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip
 from sparse_vdit.plans.plan import EVERY_SIGMA, uniform_plan
 
 sys.path.append(str(ROOT / "benchmarks"))
-from quality import ROOM, closest_patterns, without_warmup
-from small_wan_runs import GRID, KEY_TILE, QUERY_TILE
+import tables
+from quality import ROOM, Comparison, closest_patterns, without_warmup
+from small_wan_runs import GRID, KEY_TILE, LEAST_STEPS, QUERY_TILE
 from truth import BLOCK, Truth, blocks, frechet_distance, held_out_loss
 
 SCENES = [random_scene(torch.Generator().manual_seed(seed)) for seed in range(5)]
@@ -89,3 +91,47 @@ def test_without_warm_up_the_first_band_begins_at_once() -> None:
     assert plan.band_at(0.99) is None
     assert without_warmup(plan).band_at(EVERY_SIGMA - 1) == 0
     assert without_warmup(plan).density() == plan.density()
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    return Comparison(prompts=1, steps=LEAST_STEPS, device="cpu")
+
+
+def test_an_all_dense_plan_is_the_dense_video(comparison: Comparison) -> None:
+    truth, dense = comparison.rows[:2]
+    assert dense["frechet"] > truth["frechet"] > 0
+    row = comparison.measure(uniform_plan("wan", 4, 3, 128, GRID, Dense()), "uniform", "dense")
+    assert (row["density"], row["ssim"], row["flicker"]) == (1, 1, 0)
+    assert row["psnr"] > 99
+    assert (row["frechet"], row["loss"]) == (dense["frechet"], dense["loss"])
+
+
+def test_the_sparser_a_plan_the_farther_its_video(comparison: Comparison) -> None:
+    plans = {p: uniform_plan("wan", 4, 3, 128, GRID, p) for p in (Diagonal(2), Diagonal(1), Diagonal(0))}
+    rows = [comparison.measure(plan, "uniform", pattern.describe()) for pattern, plan in plans.items()]
+    for better, worse in itertools.pairwise(rows):
+        assert better["psnr"] > worse["psnr"] and better["ssim"] > worse["ssim"]
+        assert better["loss"] < worse["loss"] and better["flicker"] < worse["flicker"]
+    for row, pattern in zip(rows, plans, strict=True):
+        stated = pattern_density(pattern, TokenGrid(*GRID), QUERY_TILE, KEY_TILE)
+        assert row["density"] == pytest.approx(stated, abs=1e-4)
+
+
+def test_the_table_shows_the_best_single_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = {"grid": [9, 12, 15], "steps": 11, "prompts": 5, "ssim": 0.9, "flicker": 0.01, "frechet": 1.0, "loss": 0.1}
+    rows = [
+        {"method": "uniform" if psnr in (21.3, 23.4, 22.5) else "ours_budget", "rule": f"rule {psnr}", "psnr": psnr,
+         "warmup": 0.0 if psnr == 20.1 else 0.2, "density": psnr / 100} | shared
+        for psnr in (27.6, 21.3, 23.4, 22.5, 28.7, 20.1)
+    ]  # fmt: skip
+    found = {"rows": rows, "command": "python a.py", "device": "cpu", "date": "2026-01-01"}
+    monkeypatch.setattr(tables, "newest", lambda *names: found)
+    table = tables.quality_table()
+    lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert [line.split(" | ")[2] for line in lines] == ["27.6", "23.4", "28.7", "20.1"]
+    assert "best of 3 single patterns" in lines[1] and "rule 23.4" in lines[1]
+    assert "searched for the density of that single pattern" in lines[2]
+    assert "from the first step on" in lines[3]
+    assert "Mean of 5 prompts" in table and "9x12x15 tokens, 11 steps, the first 20% dense" in table
+    assert table.endswith("`python a.py`, cpu, 2026-01-01.")
