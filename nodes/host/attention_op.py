@@ -81,7 +81,9 @@ def attention_op(
         run = current_run()
         if run is None:
             return undecorated(model_attention())(q, k, v, heads, **kwargs)
-        kwargs["transformer_options"] = run.call_options(unpacked(words, numbers))
+        options = run.call_options(unpacked(words, numbers))
+        if options is not None:
+            kwargs["transformer_options"] = options
         with run.timing_dense():
             return own_attention(run.chained, run.function, q, k, v, heads, **kwargs)
 

@@ -92,7 +92,8 @@ class Run:
         return key_bias if isinstance(key_bias, str) else self.engine.attention(self, replace(call, key_bias=key_bias))
 
     def call_options(self, written: dict) -> dict | None:
-        """transformer_options of the call that is now made by compiled code, as the model's forward gave them.
+        """transformer_options of the call that compiled code now makes, as the model's forward gave them; None outside
+        of forwards.
 
         Args:
             written: what the code itself says the model has written there. Blocks compiled alone share code, which
