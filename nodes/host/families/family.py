@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from .. import reasons
+
 Layout = tuple[int, int, int, int, int]
 """frames, height, width in tokens, then tokens before and after the video: what TokenGrid takes."""
 
@@ -84,10 +86,31 @@ def class_names(model: nn.Module) -> list[str]:
     return [cls.__name__ for cls in type(model).__mro__]
 
 
-def missing(model: nn.Module, names: Sequence[str]) -> str | None:
-    """Which of the attributes that the pack reads a model lacks, in words; None when it has them all."""
-    absent = [name for name in names if not hasattr(model, name)]
-    return f"a {class_names(model)[0]} without {', '.join(absent)}" if absent else None
+def class_refusal(model: nn.Module, title: str, base: str, known: Sequence[str], read: Sequence[str]) -> str | None:
+    """Why a model is none of a family, by its class and attributes; None when it is.
+
+    Args:
+        title: the family in words.
+        base: class that all models of the family are, or come from.
+        known: classes that the pack knows.
+        read: attributes that the pack reads; the first one holds blocks.
+    """
+    names = class_names(model)
+    if base not in names:
+        return reasons.no_family(names[0])
+    if names[0] not in known:
+        return f"{names[0]} is a variant of {title} that the pack does not know"
+    absent = [name for name in read if not hasattr(model, name)]
+    if absent:
+        return f"{names[0]} without {', '.join(absent)}, which the pack reads"
+    return None if len(getattr(model, read[0])) else f"{names[0]} without {read[0]}"
+
+
+def patch_refusal(title: str, patch: Sequence[int], *known: tuple[int, ...]) -> str | None:
+    """Why patches are not the family's, None when they are."""
+    if tuple(patch) in known:
+        return None
+    return f"{title} with patches of {tuple(patch)} instead of {' or '.join(map(str, known))}"
 
 
 def video_shape(x: object) -> tuple[int, ...] | str:

@@ -12,21 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from .. import reasons
-from .family import Blocks, Family, Inputs, Layout, Model, class_names, missing, tokens_along, video_shape
+from .family import Blocks, Family, Inputs, Layout, Model, class_refusal, patch_refusal, tokens_along, video_shape
 
 _READ = ("double_blocks", "single_blocks", "num_heads", "hidden_size", "patch_size", "txt_in")
 
 
 def refusal(model: nn.Module) -> str | None:
     """The class also serves images, whose patches have two axes, and is the base of others."""
-    names = class_names(model)
-    if "HunyuanVideo" not in names:
-        return reasons.no_family(names[0])
-    if names[0] != "HunyuanVideo":
-        return f"{names[0]} is a variant of HunyuanVideo that the pack does not know"
-    if tuple(getattr(model, "patch_size", ())) not in ((1, 2, 2), (1, 1, 1)):
-        return f"a HunyuanVideo with patches of {getattr(model, 'patch_size', None)} instead of (1, 2, 2) or (1, 1, 1)"
-    return missing(model, _READ) or (None if len(model.double_blocks) else "a HunyuanVideo without double blocks")
+    why = class_refusal(model, "HunyuanVideo", "HunyuanVideo", ("HunyuanVideo",), _READ)
+    return why or patch_refusal("HunyuanVideo", model.patch_size, (1, 2, 2), (1, 1, 1))
 
 
 def shape(model: nn.Module) -> tuple[int, int, int]:

@@ -11,7 +11,18 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .. import reasons
-from .family import Blocks, Family, Inputs, Layout, Model, class_names, missing, tokens_along, video_shape
+from .family import (
+    Blocks,
+    Family,
+    Inputs,
+    Layout,
+    Model,
+    class_names,
+    class_refusal,
+    patch_refusal,
+    tokens_along,
+    video_shape,
+)
 
 PLAIN = ("WanModel", "VaceWanModel", "CameraWanModel")
 """Classes whose self-attention sequences are the plain model's."""
@@ -19,16 +30,8 @@ PLAIN = ("WanModel", "VaceWanModel", "CameraWanModel")
 
 def refusal(model: nn.Module) -> str | None:
     """Other Wans (Animate, S2V, SCAIL, HuMo, causal ...) have sequences or calls of their own."""
-    names = class_names(model)
-    if "WanModel" not in names:
-        return reasons.no_family(names[0])
-    if names[0] not in PLAIN:
-        return f"{names[0]} is a variant of Wan with attention of its own, which the pack does not know"
-    if tuple(getattr(model, "patch_size", ())) != (1, 2, 2):
-        return f"a Wan with patches of {getattr(model, 'patch_size', None)} instead of (1, 2, 2)"
-    if missing(model, ("blocks", "num_heads", "dim")) is not None or not len(model.blocks):
-        return "a Wan whose blocks are not where the pack looks for them"
-    return None
+    why = class_refusal(model, "Wan", "WanModel", PLAIN, ("blocks", "num_heads", "dim", "patch_size"))
+    return why or patch_refusal("Wan", model.patch_size, (1, 2, 2))
 
 
 def shape(model: nn.Module) -> tuple[int, int, int]:
