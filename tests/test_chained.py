@@ -11,9 +11,10 @@ import torch
 from dense_attention import model_attention
 from races import TestClock
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host import override, speeds
+from sparse_vdit.nodes.host import guarded, override, speeds
+from sparse_vdit.nodes.host.blocks import begin_block
 from sparse_vdit.nodes.host.current import pop_run, push_run
-from sparse_vdit.nodes.host.override import CHAINED, LAYER, LAYOUT, SEEN, attention_override
+from sparse_vdit.nodes.host.override import CHAINED, LAYOUT, attention_override
 from sparse_vdit.nodes.host.own_attention import COMFYUI_ATTENTION
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import Race
@@ -76,16 +77,10 @@ def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, transformer_optio
         if section:
             options["img_slice"] = [q.shape[1] - TOKENS, TOKENS]
         for index in range(count):
-            options["block_index"], options[LAYER], options[SEEN] = index, section * DOUBLES + index, False
-            begin_block(options)
+            options["block_index"] = index
+            begin_block(section * DOUBLES + index, options)
             out = block(out, k, v, options)
     return out
-
-
-def begin_block(options: dict) -> None:
-    """What `blocks.py` tells the run between blocks, where plain Python runs there."""
-    if not torch.compiler.is_compiling():
-        override.current_run().at_work.begin_block(options[LAYER], options)
 
 
 def truth() -> list[dict]:
@@ -133,6 +128,7 @@ def sample(run: Run, way: Callable, sigma: float, numbered: bool) -> list[tuple]
     run.begin_forward(torch.device("cpu"), sigma)
     run.options = {"optimized_attention_override": attention_override, CHAINED: run.chained, "cond_or_uncond": [0]}
     run.options[LAYOUT] = (*GRID, 0, 0)
+    guarded.begin_forward((*GRID, 0, 0), "", False)
     if numbered:
         run.at_work.begin_blocks(False, run.options)
     before = len(run.chained.calls)

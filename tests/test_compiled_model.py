@@ -35,7 +35,9 @@ def run() -> Run:
 def opaque(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
     """The model's hook, through the pack's operator."""
     flat = (x.flatten(2) for x in (q, k, v))
-    return attention_op(*flat, q.shape[2], layer, (*grid, 0, 0), False, False, "", []).unflatten(-1, (q.shape[2], -1))
+    number = torch.tensor(layer)
+    out = attention_op(*flat, q.shape[2], number, (*grid, 0, 0), False, False, "", [])
+    return out.unflatten(-1, (q.shape[2], -1))
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host import override, reasons
+from sparse_vdit.nodes.host import guarded, override, reasons
 from sparse_vdit.nodes.host.current import pop_run, push_run
 from sparse_vdit.nodes.host.override import LAYER, LAYOUT, REFUSED, SEEN, attention_override
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
@@ -51,6 +51,8 @@ def test_code_with_the_override_ends_with_its_run(compiled: Callable, monkeypatc
     ours = {"optimized_attention_override": attention_override, LAYOUT: (*GRID, 0, 0), LAYER: 0, SEEN: False}
     push_run(run)
     monkeypatch.setattr(override, "sampling", True)
+    guarded.begin_forward((*GRID, 0, 0), reasons.NO_LAYER, False)
+    guarded.begin_block(0)
     sparse = compiled(q, k, v, ours)
     pop_run(run)
     monkeypatch.setattr(override, "sampling", False)
@@ -73,6 +75,8 @@ def test_what_compiled_code_refuses_is_noted_at_every_forward(
     try:
         for _ in range(3):
             refused = []
+            guarded.begin_forward((*GRID, 1, 0), reasons.NO_LAYER, False)
+            guarded.begin_block(0)
             options = {LAYOUT: (*GRID, 1, 0), LAYER: 0, SEEN: False, REFUSED: refused}
             ours = {"optimized_attention_override": attention_override, **options}
             assert torch.allclose(compiled(q, k, v, ours), model_attention(q, k, v, HEADS), atol=1e-6)

@@ -108,13 +108,13 @@ def test_layouts_in_and_out(run: Run, by_head: bool, out_by_head: bool) -> None:
         truth = truth.unflatten(-1, (3, 128)).transpose(1, 2)
     way = run_attention(*given, 3, 0, (*GRID, 0, 0), by_head, out_by_head, lambda: pytest.fail("went dense"))
     assert torch.equal(way, truth)
-    assert torch.equal(attention_op(*given, 3, 0, (*GRID, 0, 0), by_head, out_by_head, "", []), truth)
+    assert torch.equal(attention_op(*given, 3, torch.tensor(0), (*GRID, 0, 0), by_head, out_by_head, "", []), truth)
     assert run.ledger.sparse == 3
     assert merge_heads(truth.transpose(1, 2), True).shape == truth.shape
 
 
 def test_the_op_is_well_behaved(run: Run) -> None:
-    torch.library.opcheck(attention_op, (*qkv(1), 3, 0, (*GRID, 0, 0), False, False, "", []))
+    torch.library.opcheck(attention_op, (*qkv(1), 3, torch.tensor(0), (*GRID, 0, 0), False, False, "", []))
 
 
 def test_override_runs_sparse_and_counts_dense_by_reason(run: Run) -> None:
@@ -161,7 +161,7 @@ def test_without_a_run_everything_is_dense() -> None:
 
 @pytest.mark.parametrize("counted", [False, True])
 def test_blocks_compiled_alone_share_code_but_not_patterns(counted: bool) -> None:
-    """Compiled code holds the first block's number; what counts is the block at work."""
+    """What a call says of its block is no help where plain Python says it, which then counts."""
     patterns = (Diagonal(0), Dense())
     plan = Plan("wan", 2, 3, 128, GRID, patterns, (Band(1.0, 0.0, ((0,) * 3, (1,) * 3)),), "measured", Provenance())
     run = Run(PlanEngine(plan, 1.0, 0.0, "torch"), function=None)
@@ -173,9 +173,9 @@ def test_blocks_compiled_alone_share_code_but_not_patterns(counted: bool) -> Non
         for layer in (0, 1):
             if not counted:
                 run.at_work.layer = layer
-            outputs.append(attention_op(*qkv(), 3, 0, (*GRID, 0, 0), False, False, "", []))
+            outputs.append(attention_op(*qkv(), 3, torch.tensor(0), (*GRID, 0, 0), False, False, "", []))
         run.at_work.begin_forward()
-        assert torch.equal(attention_op(*qkv(), 3, 1, (*GRID, 0, 0), False, False, "", []), outputs[1])
+        assert torch.equal(attention_op(*qkv(), 3, torch.tensor(1), (*GRID, 0, 0), False, False, "", []), outputs[1])
     finally:
         pop_run(run)
     assert not torch.equal(outputs[0], outputs[1])

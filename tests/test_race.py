@@ -203,7 +203,8 @@ def test_compiled_code_follows_the_verdict_when_it_runs(exact: float, sparse: in
         for sigma in (0.9, 0.5):
             run.reason = run.engine.reason(sigma)
             run.begin_forward(torch.device("cpu"), sigma)
-            outputs = [attention_op(*x, HEADS, layer, LAYOUT, False, False, "", []) for layer in range(LAYERS)]
+            numbers = torch.arange(LAYERS)
+            outputs = [attention_op(*x, HEADS, number, LAYOUT, False, False, "", []) for number in numbers]
     finally:
         pop_run(run)
     assert clock.timed[: race.TRIES + 1] == [DENSE] * race.TRIES + [EXACT]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import reasons
+from .guarded import COUNTED
 
 
 @dataclass
@@ -16,6 +17,7 @@ class AtWork:
         options: transformer_options of the blocks where plain Python says which is at work, else None.
         layer: number of the block at work, None outside of blocks.
         count: attention calls of this forward where blocks are counted, else None.
+        compiled_count: the same where compiled code makes them and leaves the counting to the run.
         last: the block that attended last in this forward, -1 before the first, None where no forward was begun.
     """
 
@@ -23,11 +25,13 @@ class AtWork:
     options: dict | None = None
     layer: int | None = None
     count: int | None = None
+    compiled_count: int = 0
     last: int | None = None
 
     def begin_forward(self) -> None:
         """Nothing is known of the forward that begins, or begins again."""
         self.numbered, self.options, self.layer, self.count, self.last = False, None, None, None, -1
+        self.compiled_count = 0
 
     def begin_blocks(self, counted: bool, options: dict) -> None:
         """The model's forward begins, and plain Python will say which block is at work."""
@@ -42,8 +46,12 @@ class AtWork:
         """Number of the block whose attention is called, None outside of blocks; counts the call where that is how.
 
         Args:
-            said: what the code that calls says of itself; it counts where plain Python does not say it.
+            said: what the code that calls says of itself, COUNTED where it leaves that to the run; it counts where
+                plain Python does not say it.
         """
+        if not self.numbered and said == COUNTED:
+            self.compiled_count += 1
+            return self.compiled_count - 1
         if not self.numbered:
             return said
         if self.count is None:

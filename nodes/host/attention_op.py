@@ -61,7 +61,7 @@ def attention_op(
     k: Tensor,
     v: Tensor,
     heads: int,
-    layer: int,
+    layer: Tensor,
     layout: Sequence[int],
     by_head: bool,
     out_by_head: bool,
@@ -71,7 +71,8 @@ def attention_op(
 ) -> Tensor:
     """What compiled code calls: the same attention, decided when it is executed. Output contiguous.
 
-    `words` and `numbers` are what the model had written into transformer_options (`written.py`).
+    `layer` is the block's number or COUNTED (`guarded.py`); `words` and `numbers` are what the model had written into
+    transformer_options (`written.py`).
     """
 
     def dense() -> Tensor:
@@ -87,7 +88,8 @@ def attention_op(
         with run.timing_dense():
             return own_attention(run.chained, run.function, q, k, v, heads, **kwargs)
 
-    return run_attention(q, k, v, heads, layer, tuple(layout), by_head, out_by_head, dense, mask).contiguous()
+    out = run_attention(q, k, v, heads, int(layer), tuple(layout), by_head, out_by_head, dense, mask)
+    return out.contiguous()
 
 
 @attention_op.register_fake

@@ -4,9 +4,8 @@ ComfyUI's models let nodes replace their blocks; the pack puts itself around eac
 that neither order nor names that only some models write decide, and calls outside of the blocks cannot be mistaken for
 theirs. Where blocks cannot be replaced, calls are counted.
 
-Numbers are kept in two places. In transformer_options they are constants for a compiler that traces the whole forward.
-Where it compiles blocks alone these share code, and the number in it is the first one's: what counts there is the run,
-which plain Python between the blocks keeps up to date.
+Numbers are kept in three places: in transformer_options for code that runs as it is written, in `guarded.py` for code
+that a compiler makes, and with the run, which plain Python between the blocks tells of them.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from . import guarded
 from .current import current_run
 from .families import COUNTED, Family
 
@@ -33,8 +33,9 @@ to a text that happens to be as long as the video."""
 Patch = Callable[[dict, dict], dict]
 
 
-def number_blocks(options: dict, family: Family, model: nn.Module) -> None:
-    """Prepare the transformer_options of one forward, a dict of its own, so that `take_layer` knows the block."""
+def number_blocks(options: dict, family: Family, model: nn.Module) -> bool:
+    """Prepare the transformer_options of one forward, a dict of its own, so that `take_layer` knows the block. Returns
+    whether blocks are counted."""
     options[SEEN] = False
     sections = family.blocks(model)
     counted = sections[0][0] == COUNTED
@@ -43,7 +44,7 @@ def number_blocks(options: dict, family: Family, model: nn.Module) -> None:
         run.at_work.begin_blocks(counted, options)
     if counted:
         options[COUNT] = [0]
-        return
+        return True
     replaced = options.get("patches_replace") or {}
     around = dict(replaced.get("dit") or {})
     layer = 0
@@ -52,6 +53,7 @@ def number_blocks(options: dict, family: Family, model: nn.Module) -> None:
             around[name, number] = partial(_in_block, layer, _others(around.get((name, number))))
             layer += 1
     options["patches_replace"] = {**replaced, "dit": around}
+    return False
 
 
 def _others(patch: Patch | None) -> Patch | None:
@@ -62,21 +64,34 @@ def _others(patch: Patch | None) -> Patch | None:
 def _in_block(layer: int, patch: Patch | None, args: dict, extra: dict) -> dict:
     """Around one block: `patch` is another node's, `extra` holds the block itself."""
     options = args["transformer_options"]
-    options[LAYER], options[SEEN] = layer, False
-    run = None if torch.compiler.is_compiling() else current_run()
-    if run is not None:
-        run.at_work.begin_block(layer, options)
+    begin_block(layer, options)
     try:
         return extra["original_block"](args) if patch is None else patch(args, extra)
     finally:
-        options.pop(LAYER, None)
-        if run is not None:
-            run.at_work.layer = None
+        end_block(options)
+
+
+def begin_block(layer: int, options: dict) -> None:
+    """A block begins."""
+    options[LAYER], options[SEEN] = layer, False
+    guarded.begin_block(layer)
+    run = None if torch.compiler.is_compiling() else current_run()
+    if run is not None:
+        run.at_work.begin_block(layer, options)
+
+
+def end_block(options: dict) -> None:
+    """A block has ended."""
+    options.pop(LAYER, None)
+    guarded.end_block()
+    run = None if torch.compiler.is_compiling() else current_run()
+    if run is not None:
+        run.at_work.layer = None
 
 
 def take_layer(options: dict) -> int | None:
-    """Number of the block whose attention is called, None outside of blocks; counts the call where that is how. The
-    number is the code's own, which `AtWork.take_layer` mends where code is shared."""
+    """Number of the block whose attention is called by plain code, None outside of blocks; counts the call where that
+    is how."""
     count = options.get(COUNT)
     if count is None:
         return options.get(LAYER)

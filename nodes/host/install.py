@@ -13,12 +13,11 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP, get_wrappers_with_key
 from torch import nn
 
-from . import override, reasons
-from .blocks import number_blocks
+from . import guarded, override, reasons
 from .current import current_run, pop_run, push_run
 from .engine import Engine
 from .families import Family, detect, read_layout
-from .override import CHAINED, LAYOUT, OUTSIDE, REFUSED, attention_override
+from .override import CHAINED, REFUSED, attention_override, describe_forward
 from .own_attention import model_attention, undecorated
 from .replaced import OVERRIDE, Watch
 from .run import Run
@@ -153,6 +152,7 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
 
     def forward() -> torch.Tensor:
         run.options[REFUSED] = refused = []
+        guarded.end_forward()
         out = executor(x, t, *args, **kwargs)
         for reason in refused:
             run.ledger.count_dense(reason)
@@ -168,6 +168,7 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     run.watch.forward(run.options, attention_override, run.ledger.calls() - calls)
     run.options = None
     run.forget_blocks()
+    guarded.end_forward()
     return out
 
 
@@ -194,8 +195,7 @@ def _diffusion_model(executor: object, *args: object, **kwargs: object) -> objec
         inputs = {**dict(zip(family.arguments, args, strict=False)), **kwargs}
         options = inputs.get("transformer_options")
         if options is not None:
-            options[LAYOUT], options[OUTSIDE] = read_layout(model, family, inputs), family.outside(model)
-            number_blocks(options, family, model)
+            describe_forward(options, family, model, inputs)
     out = executor(*args, **kwargs)
     run = None if torch.compiler.is_compiling() else current_run()
     if run is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import reasons
+from . import guarded, reasons
 from .attention_op import attention_op, run_attention
-from .blocks import COUNT, LAYER, SEEN, take_layer
+from .blocks import COUNT, LAYER, SEEN, number_blocks, take_layer
 from .current import current_run, timing_dense
-from .families import Layout
+from .families import Family, Layout, read_layout
+from .families.family import Inputs
 from .own_attention import contained_attention, own_attention, refilled
 from .text_mask import is_key_mask
 from .written import packed
@@ -31,6 +32,13 @@ _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "ski
 
 sampling = False
 """Whether a run is on. What a compiler makes of this file is guarded by it, and so never used without a run."""
+
+
+def describe_forward(options: dict, family: Family, model: nn.Module, inputs: Inputs) -> None:
+    """The model's forward begins, with these inputs: write down for attention all that follows from them."""
+    layout, outside = read_layout(model, family, inputs), family.outside(model)
+    options[LAYOUT], options[OUTSIDE] = layout, outside
+    guarded.begin_forward(layout, outside, number_blocks(options, family, model))
 
 
 def attention_override(func: Callable, *args: object, **kwargs: object) -> Tensor:
@@ -82,7 +90,7 @@ def _attention(
     compiling = torch.compiler.is_compiling()
     if compiling and not sampling:  # read in all code that this function gets into, which it then guards
         return dense()
-    reason = refusal(call, options)
+    reason = refusal(call, options, compiling)
     q, k, v, heads = (call[name] for name in _NAMES[:4])
     if q.shape == k.shape:
         options[SEEN] = True
@@ -90,34 +98,38 @@ def _attention(
         _count_refused(reason, options, compiling)
         return dense()
     by_head, out_by_head = bool(call.get("skip_reshape")), bool(call.get("skip_output_reshape"))
-    layout, mask = options[LAYOUT], call.get("mask")
-    layer = take_layer(options)  # of calls that are the plan's alone, so that no other is counted
+    mask = call.get("mask")
     if compiling:
-        return attention_op(q, k, v, heads, layer, layout, by_head, out_by_head, *packed(options), mask)
-    return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense, mask, again)
+        written = packed(options)
+        return attention_op(q, k, v, heads, guarded.number(), guarded.layout(), by_head, out_by_head, *written, mask)
+    layer = take_layer(options)  # of calls that are the plan's alone, so that no other is counted
+    return run_attention(q, k, v, heads, layer, options[LAYOUT], by_head, out_by_head, dense, mask, again)
 
 
 def _count_refused(reason: str, options: dict, compiling: bool) -> None:
     """Tell the run of a call that it is not asked about; compiled code leaves a note that is read after the forward."""
     if compiling:
-        options.get(REFUSED, []).append(reason)
+        if reason not in reasons.NOT_SELF_ATTENTION:  # of which there are many, and a longer list is other code
+            options.get(REFUSED, []).append(reason)
         return
     run = current_run()
     if run is not None:
         run.ledger.count_dense(reason, options.get(LAYER))
 
 
-def refusal(call: Mapping, options: Mapping) -> str | None:
-    """Why a call is none that a plan is about, None when it is one. Reads shapes and settings only."""
+def refusal(call: Mapping, options: Mapping, compiling: bool = False) -> str | None:
+    """Why a call is none that a plan is about, None when it is one. Reads shapes and settings only; where code is
+    compiled, what differs between videos and blocks is read where the compiler guards it."""
     q, k, v = call["q"], call["k"], call["v"]
-    layout = options.get(LAYOUT, reasons.UNSEEN_FORWARD)
+    layout = guarded.layout() if compiling else options.get(LAYOUT, reasons.UNSEEN_FORWARD)
+    in_block = guarded.number() is not None if compiling else LAYER in options or COUNT in options
     if not q.shape == k.shape == v.shape:
         parted = call.get("mask") is not None and isinstance(layout, tuple) and k.shape[-2] == _all_tokens(layout)
         return reasons.MASKED if parted else reasons.CROSS_ATTENTION  # queries by groups, each with a mask of its own
     if isinstance(layout, str):
         return layout
-    if LAYER not in options and COUNT not in options:
-        return options.get(OUTSIDE, reasons.NO_LAYER)
+    if not in_block:
+        return guarded.outside() if compiling else options.get(OUTSIDE, reasons.NO_LAYER)
     if options.get(SEEN) and COUNT not in options:
         return reasons.CROSS_ATTENTION
     if call.get("scale") is not None or call.get("enable_gqa"):

@@ -1,0 +1,124 @@
+"""Run with ComfyUI's Python: ComfyUI's own models compiled as its nodes compile them, beside plain code, on a landscape
+video and on a portrait of as many tokens. Prints JSON: per model and way, for each forward the relative difference, the
+token layouts met, and sparse and dense calls.
+
+python compare_compiled.py COMFYUI [options of ComfyUI]
+"""
+
+import json
+import sys
+
+import torch
+
+LANDSCAPE, PORTRAIT = (5, 8, 11), (5, 11, 8)
+TEXT = 7
+
+
+def main() -> None:
+    comfyui = sys.argv[1]
+    sys.argv = [sys.argv[0], "--cpu", *sys.argv[2:]]
+    sys.path.insert(0, comfyui)
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    with torch.inference_mode():
+        print(json.dumps({name: compared(*case) for name, case in models().items()}))
+
+
+def models() -> dict[str, tuple]:
+    """Model with random weights, and what makes its arguments for a grid."""
+    import comfy.ops
+    from comfy.ldm.hunyuan_video.model import HunyuanVideo
+    from comfy.ldm.wan.model import WanModel
+
+    from comfyui.family_models import HUNYUAN, WAN
+
+    kinds = {"wan": (WanModel, {**WAN, "model_type": "t2v"}), "hunyuan_video": (HunyuanVideo, HUNYUAN)}
+    texts = {"wan": torch.randn(1, TEXT, 4096), "hunyuan_video": torch.randn(1, TEXT, HUNYUAN["context_in_dim"])}
+    more = {
+        "wan": {},
+        "hunyuan_video": {"y": torch.randn(1, HUNYUAN["vec_in_dim"]), "guidance": torch.tensor([6.0])},
+    }
+    found = {}
+    for name, (kind, settings) in kinds.items():
+        model = kind(operations=comfy.ops.disable_weight_init, dtype=torch.float32, device="cpu", **settings).eval()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+        found[name] = model, texts[name], more[name]
+    return found
+
+
+def compared(model, text, more: dict) -> dict[str, list[dict]]:
+    """The model compiled as a whole, and its blocks compiled alone; every layer of the plan has another window."""
+    import load_pack  # noqa: F401
+    from sparse_vdit.kernels.patterns import Diagonal
+    from sparse_vdit.nodes.host import override
+    from sparse_vdit.nodes.host.current import pop_run, push_run
+    from sparse_vdit.nodes.host.families import detect
+    from sparse_vdit.nodes.host.install import _diffusion_model
+    from sparse_vdit.nodes.host.own_attention import model_attention, undecorated
+    from sparse_vdit.nodes.host.plan_engine import PlanEngine
+    from sparse_vdit.nodes.host.run import Run
+    from sparse_vdit.plans.plan import Band, Plan, Provenance
+
+    family, _ = detect(model)
+    layers, heads, head_dim = family.shape(model)
+    patterns = tuple(Diagonal(0, 0.1 + 0.1 * n) for n in range(layers))
+    band = Band(1.0, 0.0, tuple((n,) * heads for n in range(layers)))
+    plan = Plan(family.name, layers, heads, head_dim, LANDSCAPE, patterns, (band,), "measured", Provenance())
+
+    def sample(function, grid: tuple[int, int, int]):
+        """Output and run of one forward."""
+        run = Run(PlanEngine(plan, 1.0, 0.0, "torch"), undecorated(model_attention(model)))
+        run.reason = run.engine.reason(0.5)
+        options = {
+            "optimized_attention_override": override.attention_override,
+            override.CHAINED: None,
+            override.REFUSED: [],
+            "wrappers": {"diffusion_model": {"sparse_vdit": [_diffusion_model]}},
+        }
+        frames, height, width = grid
+        x = torch.randn(1, 16, frames, 2 * height, 2 * width, generator=torch.Generator().manual_seed(3))
+        run.options = dict(options)
+        push_run(run)
+        override.sampling = True
+        try:
+            run.begin_forward(x.device, 0.5)
+            return function(x, torch.tensor([500.0]), text, **more, transformer_options=options), run
+        finally:
+            override.sampling = False
+            pop_run(run)
+
+    found = {}
+    plain = {grid: sample(model, grid)[0] for grid in (LANDSCAPE, PORTRAIT)}
+    for way in ("whole", "blocks"):
+        torch._dynamo.reset()
+        function = compiled(model) if way == "whole" else compiled_blocks(model)
+        found[way] = []
+        for grid in (LANDSCAPE, PORTRAIT, LANDSCAPE, PORTRAIT):
+            out, run = sample(function, grid)
+            difference = (out - plain[grid]).norm() / plain[grid].norm()
+            found[way].append({
+                "difference": float(difference), "layouts": [list(layout[:3]) for layout in run.ledger.layouts],
+                "sparse": run.ledger.sparse, "dense": dict(run.ledger.dense_reasons()),
+            })  # fmt: skip
+    found["apart"] = float((plain[LANDSCAPE].flatten() - plain[PORTRAIT].flatten()).norm() / plain[LANDSCAPE].norm())
+    return found
+
+
+def compiled(module):
+    """As ComfyUI's node compiles, with a backend that takes no compiler."""
+    keep = {"guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]}
+    return torch.compile(module, backend="eager", options=keep)
+
+
+def compiled_blocks(model):
+    """The model with every block compiled alone, as other nodes do."""
+    for name in ("blocks", "double_blocks", "single_blocks"):
+        if hasattr(model, name):
+            setattr(model, name, torch.nn.ModuleList([compiled(block) for block in getattr(model, name)]))
+    return model
+
+
+if __name__ == "__main__":
+    main()
