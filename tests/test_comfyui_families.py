@@ -151,7 +151,7 @@ def budget() -> dict:
     return node("SparseVDiTSearchPlan", profile=("profile", 1), rule="budget: density", **{"rule.density": 0.6})
 
 
-WHOLE = ("wan2.1 t2v", "wan vace", "hunyuan video", "cogvideox", "minimax h3")
+WHOLE = ("wan2.1 t2v", "wan vace", "hunyuan video", "cogvideox", "minimax h3", "ltx-2")
 ALONE = ("wan vace", "hunyuan video", "cogvideox")
 
 

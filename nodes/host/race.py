@@ -45,7 +45,8 @@ class Verdict:
 
     def __str__(self) -> str:
         sparse, own = self.times
-        return f"{sparse:.2f} ms sparse and {own:.2f} ms dense"
+        in_8_bits = " in 8 bits" if self.winner == INT8 else ""
+        return f"{sparse:.2f} ms sparse{in_8_bits} and {own:.2f} ms dense"
 
 
 class Race:

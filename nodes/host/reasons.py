@@ -56,7 +56,8 @@ MENDS = {
     OWN_SCALE: "the model computes attention in a way of its own, which the pack cannot follow",
     NO_LAYER: "the model does not say which block is at work; ComfyUI may be too old for this pack, or another node "
     "runs the blocks itself",
-    BLOCK_ORDER: "the model's blocks do not run one after the other, perhaps another node runs them itself",
+    BLOCK_ORDER: "the model's blocks do not run one after the other; perhaps another node runs them itself, or the "
+    "compiler of TorchCompileModel has mixed them up, without which they run",
     VACE_BLOCK: "only VACE's own blocks reached the pack; perhaps another node runs the others itself",
     NO_TEXT: "the model ran without a text, and how its tokens lie is then unknown",
     OTHER_TEXT: "prompts of several lengths were measured at once; profile with a prompt of one length",
