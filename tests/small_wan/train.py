@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--new-stage", action="store_true", help="on resuming, begin the rate's schedule anew")
     parser.add_argument("--export", type=Path, help="write the averaged weights here and train no further")
     args = parser.parse_args()
-    if args.minutes <= 0 or args.clips < 1:
+    if not 0 < args.minutes < math.inf or args.clips < 1:
         parser.error("--minutes has to be above 0 and --clips at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no such device here")
@@ -213,6 +213,8 @@ def main() -> None:
     if args.export:
         export(run.average, args.export, run)
         return
+    so_far = f"{run.step} steps and {run.seconds / 60:.1f} minutes so far"
+    print(f"Training in {args.out}, seed {run.seed}, {so_far}, {args.minutes:g} in all", flush=True)
     torch._dynamo.config.recompile_limit = 2 * len(STILLS + CLIPS + LARGE)  # beyond it shapes run uncompiled
     compiled = torch.compile(run.model, dynamic=False) if args.compile else run.model
     if args.new_stage:
