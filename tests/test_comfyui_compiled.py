@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
-from comfyui.installation import ROOT, comfyui_path, comfyui_python
+from comfyui.scripts import run_script
 from tolerances import SAMPLED
 
 pytestmark = pytest.mark.comfyui
@@ -19,19 +16,8 @@ LANDSCAPE, PORTRAIT = [5, 8, 11], [5, 11, 8]
 # with PyTorch's attention the code is one graph, as on GPUs; ComfyUI's default on a CPU breaks it in every call
 @pytest.mark.parametrize("attention", ["--use-pytorch-cross-attention", "--use-quad-cross-attention"])
 def test_compiled_models_follow_the_videos_shape_and_the_block(tmp_path: Path, attention: str) -> None:
-    comfyui = comfyui_path()
-    if comfyui is None:
-        pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; its models were not compiled")
-    result = subprocess.run(
-        [comfyui_python(comfyui), str(ROOT / "tests" / "comfyui" / "compare_compiled.py"), str(comfyui), attention],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    found = json.loads(result.stdout.splitlines()[-1])
+    untested = "its models were not compiled"
+    found = run_script("compare_compiled.py", tmp_path, attention, untested=untested)
     blocks = {"wan": 3, "hunyuan_video": 2 + 3}
     assert found.keys() == blocks.keys()
     for name, ways in found.items():

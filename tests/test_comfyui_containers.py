@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-
 import pytest
-from comfyui.installation import ROOT, comfyui_path, comfyui_python
 from comfyui.recording import record
+from comfyui.scripts import run_script
 
 pytestmark = pytest.mark.comfyui
 
 
 @pytest.fixture(scope="module")
-def found() -> dict:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What measure_containers.py found, by case."""
-    comfyui = comfyui_path()
-    if comfyui is None:
-        pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; attention containers were not tested")
-    script = ROOT / "tests" / "comfyui" / "measure_containers.py"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    command = [comfyui_python(comfyui), str(script), str(comfyui)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout.splitlines()[-1])
+    folder = tmp_path_factory.mktemp("containers")
+    return run_script("measure_containers.py", folder, untested="attention containers were not tested")
 
 
 @pytest.mark.parametrize(

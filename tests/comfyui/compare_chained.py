@@ -5,12 +5,13 @@ python compare_chained.py COMFYUI
 """
 
 import json
-import sys
 
 import torch
 
+from comfyui.bare import bare_models, guards_as_comfyui, use_comfyui
+
 GRID = (3, 4, 6)
-TOKENS, TEXT = GRID[0] * GRID[1] * GRID[2], 7
+TOKENS = GRID[0] * GRID[1] * GRID[2]
 IGNORED = ("wrappers", "patches_replace", "optimized_attention_override")
 
 
@@ -29,41 +30,12 @@ class Recorder:
 
 
 def main() -> None:
-    comfyui = sys.argv[1]
-    sys.argv = [sys.argv[0], "--cpu"]
-    sys.path.insert(0, comfyui)
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+    use_comfyui()
     with torch.inference_mode():
-        print(json.dumps({name: given(*case) for name, case in models().items()}))
+        print(json.dumps({name: given(*case) for name, case in bare_models().items()}))
 
 
-def models() -> dict[str, tuple]:
-    """Model with random weights, the family's name, its tokens, and arguments."""
-    import comfy.ops
-    from comfy.ldm.hunyuan_video.model import HunyuanVideo
-    from comfy.ldm.wan.model import WanModel
-
-    from comfyui.family_models import HUNYUAN, WAN
-
-    kinds = {"wan": (WanModel, {**WAN, "model_type": "t2v"}), "hunyuan_video": (HunyuanVideo, HUNYUAN)}
-    found = {}
-    for family, (kind, settings) in kinds.items():
-        model = kind(operations=comfy.ops.disable_weight_init, dtype=torch.float32, device="cpu", **settings).eval()
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.05)
-        x = torch.randn(1, 16, GRID[0], 2 * GRID[1], 2 * GRID[2])
-        if family == "wan":
-            found[family] = model, TOKENS, (x, torch.tensor([500.0]), torch.randn(1, TEXT, 4096)), {}
-        else:
-            text = torch.randn(1, TEXT, settings["context_in_dim"])
-            more = {"y": torch.randn(1, settings["vec_in_dim"]), "guidance": torch.tensor([6.0])}
-            found[family] = model, TOKENS + TEXT, (x, torch.tensor([500.0]), text), more
-    return found
-
-
-def given(model, tokens: int, args: tuple, kwargs: dict) -> dict[str, list[dict]]:
+def given(model, text: int, inputs: tuple, kwargs: dict) -> dict[str, list[dict]]:
     """What is given without the pack, then with it: dense by plain code, compiled, and timed beside sparse calls."""
     import load_pack  # noqa: F401
     from races import TestClock
@@ -79,14 +51,12 @@ def given(model, tokens: int, args: tuple, kwargs: dict) -> dict[str, list[dict]
     from sparse_vdit.plans.plan import uniform_plan
 
     family, _ = detect(model)
+    tokens = TOKENS + text
+    args = (torch.randn(1, 16, GRID[0], 2 * GRID[1], 2 * GRID[2]), *inputs)
     alone = Recorder(tokens)
     model(*args, **kwargs, transformer_options={"optimized_attention_override": alone, "cond_or_uncond": [0]})
     found = {"alone": alone.calls}
-    compiled = torch.compile(
-        model,
-        backend="aot_eager",
-        options={"guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]},
-    )
+    compiled = torch.compile(model, backend="aot_eager", options={"guard_filter_fn": guards_as_comfyui})
     for way, sigma in (("plain", 0.9), ("compiled", 0.9), ("plain, timed", 0.5), ("compiled, timed", 0.5)):
         plan = uniform_plan(family.name, *family.shape(model), (9, 16, 24), Diagonal(0))
         engine = PlanEngine(plan, 0.8, 0.0, "torch")

@@ -6,49 +6,21 @@ python compare_compiled.py COMFYUI [options of ComfyUI]
 """
 
 import json
-import sys
 
 import torch
 
+from comfyui.bare import bare_models, guards_as_comfyui, use_comfyui
+
 LANDSCAPE, PORTRAIT = (5, 8, 11), (5, 11, 8)
-TEXT = 7
 
 
 def main() -> None:
-    comfyui = sys.argv[1]
-    sys.argv = [sys.argv[0], "--cpu", *sys.argv[2:]]
-    sys.path.insert(0, comfyui)
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+    use_comfyui()
     with torch.inference_mode():
-        print(json.dumps({name: compared(*case) for name, case in models().items()}))
+        print(json.dumps({name: compared(*case) for name, case in bare_models().items()}))
 
 
-def models() -> dict[str, tuple]:
-    """Model with random weights, and what makes its arguments for a grid."""
-    import comfy.ops
-    from comfy.ldm.hunyuan_video.model import HunyuanVideo
-    from comfy.ldm.wan.model import WanModel
-
-    from comfyui.family_models import HUNYUAN, WAN
-
-    kinds = {"wan": (WanModel, {**WAN, "model_type": "t2v"}), "hunyuan_video": (HunyuanVideo, HUNYUAN)}
-    texts = {"wan": torch.randn(1, TEXT, 4096), "hunyuan_video": torch.randn(1, TEXT, HUNYUAN["context_in_dim"])}
-    more = {
-        "wan": {},
-        "hunyuan_video": {"y": torch.randn(1, HUNYUAN["vec_in_dim"]), "guidance": torch.tensor([6.0])},
-    }
-    found = {}
-    for name, (kind, settings) in kinds.items():
-        model = kind(operations=comfy.ops.disable_weight_init, dtype=torch.float32, device="cpu", **settings).eval()
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.05)
-        found[name] = model, texts[name], more[name]
-    return found
-
-
-def compared(model, text, more: dict) -> dict[str, list[dict]]:
+def compared(model, text: int, inputs: tuple, more: dict) -> dict[str, list[dict]]:
     """The model compiled as a whole, and its blocks compiled alone; every layer of the plan has another window."""
     import load_pack  # noqa: F401
     from sparse_vdit.kernels.patterns import Diagonal
@@ -84,7 +56,7 @@ def compared(model, text, more: dict) -> dict[str, list[dict]]:
         override.sampling = True
         try:
             run.begin_forward(x.device, 0.5)
-            return function(x, torch.tensor([500.0]), text, **more, transformer_options=options), run
+            return function(x, *inputs, **more, transformer_options=options), run
         finally:
             override.sampling = False
             pop_run(run)
@@ -108,8 +80,7 @@ def compared(model, text, more: dict) -> dict[str, list[dict]]:
 
 def compiled(module):
     """As ComfyUI's node compiles, with a backend that takes no compiler."""
-    keep = {"guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]}
-    return torch.compile(module, backend="eager", options=keep)
+    return torch.compile(module, backend="eager", options={"guard_filter_fn": guards_as_comfyui})
 
 
 def compiled_blocks(model):

@@ -5,18 +5,14 @@ python compare_small_wan.py COMFYUI WEIGHTS
 """
 
 import json
-import sys
 
 import torch
 
+from comfyui.bare import use_comfyui
+
 
 def main() -> None:
-    comfyui, weights = sys.argv[1:]
-    sys.argv = [sys.argv[0], "--cpu"]
-    sys.path.insert(0, comfyui)
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+    (weights,) = use_comfyui()
     import comfy.ops
     from comfy.ldm.wan.model import WanModel
     from safetensors.torch import load_file

@@ -5,21 +5,17 @@ python measure_containers.py COMFYUI
 """
 
 import json
-import sys
 import weakref
 
 import torch
+
+from comfyui.bare import use_comfyui
 
 GRID, HEADS, HEAD_DIM = (5, 18, 23), 3, 128  # 2,070 tokens: ragged in every tile size
 
 
 def main() -> None:
-    comfyui = sys.argv[1]
-    sys.argv = [sys.argv[0], "--cpu"]
-    sys.path.insert(0, comfyui)
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+    use_comfyui()
     with torch.inference_mode():
         print(json.dumps({name: measured(**options) for name, options in CASES.items()}))
 
