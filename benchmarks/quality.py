@@ -34,6 +34,7 @@ from small_wan_runs import (
     QUERY_TILE,
     STEPS,
     WARMUP,
+    Attention,
     generate,
     load_model,
     profile_scenes,
@@ -113,20 +114,22 @@ class Comparison:
         print(json.dumps(self.rows[-1]), flush=True)
         return self.rows[-1]
 
-    def judge(self, video: torch.Tensor, plan: Plan | None) -> dict:
+    def judge(self, video: torch.Tensor, plan: Plan | Attention | None) -> dict:
         """What needs no dense video: distance to true videos and loss on them."""
         return {
             "frechet": round(self.truth.distance(video), 4),
             "loss": round(held_out_loss(self.model, plan, len(self.scenes)), 5),
         }
 
-    def measure(self, plan: Plan, method: str, rule: str, warmup: float = WARMUP) -> dict:
-        """Generate with a plan and add its row."""
+    def measure(
+        self, plan: Plan | Attention, method: str, rule: str, warmup: float = WARMUP, density: float | None = None
+    ) -> dict:
+        """Generate with a plan, or attention of a density, and add its row."""
         video, run = generate(self.model, self.scenes, plan, NOISE_SEED, self.steps)
         pairs = list(zip(self.dense, video, strict=True))
         return self.add({
             "method": method, "rule": rule, "warmup": warmup,
-            "density": round(plan.density(query_tile=QUERY_TILE, key_tile=KEY_TILE), 4),
+            "density": round(plan.density(query_tile=QUERY_TILE, key_tile=KEY_TILE) if density is None else density, 4),
             "psnr": round(sum(video_psnr(a, b) for a, b in pairs) / len(pairs), 2),
             "ssim": round(sum(ssim(a, b).mean().item() for a, b in pairs) / len(pairs), 4),
             "flicker": round(sum(flicker(a, b).mean().item() for a, b in pairs) / len(pairs), 5),
