@@ -31,6 +31,7 @@ Grid = tuple[int, int, int]
 SVG_ROWS = 64
 PSA_BLOCK = (3, 2, 3)  # 6 x 5 blocks in a frame, as 3 x 8 x 16 tokens are in one of 45 x 80
 RADIAL_BLOCK = 32
+MORE = 0.08  # how far from the wanted density a window of STA may be
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,8 @@ def radial(order: Order, grid: Grid, decay: float) -> Mask:
 
 
 def sta_windows(grid: Grid, density: float) -> list[Pattern]:
-    """The five kinds of STA's search, each in the size closest to a density: a place through all time, frames as a
-    whole, a cube, rows and columns through all time."""
+    """The five kinds of STA's search, each in the size closest to a density, without those that have none near it: a
+    place through all time, frames as a whole, a cube, rows and columns through all time."""
     sizes = [n / 40 for n in range(41)]
     kinds = [
         [MultiDiagonal(size, size) for size in sizes],
@@ -234,7 +235,7 @@ def sta_windows(grid: Grid, density: float) -> list[Pattern]:
     def apart(pattern: Pattern) -> float:
         return abs(pattern_density(pattern, wanted, QUERY_TILE, KEY_TILE) - density)
 
-    return [min(kind, key=apart) for kind in kinds]
+    return [pattern for pattern in (min(kind, key=apart) for kind in kinds) if apart(pattern) <= MORE]
 
 
 def psa_masks(grid: Grid) -> list[Mask]:
