@@ -1,8 +1,8 @@
 """Which of the search's candidates each published mask is: how much of it that keeps, and how much more.
 
-Masks of STA (arXiv 2502.04507: the windows of HunyuanVideo and of Wan, by tiles) and of PSA (2609.37001, appendix: the
-commonest of Wan) and SVG's bands (2502.01776), each on its own model's tokens, against every static candidate with the
-pack's own tiles. Shown is the candidate with the largest overlap, pairs of both / pairs of any.
+Masks of STA (arXiv 2502.04507: the windows of HunyuanVideo and of Wan, by tiles) and SVG's bands (2502.01776), each on
+its own model's tokens, against every static candidate with the pack's own tiles. Shown is the candidate with the most
+overlap, pairs of both / pairs of any.
 
     python benchmarks/published_masks.py
 
@@ -60,20 +60,6 @@ def window(tile: tuple[int, int, int], size: tuple[int, int, int]) -> Keeps:
     return keeps
 
 
-def blocks(block: tuple[int, int, int], frames: tuple, width: int, height: int) -> Keeps:
-    """PSA: (|dt - to| mod ts) < tw in blocks of frames, in the part of a frame that is so many blocks wide and high."""
-    count, shift, period = frames
-
-    def keeps(query: Tensor, grid: TokenGrid) -> Tensor:
-        unit = torch.tensor(block)
-        away = (places(grid) // unit - query // unit).abs()
-        in_time = (places(grid)[:, 0] // block[0] - query[0] // block[0] - shift).abs()
-        in_time = in_time if period is None else in_time % period
-        return (in_time < count) & (2 * away[:, 1] < height + 1) & (2 * away[:, 2] < width + 1)
-
-    return keeps
-
-
 def svg_band(density: float, in_time: bool) -> Keeps:
     """SVG: a band around the diagonal, of the sequence as it is or with all frames of a place together."""
 
@@ -95,18 +81,9 @@ STA = {
     HUNYUAN_768P: ((5, 3, 3), (1, 6, 10), (3, 3, 5), (5, 1, 10), (5, 6, 1)),
     WAN_768P: ((3, 1, 10), (1, 5, 7), (3, 3, 3), (1, 6, 5), (1, 3, 10), (3, 6, 1)),
 }
-# (tw, to, ts)(width, period or height): read as blocks of a frame, 5 x 6 in 720p, as (7,0,-)(3,0,3), the commonest, would
-# else be all of it. 45 % of the entries of Wan, the full ones aside.
-PSA_WAN = (
-    ((7, 0, None), 3, 3), ((1, 0, None), 5, 6), ((7, 0, None), 1, 3), ((7, 0, None), 3, 1),
-    ((7, 0, None), 3, 5), ((7, 0, None), 1, 5), ((1, 0, 3), 5, 6), ((3, 0, None), 5, 6),
-)  # fmt: skip
-PSA_BLOCK = (3, 8, 16)
 PUBLISHED = (
     *(Published("STA", f"window {'x'.join(map(str, size))} tiles", grid, window(STA_TILE, size))
       for grid, sizes in STA.items() for size in sizes),
-    *(Published("PSA", f"({t},{o},{p or '-'})({w},0,{h})", WAN_720P, blocks(PSA_BLOCK, (t, o, p), w, h))
-      for (t, o, p), w, h in PSA_WAN),
     Published("SVG", "space, density .30", WAN_720P, svg_band(0.3, False)),
     Published("SVG", "time, density .30", WAN_720P, svg_band(0.3, True)),
 )  # fmt: skip
