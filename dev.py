@@ -57,6 +57,8 @@ def main() -> int:
         return 2
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         print(__doc__, file=sys.stderr)
+        if len(sys.argv) > 1:
+            print(f"{sys.argv[1]!r} is no command, expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     set_up()
     # exactly the pinned versions, whatever the caller's environment adds

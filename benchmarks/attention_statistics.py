@@ -2,7 +2,7 @@
 
 Measured per head and prompt over some steps of a dense run, those after the first fifth:
 
-    keys           mean over queries of the smallest fraction of keys that holds 95 % of the softmax mass
+    keys           mean over the queries of 16 tiles of the smallest fraction of keys with 95 % of the softmax mass
     flat, deep     the same for tiles of 64 keys and the mass of a whole query tile, in each token order
     kind           the kind that keeps 95 % of the mass with the fewest tiles, `dense` where none saves a tenth
 
@@ -24,7 +24,7 @@ from pictures import labelled_row
 from small_wan.model import AttentionHook, dense_attention
 from small_wan.sample import sample, sigma_schedule
 from small_wan.video import encode
-from small_wan_runs import GRID, ROOT, STEPS, WARMUP, load_model, random_scene
+from small_wan_runs import GRID, MODEL, PROMPT_SEED, ROOT, STEPS, load_model, random_scene, warmup_steps
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.order import FLAT, ORDERS
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
@@ -34,11 +34,11 @@ from torch import Tensor
 MASS = 0.95
 SAVING = 0.9  # a pattern has to keep fewer tiles than this share, or the head counts as dense
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-PROMPT_SEED = 9001
 SAMPLED_TILES = 16  # query tiles of a head
 PICTURE = 260  # pixels of an attention map
 # Quantiles over heads of the same measure `keys`: SVOO's sparsity profiles (arXiv 2603.18636, Mutual-Luo/SVOO, commit
-# e4ae67b, Apache-2.0), 720x1280, one prompt, mean over the steps after the first fifth.
+# e4ae67b, Apache-2.0; wan_1.3B_t2v.csv, wan_14B_t2v.csv, hunyuan10_13B_t2v.csv), 720x1280, one prompt; of each head the
+# mean over the steps from 20 % on, then QUANTILES of heads.
 PUBLISHED = {
     "Wan 2.1 1.3B T2V": (0.004, 0.011, 0.045, 0.153, 0.390),
     "Wan 2.1 14B T2V": (0.011, 0.034, 0.125, 0.352, 0.725),
@@ -102,7 +102,7 @@ class HeadStatistics:
 
 
 def coarse_map(q: Tensor, k: Tensor) -> Tensor:
-    """Attention of q, k (S, D), as the mean key of a query would see it: (PICTURE, PICTURE), every n-th token."""
+    """Attention of q, k (S, D): every n-th query, and the mass of all keys between two of them, (PICTURE, PICTURE)."""
     at = torch.linspace(0, len(q) - 1, min(PICTURE, len(q))).round().long()
     weights = (q[at.to(q.device)] @ k.T * q.shape[-1] ** -0.5).softmax(-1).cpu()
     edges = torch.linspace(0, len(k), len(at) + 1).round().long()
@@ -113,7 +113,7 @@ def coarse_map(q: Tensor, k: Tensor) -> Tensor:
 def generate_observed(grid: tuple[int, int, int], prompts: int, every: int, device: str) -> list[HeadStatistics]:
     """Dense runs of unseen prompts, each observed at every n-th step after the warm-up."""
     model, sigmas, collected = load_model(device=device), sigma_schedule(STEPS).tolist(), []
-    measured = set(sigmas[math.ceil(WARMUP * STEPS) : -1 : every])
+    measured = set(sigmas[warmup_steps() : -1 : every])
     for prompt in range(prompts):
         scene = random_scene(torch.Generator().manual_seed(PROMPT_SEED + prompt))
         statistics = HeadStatistics(TokenGrid(*grid), device)
@@ -134,7 +134,7 @@ def generate_observed(grid: tuple[int, int, int], prompts: int, every: int, devi
 def density_row(collected: list[HeadStatistics], measure: str) -> dict:
     """Quantiles over heads of a density, and how alike prompts are: the mean correlation of two, over heads."""
     heads = np.array([[np.mean(values) for _, values in sorted(s.found[measure].items())] for s in collected])
-    alike = np.corrcoef(heads)[np.triu_indices(len(heads), 1)].mean() if len(heads) > 1 else math.nan
+    alike = np.corrcoef(heads)[np.triu_indices(len(heads), 1)].mean()
     return {
         "measure": measure, "quantiles": [round(float(x), 4) for x in np.quantile(heads.mean(0), QUANTILES)],
         "mean": round(float(heads.mean()), 4), "correlation": round(float(alike), 4),
@@ -172,14 +172,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no such device here")
-    if math.prod(args.grid) < QUERY_TILE:
+    if min(args.grid) < 1 or math.prod(args.grid) < QUERY_TILE:
         parser.error(f"--grid {args.grid} has fewer than {QUERY_TILE} tokens")
+    if args.prompts < 2 or not 1 <= args.every < STEPS:
+        parser.error(f"--prompts has to be at least 2, to compare them, and --every 1 to {STEPS - 1}")
     collected = generate_observed(tuple(args.grid), args.prompts, args.every, args.device)
-    known = {"model": "small Wan", "grid": list(args.grid), "prompts": args.prompts}
+    known = {"model": MODEL, "grid": list(args.grid), "prompts": args.prompts}
     rows = [known | density_row(collected, measure) for measure in ("keys", *ORDERS)] + [known | kind_row(collected)]
     rows += [{"model": name, "measure": "keys", "quantiles": list(values)} for name, values in PUBLISHED.items()]
     print(*rows, sep="\n")
-    draw(collected[-1], rows[len(ORDERS) + 1]["heads"])
+    draw(collected[-1], next(row for row in rows if row["measure"] == "kind")["heads"])
     print("Written to", results.save_results("attention_statistics", rows, args.device), "and docs/attention.png")
 
 

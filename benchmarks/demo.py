@@ -36,7 +36,7 @@ from sparse_vdit.plans.drawing import draw_plan
 from sparse_vdit.plans.files import save_plan
 from sparse_vdit.plans.metrics import ssim, video_psnr
 from sparse_vdit.plans.profile_files import save_profile
-from sparse_vdit.plans.search import search_budget
+from sparse_vdit.plans.search import SearchError, search_budget
 
 RESULTS = ("side_by_side.webp", "plan.png", "plan.json", "profile.safetensors", "demo_result.json")
 PROFILE_SEED, PROMPT_SEED = 501, 60  # scenes of the profile, and a scene it has not seen
@@ -80,7 +80,10 @@ def main() -> None:
     scenes = [random_scene(torch.Generator().manual_seed(PROFILE_SEED + n)) for n in range(2)]
     bar = Progress("Profiling heads on two prompts", 2 * args.steps)
     profile = profile_scenes(model, scenes, steps=args.steps, on_step=bar.step)
-    plan = search_budget(profile, density=args.density)
+    try:
+        plan = search_budget(profile, density=args.density)
+    except SearchError as error:
+        parser.error(str(error))
     counts = ", ".join(f"{count} {kind}" for kind, count in plan.counts().items() if count)
     print(f"Plan over {len(plan.bands)} bands x {plan.layers} layers x {plan.heads} heads: {counts}")
 

@@ -1,6 +1,6 @@
 """Makes the README's pictures in docs/: the patterns, the small Wan's videos, loss and quality, a searched plan.
 
-python benchmarks/figures.py [patterns | samples | loss | quality | plan] [--plan FILE]
+    python benchmarks/figures.py [patterns | samples | loss | quality | plan] [--plan FILE]
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from pictures import contact_sheet, plot, side_by_side
 from PIL import Image
-from small_wan_runs import GRID, KEY_TILE, QUERY_TILE, ROOT, WEIGHTS, generate, load_model, random_scene
+from small_wan_runs import KEY_TILE, QUERY_TILE, ROOT, WEIGHTS, generate, load_model, random_scene
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
 from sparse_vdit.plans.drawing import draw_pattern, draw_plan
 from sparse_vdit.plans.files import load_plan
-from tables import newest
+from tables import QUALITY, newest
 
 DOCS = ROOT / "docs"
 SAMPLE_SEED, SAMPLES = 9101, 6
@@ -53,16 +53,19 @@ def draw_samples() -> None:
 
 
 def draw_loss() -> None:
-    """The loss curve of the shipped weights."""
-    with open(WEIGHTS.with_name("loss.csv"), newline="") as file:
-        rows = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-    plot({"loss": rows}, ("training step", "flow-matching loss, mean of 50 steps"), DOCS / "loss.png", log=True)
+    """The loss curve of the shipped weights, of all stages in a row."""
+    series, before = {}, 0.0
+    for name, file in {"simpler videos": "loss_first_stages.csv", "videos as now": "loss.csv"}.items():
+        with open(WEIGHTS.with_name(file), newline="") as lines:
+            series[name] = [(before + float(row["step"]), float(row["loss"])) for row in csv.DictReader(lines)]
+        before = series[name][-1][0]
+    plot(series, ("training step", "flow-matching loss, mean of 50 steps"), DOCS / "loss.png", log=True)
 
 
 def draw_quality() -> None:
     """PSNR over density of everything in the newest result of quality.py."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for row in newest("quality")["rows"]:
+    for row in newest("quality", QUALITY)["rows"]:
         if "psnr" in row:
             name = QUALITY_NAMES[row["method"]] + ("" if row["warmup"] else ", no warm-up")
             series.setdefault(name, []).append((row["density"], row["psnr"]))
@@ -78,16 +81,20 @@ def main() -> None:
     )
     args = parser.parse_args()
     DOCS.mkdir(exist_ok=True)
-    makers = {"patterns": draw_patterns, "samples": draw_samples, "loss": draw_loss, "quality": draw_quality}
+
+    def draw_a_plan() -> None:
+        Image.fromarray(draw_plan(load_plan(args.plan), QUERY_TILE, KEY_TILE)).save(DOCS / "plan.png", optimize=True)
+
+    makers = {
+        "patterns": draw_patterns, "samples": draw_samples, "loss": draw_loss, "quality": draw_quality,
+        "plan": draw_a_plan,
+    }  # fmt: skip
+    unknown = [name for name in args.which if name not in makers]
+    if unknown or ("plan" in args.which and not args.plan.exists()):
+        parser.error(f"{unknown[0]!r} is none of {', '.join(makers)}" if unknown else f"there is no --plan {args.plan}")
     for name in args.which:
-        if name in makers:
-            makers[name]()
-        elif name == "plan" and args.plan.exists():
-            picture = draw_plan(load_plan(args.plan), QUERY_TILE, KEY_TILE)
-            Image.fromarray(picture).save(DOCS / "plan.png", optimize=True)
-        else:
-            parser.error(f"{name!r} cannot be drawn: {', '.join(makers)}, or plan with an existing --plan FILE")
-    print("Made", ", ".join(sorted(path.name for path in DOCS.iterdir())), "for a grid of", "x".join(map(str, GRID)))
+        makers[name]()
+        print("Made", name)
 
 
 if __name__ == "__main__":

@@ -48,11 +48,11 @@ def side_by_side(videos: dict[str, Tensor], file: Path, scale: int = SCALE) -> N
     frames[0].save(file, save_all=True, append_images=frames[1:], duration=PAUSE, loop=0, quality=85)
 
 
-def contact_sheet(rows: dict[str, Tensor], file: Path, scale: int = 2, every: int = 1) -> None:
+def contact_sheet(rows: dict[str, Tensor], file: Path, scale: int = 2) -> None:
     """One row of frames per video (frames, H, W, 3) in 0..1, under its caption."""
     strips = []
     for caption, video in rows.items():
-        frames = [_frame(frame, scale) for frame in video[::every]]
+        frames = [_frame(frame, scale) for frame in video]
         strip = Image.new("RGB", (sum(f.width + 2 for f in frames) - 2, frames[0].height), "white")
         for number, frame in enumerate(frames):
             strip.paste(frame, (number * (frame.width + 2), 0))

@@ -6,8 +6,9 @@ warm-up and, its first band from the first step on, without one. PSNR, SSIM and 
 to the model. The distance compares pixels in small blocks and shows what is clearly worse; below the dense videos' own
 it says nothing. The row `truth` is what other true videos have.
 
-`--singles N` adds N single patterns for all heads: windows and stripes of a grid of sizes whose density lies at or a
-little above the plan's, so that the comparison favours them, and a plan of exactly the density of the best of them.
+`--singles N` adds N single patterns for all heads, of different kinds (union, diagonal, multi-diagonal, stripe, in this
+order) and of a grid of sizes. Their density lies at or a little above the plan's, so that the comparison favours
+them; a plan of exactly the density of the best of them follows.
 `--paper` adds plans by the paper's rule.
 Writes benchmarks/results/quality-<device>-<date>.json; `figures.py quality` draws it.
 
@@ -31,14 +32,16 @@ from small_wan_runs import (
     GRID,
     KEY_TILE,
     LEAST_STEPS,
+    MODEL,
+    PROMPT_SEED,
     QUERY_TILE,
     STEPS,
-    WARMUP,
     Attention,
     generate,
     load_model,
     profile_scenes,
     random_scene,
+    warmup_steps,
 )
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
@@ -49,12 +52,13 @@ from sparse_vdit.plans.files import save_plan
 from sparse_vdit.plans.metrics import flicker, ssim, video_psnr
 from sparse_vdit.plans.plan import EVERY_SIGMA, Plan, uniform_plan
 from sparse_vdit.plans.profile import Profile
-from sparse_vdit.plans.search import search_budget, search_paper
+from sparse_vdit.plans.search import SearchError, search_budget, search_paper
 from truth import Truth, held_out_loss
 
-PROFILE_SEED, PROMPT_SEED, NOISE_SEED = 501, 9001, 3
+PROFILE_SEED, NOISE_SEED = 501, 3
 PAPER_LIMITS = ((0.5, 1.0), (0.01, 0.01))  # lambda and epsilon: the paper's, and some that suit a small model
 SIZES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
+SINGLE_KINDS = ("union", "diagonal", "multi_diagonal", "vertical_stripe")  # the strongest first, as measured
 ROOM = 0.06  # how much denser than the plan a single pattern may be
 
 
@@ -72,18 +76,18 @@ def single_patterns() -> Iterator[Pattern]:
 
 
 def closest_patterns(density: float, most: int) -> list[tuple[Pattern, float]]:
-    """Single patterns at least this dense and at most ROOM above, of every kind, closest last."""
-    near: dict[str, list[tuple[float, Pattern]]] = {}
+    """Single patterns this dense or at most ROOM above: the sparsest of each of SINGLE_KINDS, then the next."""
+    near: dict[str, list[tuple[float, Pattern]]] = {kind: [] for kind in SINGLE_KINDS}
     for pattern in single_patterns():
         found = pattern_density(pattern, TokenGrid(*GRID), QUERY_TILE, KEY_TILE)
         if density - 0.002 <= found <= density + ROOM:
-            near.setdefault(pattern.kind, []).append((found, pattern))
+            near[pattern.kind].append((found, pattern))
     ranked = [sorted(group, key=lambda pair: pair[0]) for group in near.values()]
     mixed = [pair for pairs in itertools.zip_longest(*ranked) for pair in pairs if pair is not None]
-    distinct: dict[float, tuple[Pattern, float]] = {}
+    distinct: dict[tuple[str, float], tuple[Pattern, float]] = {}
     for found, pattern in mixed:
-        distinct.setdefault(round(found, 4), (pattern, found))
-    return list(distinct.values())[:most][::-1]
+        distinct.setdefault((pattern.kind, round(found, 4)), (pattern, found))
+    return list(distinct.values())[:most]
 
 
 def without_warmup(plan: Plan) -> Plan:
@@ -109,31 +113,33 @@ class Comparison:
 
     def add(self, row: dict) -> dict:
         """Keep a row and show it."""
-        known = {"model": FAMILY, "grid": list(GRID), "steps": self.steps, "prompts": len(self.scenes)}
+        known = {"model": MODEL, "grid": list(GRID), "steps": self.steps, "prompts": len(self.scenes)}
         self.rows.append(known | row)
         print(json.dumps(self.rows[-1]), flush=True)
         return self.rows[-1]
 
-    def judge(self, video: torch.Tensor, plan: Plan | Attention | None) -> dict:
-        """What needs no dense video: distance to true videos and loss on them."""
-        return {
-            "frechet": round(self.truth.distance(video), 4),
-            "loss": round(held_out_loss(self.model, plan, len(self.scenes)), 5),
-        }
+    def judge(self, video: torch.Tensor, plan: Plan | Attention | None, warm: bool = True) -> dict:
+        """What needs no dense video: distance to true videos and, of levels after the warm-up alone, loss on them."""
+        distance = {"frechet": round(self.truth.distance(video), 4)}
+        if not warm:
+            return distance
+        return distance | {"loss": round(held_out_loss(self.model, plan, len(self.scenes), self.steps), 5)}
 
     def measure(
-        self, plan: Plan | Attention, method: str, rule: str, warmup: float = WARMUP, density: float | None = None
+        self, plan: Plan | Attention, method: str, rule: str, warm: bool = True, density: float | None = None
     ) -> dict:
-        """Generate with a plan, or attention of a density, and add its row."""
+        """Generate with a plan, or attention of a density, and add its row; `warm`: the warm-up is dense."""
         video, run = generate(self.model, self.scenes, plan, NOISE_SEED, self.steps)
         pairs = list(zip(self.dense, video, strict=True))
+        if density is None:
+            density = plan.density(query_tile=QUERY_TILE, key_tile=KEY_TILE)
         return self.add({
-            "method": method, "rule": rule, "warmup": warmup,
-            "density": round(plan.density(query_tile=QUERY_TILE, key_tile=KEY_TILE) if density is None else density, 4),
+            "method": method, "rule": rule, "warmup": warm * round(warmup_steps(self.steps) / self.steps, 4),
+            "density": round(density, 4),
             "psnr": round(sum(video_psnr(a, b) for a, b in pairs) / len(pairs), 2),
             "ssim": round(sum(ssim(a, b).mean().item() for a, b in pairs) / len(pairs), 4),
             "flicker": round(sum(flicker(a, b).mean().item() for a, b in pairs) / len(pairs), 5),
-            **self.judge(video, plan),
+            **self.judge(video, plan, warm),
             "seconds": round(run["seconds"], 1), "dense_seconds": round(self.dense_seconds, 1),
         })  # fmt: skip
 
@@ -154,7 +160,7 @@ class Comparison:
         if singles:  # the best of them is denser than the plan: a plan of its own density is the fair comparison
             best = max(singles, key=lambda row: row["psnr"])["density"]
             self.measure(search_budget(profile, density=best), "ours_budget", f"budget, density {best}")
-        self.measure(without_warmup(plan), "ours_budget", f"budget, density {density}", warmup=0.0)
+        self.measure(without_warmup(plan), "ours_budget", f"budget, density {density}", warm=False)
 
 
 def main() -> None:
@@ -165,7 +171,7 @@ def main() -> None:
     parser.add_argument("--paper", action="store_true", help="also plans by the paper's rule")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--plans", type=Path, help="also save the searched plans in this folder")
+    parser.add_argument("--plans", type=Path, help="also save the searched plans in this folder, which has to exist")
     args = parser.parse_args()
     wrong = [density for density in args.density if not 0 < density <= 1]
     if wrong:
@@ -174,12 +180,18 @@ def main() -> None:
         parser.error("--prompts has to be at least 1 and --singles at least 0")
     if not LEAST_STEPS <= args.steps <= 1000:
         parser.error(f"--steps is {args.steps}, expected {LEAST_STEPS} to 1000")
+    if args.plans and not args.plans.is_dir():
+        parser.error(f"--plans {args.plans} is no folder")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no such device here")
     run = Comparison(args.prompts, args.steps, args.device)
     profile = profile_scenes(run.model, run.profiled, steps=args.steps)
     for density in args.density:
-        run.measure_density(profile, density, args.singles, args.plans)
+        try:
+            run.measure_density(profile, density, args.singles, args.plans)
+        except SearchError as error:
+            parser.error(str(error))
+        save_results("quality", run.rows, args.device)  # already now, as the rest may take an hour
     for lam, epsilon in PAPER_LIMITS if args.paper else ():
         sequential = profile_scenes(
             run.model, run.profiled, flow="sequential", steps=args.steps, lam=lam, epsilon=epsilon

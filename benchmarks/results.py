@@ -7,6 +7,7 @@ import itertools
 import json
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +26,23 @@ def device_name(device: str) -> str:
 
 def free_file(name: str, command: str) -> Path:
     """File for a command's results: none of another command."""
-    for number in itertools.count(1):
-        file = FOLDER / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
-        if not file.exists() or json.loads(file.read_text())["command"] == command:
-            return file
-    raise AssertionError("numbers do not end")
+    files = (FOLDER / (f"{name}.json" if number == 1 else f"{name}-{number}.json") for number in itertools.count(1))
+    return next(file for file in files if not file.exists() or json.loads(file.read_text())["command"] == command)
+
+
+def git(*command: str) -> str:
+    """What git says of this checkout, nothing where it is none."""
+    return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+COMMIT = git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+"""Of the code as it was when the benchmark began; dirty when tracked files were changed."""
+
+
+def script_name() -> str:
+    """The script that runs, as seen from the project's folder."""
+    script = Path(sys.argv[0]).resolve()
+    return script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name
 
 
 def save_results(benchmark: str, rows: list[dict], device: str = "cpu") -> str:
@@ -37,19 +50,17 @@ def save_results(benchmark: str, rows: list[dict], device: str = "cpu") -> str:
 
     The same command replaces its file of the same day, another one gets a file with a number.
     """
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     date = datetime.date.today().isoformat()
     device = device_name(device)
     content = {
         "benchmark": benchmark,
         "device": device if device != "cpu" else f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
         "versions": installed_versions(),
-        "commit": commit,
+        "commit": COMMIT,
         "date": date,
-        "command": " ".join(["python", Path(sys.argv[0]).relative_to(ROOT).as_posix()
-                             if Path(sys.argv[0]).is_absolute() else sys.argv[0], *sys.argv[1:]]),
+        "command": shlex.join(["python", script_name(), *sys.argv[1:]]),
         "rows": rows,
-    }  # fmt: skip
+    }
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     file = free_file(f"{benchmark}-{slug}-{date}", content["command"])
     lines = ",\n".join("  " + json.dumps(row) for row in rows)

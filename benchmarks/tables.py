@@ -19,6 +19,8 @@ import load_pack  # noqa: E402, F401
 from sparse_vdit.nodes.host.families.table import families_table  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+QUALITY = "python benchmarks/quality.py --density 0.2 0.35 0.5 --singles 2 --paper"
+STATISTICS = "python benchmarks/attention_statistics.py --grid 9 18 22 --prompts 8"
 
 
 def newest(benchmark: str, command: str | None = None) -> dict:
@@ -33,7 +35,7 @@ def newest(benchmark: str, command: str | None = None) -> dict:
 
 def quality_table() -> str:
     """Searched plans, the best single pattern at each plan's density, and the paper's rule."""
-    result = newest("quality")
+    result = newest("quality", QUALITY)
     rows = result["rows"]
     lines = [
         "| pattern of the heads | density | PSNR, dB | SSIM | flicker | distance to true ones | loss on true ones |",
@@ -150,7 +152,7 @@ def cpu_table() -> str:
 
 def attention_table() -> str:
     """Density of the small Wan's heads beside those of real models."""
-    result = newest("attention_statistics")
+    result = newest("attention_statistics", STATISTICS)
     quantiles = "10 % | 25 % | 50 % | 75 % | 90 % of heads"
     lines = [f"| model | part of the | {quantiles} | prompts alike |", "|---" * 8 + "|"]
     names = {"keys": "keys", "flat": "tiles of 64 keys, flat order", "deep": "tiles of 64 keys, deep order"}
@@ -172,28 +174,59 @@ def attention_table() -> str:
     return "\n".join(lines)
 
 
-def compositions_table() -> str:
-    """Workflows by what else is in them."""
+def rows_of(table: str) -> tuple[dict, list[dict]]:
+    """Newest results of the tests in a real ComfyUI, and their rows of one table."""
     result = newest("compositions")
-    heads = ["sparse / dense calls", "all-dense plan", "sparse plan", "sparse plan, beside direct calls"]
-    lines = [f"| model | workflow | {' | '.join(heads)} |", "|---" * 6 + "|"]
-    for row in result["rows"]:
-        if "sparse_calls" in row:
-            differences = (row.get(name) for name in ("dense", "sparse", "direct"))
-            shown = ["-" if value is None else f"{value:.1e}" if value else "0" for value in differences]
-            calls = f"{row['sparse_calls']} / {row['dense_calls']}"
-            lines.append(f"| {row['family']} | {row['composition']} | {calls} | {' | '.join(shown)} |")
-    return "\n".join([*lines, "", made_by(result)])
+    return result, [row for row in result["rows"] if row["table"] == table]
+
+
+def compositions_table() -> str:
+    """Families by what else is in the workflow."""
+    result, rows = rows_of("workflows")
+    known = {name: list(dict.fromkeys(row[name] for row in rows)) for name in ("family", "model")}
+    rows.sort(key=lambda row: [order.index(row[name]) for name, order in known.items()])
+    heads = "sparse / dense calls | all-dense plan | sparse plan | beside direct calls"
+    lines = [f"| family | model | workflow | {heads} | the report says |", "|---" * 8 + "|"]
+    for row in rows:
+        cells = [row["family"], row["model"], row["workflow"], f"{row['sparse_calls']} / {row['dense_calls']}"]
+        cells += [difference(row.get(name)) for name in ("dense", "sparse", "direct")]
+        if "uncompiled" in row:
+            cells[-1] = f"{difference(row['uncompiled'])} (uncompiled)"
+        lines.append(f"| {' | '.join(cells)} | {row.get('says', '')} |")
+    stand_ins = sum("stand-in" in row["workflow"] for row in rows)
+    whole = sum(all(name in row for name in ("dense", "sparse", "direct")) for row in rows)
+    counted = f"{len(rows)} workflows, {whole} of them with all three comparisons; {stand_ins} with a stand-in."
+    return "\n".join([*lines, "", counted, made_by(result)])
+
+
+def difference(value: float | None) -> str:
+    """A relative difference of latents."""
+    return "-" if value is None else f"{value:.1e}" if value else "0"
+
+
+def memory_of_runs_table() -> str:
+    """Peak memory of whole runs."""
+    result, rows = rows_of("memory")
+    peaks: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        peaks.setdefault((row["model"], row["attention"]), {})[row["variant"]] = row["peak"]
+    variants = list(next(iter(peaks.values())))
+    heads = " | ".join(f"{variant}, MB" for variant in variants)
+    lines = [f"| model | ComfyUI's own attention | {heads} |", "|---" * (2 + len(variants)) + "|"]
+    for names, found in peaks.items():
+        lines.append(f"| {' | '.join([*names, *(f'{found[variant] / 1e6:.0f}' for variant in variants)])} |")
+    first = rows[0]
+    what = f"{first['tokens']:,} tokens of 2 heads x 128 in fp32: q, k and v have {first['q_k_v'] / 1e6:.0f} MB."
+    return "\n".join([*lines, "", what, made_by(result)])
 
 
 def containers_table() -> str:
     """Peak memory of an attention call with q, k and v in containers."""
-    result = newest("compositions")
+    result, rows = rows_of("containers")
     lines = ["| attention | peak with containers, MB | without |", "|---|---|---|"]
-    for row in result["rows"]:
-        if "peak_without" in row:
-            peaks = " | ".join(f"{row[name] / 1e6:.1f}" for name in ("peak", "peak_without"))
-            lines.append(f"| {row['composition'].removeprefix('containers: ')} | {peaks} |")
+    for row in rows:
+        peaks = " | ".join(f"{row[name] / 1e6:.1f}" for name in ("peak", "peak_without"))
+        lines.append(f"| {row['attention']} | {peaks} |")
     return "\n".join([*lines, "", made_by(result)])
 
 
@@ -207,7 +240,7 @@ TABLES = {
     "benchmarks/README.md": {
         "attention": attention_table,
         "code": code_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
-        "compositions": compositions_table, "containers": containers_table,
+        "compositions": compositions_table, "runs": memory_of_runs_table, "containers": containers_table,
     },
 }  # fmt: skip
 

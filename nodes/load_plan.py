@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -13,6 +14,7 @@ from .host.plan_folders import FOLDER, plan_files
 from .host.plan_names import named
 from .sockets import CATEGORY, PlanType, ProfileType
 
+LOG = logging.getLogger("sparse_vdit")
 NOTHING = "(no plan yet: make one with Profile Heads)"
 
 
@@ -75,5 +77,7 @@ class LoadPlan(io.ComfyNode):
         try:
             profile = load_profile(beside)
         except ProfileError as error:  # matters to those alone who want it
-            profile = ExecutionBlocker(f"no profile beside plan {plan_name!r}: {error}; use Profile Heads")
+            missing = f"no profile beside plan {plan_name!r}: {error}; use Profile Heads"
+            LOG.info("Sparse-vDiT: %s", missing)  # ComfyUI shows it on the node alone
+            profile = ExecutionBlocker(missing)
         return io.NodeOutput(named(load_plan(path), plan_name), profile)

@@ -13,6 +13,7 @@ from .host import reasons
 from .host.families import Family
 from .host.install import install, pause_malloc_graph
 from .host.plan_engine import PlanEngine
+from .host.plan_names import plan_name
 from .host.race import Race, facts
 from .host.report import report, say, speeds_file
 from .host.run import Run
@@ -154,7 +155,7 @@ class PatchModel(io.ComfyNode):
 
         def finish(run: Run) -> None:
             if preset_ignored:
-                run.note(f"preset {preset} ignored, a plan is connected")
+                run.ledger.note(f"preset {preset} ignored, a plan is connected")
             report(run, node_id, strict, verbose)
 
         patched = model.clone()
@@ -171,4 +172,7 @@ def model_facts(family: Family, shape: tuple[int, int, int]) -> tuple[str, ...]:
 
 def refusal(plan: Plan | None, family: str, shape: tuple[int, int, int]) -> str | None:
     """Why a plan cannot run on a model of (layers, heads, head_dim), None when it can."""
-    return reasons.NO_PLAN if plan is None else BoundPlan(plan).mismatch(family, *shape)
+    if plan is None:
+        return reasons.NO_PLAN
+    mismatch = BoundPlan(plan).mismatch(family, *shape)
+    return mismatch and reasons.other_model(plan_name(plan), mismatch)

@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..plans.drawing import draw_plan
 from ..plans.plan import Plan
+from ..plans.search import skip_warning
 from .sockets import CATEGORY, PlanType
 
 
@@ -59,6 +60,7 @@ def summary(plan: Plan) -> str:
     if isinstance(told.get("predicted_error"), float) and isinstance(told.get("predicted_error_margin"), float):
         error, margin = told["predicted_error"], told["predicted_error_margin"]
         lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} or more (errors of heads added)")
+    lines += filter(None, [skip_warning(plan)])
     if origin.notes:
         lines.append(origin.notes)
     return "\n".join(lines)

@@ -158,8 +158,8 @@ class ProfileHeads(io.ComfyNode):
         def finish(run: Run) -> None:
             if run.refusal is not None:
                 raise ValueError(f"heads cannot be measured: {run.refusal}")
-            text = f"Sparse-vDiT: measured {engines[-1].observed} calls in {run.seconds:.1f} s"
-            other = {name: n for name, n in run.dense_reasons().items() if name != reasons.PROFILING}
+            text = f"Sparse-vDiT: measured {engines[-1].observed} calls in {run.ledger.seconds:.1f} s"
+            other = {name: n for name, n in run.ledger.dense_reasons().items() if name != reasons.PROFILING}
             text += "".join(f", {name} {count}" for name, count in other.items())
             LOG.info(text)
             show_on_node(text, node_id)

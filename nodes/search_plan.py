@@ -6,7 +6,8 @@ from comfy_api.latest import io
 
 from ..plans.plan import Plan
 from ..plans.profile import Profile
-from ..plans.search import search_budget, search_paper
+from ..plans.search import search_budget, search_paper, skip_warning
+from .host.report import warn
 from .sockets import CATEGORY, PlanType, ProfileType, paper_inputs
 
 BY_DENSITY, BY_ERROR, BY_PAPER = "budget: density", "budget: error", "paper"
@@ -65,12 +66,17 @@ class SearchPlan(io.ComfyNode):
                 ),
             ],
             outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model or Save Sparse Plan.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, profile: Profile, rule: dict) -> io.NodeOutput:
         """The plan that the rule chooses; errors of the search are passed on as they are."""
-        return io.NodeOutput(search(profile, rule))
+        plan = search(profile, rule)
+        warning = skip_warning(plan)
+        if warning is not None:
+            warn(warning, cls.hidden.unique_id)
+        return io.NodeOutput(plan)
 
 
 def search(profile: Profile, rule: dict) -> Plan:

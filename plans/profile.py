@@ -17,7 +17,7 @@ from .plan import MOST_ENTRIES, MOST_NAME
 MEASURES = ("projected", "relative", "mse", "kept_mass", "power", "square")
 FLOWS = ("dense", "sequential")
 MEASURED_ALIKE = (
-    "family", "layers", "heads", "head_dim", "grid", "query_tile", "key_tile", "candidates", "flow", "projected",
+    "family", "layers", "heads", "head_dim", "query_tile", "key_tile", "candidates", "flow", "projected",
 )  # fmt: skip
 
 
@@ -104,6 +104,12 @@ class Profile:
 
 def check_mergeable(first: ProfileHeader, second: ProfileHeader) -> None:
     """Raise ValueError, naming the first difference, unless profiles with these headers can be merged."""
+    if first.grid != second.grid:
+        ours, theirs = ("x".join(map(str, header.grid)) for header in (first, second))
+        raise ValueError(
+            f"profiles cannot be merged, one is of a video of {ours} tokens (frames x height x width) and the other of "
+            f"{theirs}: profile both at the same size and length"
+        )
     for name in MEASURED_ALIKE:
         ours, theirs = getattr(first, name), getattr(second, name)
         if ours != theirs:

@@ -38,7 +38,10 @@ def search_paper(profile: Profile, lam: float = DEFAULT_LAMBDA, epsilon: float =
         allowed = saving(densities) & paper_kinds(profile.header.candidates)
         mse = profile.measures["mse"][bands].masked_fill(~allowed, torch.inf)
         choice = paper_choice(mse, densities, lam, epsilon)
-    return _plan(profile, bands, choice, "paper", {"lambda": lam, "epsilon": epsilon, "flow": profile.header.flow})
+    parameters = {"lambda": lam, "epsilon": epsilon, "flow": profile.header.flow}
+    errors, total = _relative_errors(profile, bands)
+    parameters |= predicted_error(choice, errors, profile.sampling_variance()[bands] / total**2)
+    return _plan(profile, bands, choice, "paper", parameters)
 
 
 def search_budget(
@@ -70,14 +73,11 @@ def search_budget(
     if not 0 <= most_skipped <= SKIP_LIMIT:
         raise SearchError(f"most_skipped is {most_skipped}, expected 0 to {SKIP_LIMIT}: more heads than that matter")
     bands = _bands(profile)
-    errors, power = profile.measures["projected"][bands], profile.measures["power"][bands][..., 0]
     if weights is not None:
         weights = weights.expand((*profile.samples.shape, profile.header.heads))[bands]
-        errors, power = errors * weights[..., None], power * weights
-    total = power.sum().clamp_min(1e-30)
-    errors = errors / total
+    errors, total = _relative_errors(profile, bands, weights)
     densities = torch.tensor(profile.header.densities, dtype=torch.float64)
-    cost = densities.expand_as(errors) / power.numel()
+    cost = densities.expand_as(errors) / errors[..., 0].numel()
     feasible = profile.measures["kept_mass"][bands] >= LEAST_MASS
     skip = torch.tensor([isinstance(pattern, Skip) for pattern in profile.header.candidates])
     feasible = (feasible | skip) & saving(densities)
@@ -107,6 +107,27 @@ def predicted_error(choice: Tensor, errors: Tensor, variance: Tensor) -> dict[st
     deviation = variance.gather(-1, choice[..., None]).sum().item() ** 0.5
     low, high = (max(0.0, squared + side * 1.96 * deviation) ** 0.5 for side in (-1, 1))
     return {"predicted_error": round(squared**0.5, 4), "predicted_error_margin": round((high - low) / 2, 4)}
+
+
+def _relative_errors(profile: Profile, bands: list[int], weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """w ||W_O dO||^2 (bands, layers, heads, candidates) relative to the sum of w ||W_O O||^2, and that sum."""
+    errors, power = profile.measures["projected"][bands], profile.measures["power"][bands][..., 0]
+    if weights is not None:
+        errors, power = errors * weights[..., None], power * weights
+    total = power.sum().clamp_min(1e-30)
+    return errors / total, total
+
+
+def skip_warning(plan: Plan) -> str | None:
+    """A warning when a plan leaves more heads out than can be right, None when it does not; such a plan still runs."""
+    counts = plan.counts()
+    share = counts[Skip.kind] / sum(counts.values())
+    if share <= SKIP_LIMIT:
+        return None
+    return (
+        f"the plan skips {share:.0%} of the heads, and beyond {SKIP_LIMIT:.0%} videos are likely to suffer: use a "
+        "budget instead of the paper's rule, or a smaller lambda"
+    )
 
 
 def _out_of_reach(profile: Profile, target: float, times: float, is_density: bool) -> str:

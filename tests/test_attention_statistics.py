@@ -1,6 +1,7 @@
 """The benchmark that compares the small Wan's heads with real models': known heads give known figures."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,13 +56,30 @@ def test_known_heads_have_their_kinds_and_densities(observed: HeadStatistics) ->
 
 
 def test_tiles_hold_more_than_keys_and_the_flat_order_suits_frames(observed: HeadStatistics) -> None:
-    _, flat, _ = density_row([observed], "flat")["heads"]
-    _, deep, _ = density_row([observed], "deep")["heads"]
+    _, flat, _ = density_row([observed] * 2, "flat")["heads"]
+    _, deep, _ = density_row([observed] * 2, "deep")["heads"]
     assert 0.95 / 9 < flat < 0.3 < deep
 
 
-def test_prompts_that_agree_correlate(observed: HeadStatistics) -> None:
-    assert density_row([observed, observed], "keys")["correlation"] == pytest.approx(1)
+def seen(densities: list[float], kinds: list[str]) -> SimpleNamespace:
+    """What one prompt shows of heads with these densities and kinds."""
+    heads = [(0, head) for head in range(len(densities))]
+    found = {"keys": dict(zip(heads, ([x] for x in densities), strict=True)),
+             "kind": dict(zip(heads, ([x] for x in kinds), strict=True))}  # fmt: skip
+    return SimpleNamespace(found=found)
+
+
+def test_prompts_are_as_alike_as_their_heads_correlate() -> None:
+    prompts = [seen(x, ["dense"] * 3) for x in ([0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.2, 0.3, 0.4])]
+    assert density_row(prompts[::2], "keys")["correlation"] == pytest.approx(1)
+    assert density_row(prompts[:2], "keys")["correlation"] == pytest.approx(-1)
+    assert density_row(prompts, "keys")["correlation"] == pytest.approx((1 - 1 - 1) / 3, abs=1e-4)
+
+
+def test_prompts_that_differ_in_a_kind_agree_less() -> None:
+    prompts = [seen([0.1] * 2, kinds) for kinds in (["dense", "union"], ["dense", "union"], ["dense", "diagonal"])]
+    row = kind_row(prompts)
+    assert row["heads"] == ["dense", "union"] and row["agreement"] == pytest.approx(5 / 6, abs=1e-4)
 
 
 def test_maps_keep_all_the_attention() -> None:

@@ -63,5 +63,24 @@ def test_mismatch_names_what_differs(model, message):
 def test_far_grids_warn_and_near_ones_do_not():
     bound = BoundPlan(PLAN)
     assert bound.distance_warning(TokenGrid(9, 24, 15)) is None
-    assert "height" in bound.distance_warning(TokenGrid(9, 25, 15))
-    assert "frames" in bound.distance_warning(TokenGrid(4, 12, 15))
+    assert "height is far off" in bound.distance_warning(TokenGrid(9, 25, 15))
+    assert "frames is far off" in bound.distance_warning(TokenGrid(4, 12, 15))
+    assert bound.distance_warning(TokenGrid(*PLAN.grid, prefix=200)) is None  # the text is the model's, not the plan's
+
+
+def test_a_density_far_from_the_plans_own_warns_with_both():
+    plan, grid = _uniform(Diagonal(0)), TokenGrid(17, 23, 29)
+    own, here = plan.density(), plan.density(grid)
+    assert own > 1.5 * here
+    found = BoundPlan(plan).distance_warning(grid)
+    assert f"measured on 9x12x15 tokens at density {own:.2f}" in found
+    assert f"this video has 17x23x29 tokens, where its density is {here:.2f}: density is far off" in found
+    near = TokenGrid(10, 12, 15)
+    assert own < 1.5 * plan.density(near)
+    assert BoundPlan(plan).distance_warning(near) is None
+
+
+def test_layers_that_are_dense_for_want_of_tokens_are_told_from_dense_ones():
+    bound, small = BoundPlan(PLAN), TokenGrid(2, 7, 5)
+    assert bound.too_small(small, 1, 1) is None  # Dense() everywhere
+    assert bound.too_small(small, 0, 1) == "2x7x5 tokens are too few for patterns that were measured on 9x12x15 tokens"

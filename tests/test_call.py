@@ -127,6 +127,15 @@ def test_what_triton_does_not_take_is_said(head_dim: int, dtype: torch.dtype, me
     assert choose_backend(AttentionCall(q, k, v, make_lists(), (0, 1)))[0] == "torch"
 
 
+def test_without_a_gpu_no_other_dtype_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor Triton, which would not help there either."""
+    monkeypatch.setattr(triton_backend, "INTERPRETED", False)
+    call = AttentionCall(*qkv(dtype=torch.float32), make_lists(), (0, 1))
+    for found in (True, False):
+        monkeypatch.setattr(triton_backend, "TRITON_FOUND", found)
+        assert triton_backend.refusal(call) == "device cpu has no Triton kernels"
+
+
 def test_slots_are_made_once_and_densest_first() -> None:
     lists = make_lists(patterns=(Diagonal(0), Dense()))
     slots = lists.slots((0, 1, 1, 0), heads=2)

@@ -9,9 +9,10 @@ import torch
 from comfyui.compositions import STEPS, Composition, with_plan, workflow
 from comfyui.fixtures import with_models
 from comfyui.installation import comfyui_path
+from comfyui.neighbours import COMPILED, MARKED
 from comfyui.plans import LAYERS, add_plan
 from comfyui.prompts import ksampler, node
-from comfyui.recording import record
+from comfyui.recording import record_small_wan
 from comfyui.results import counts, latents, new_log, relative_difference
 from comfyui.server import Server
 from sparse_vdit.kernels.patterns import Dense, Diagonal
@@ -20,8 +21,6 @@ from tolerances import SAMPLED, SAMPLED_DENSE
 pytestmark = pytest.mark.comfyui
 
 BARE = Composition("bare")
-MARKED = node("TestMarkedAttention")
-COMPILED = node("TestCompileModel", backend="eager")
 COUNTS = ((STEPS - 1) * LAYERS, LAYERS)
 
 
@@ -72,7 +71,7 @@ def test_a_kept_model_is_used_again_unloaded_and_loaded(caching: Server) -> None
     for name, result in (("model kept for a second workflow", again), ("model unloaded and loaded again", last)):
         difference = relative_difference(result, plain)
         assert difference > 10 * SAMPLED
-        record("wan", name, sparse_calls=COUNTS[0], dense_calls=COUNTS[1], sparse=difference)
+        record_small_wan(name, COUNTS, sparse=difference)
 
 
 def test_patched_and_bypassed_clones_of_a_kept_model(caching: Server) -> None:
@@ -85,7 +84,7 @@ def test_patched_and_bypassed_clones_of_a_kept_model(caching: Server) -> None:
     total = latents(caching, seeded({**both, "sum": sum_of_both}, 4), "sum")
     assert relative_difference(total, plain + sparse) <= SAMPLED_DENSE < relative_difference(total, plain * 2)
     difference = relative_difference(sparse, plain)
-    record("wan", "patched and bypassed clones", sparse_calls=COUNTS[0], dense_calls=COUNTS[1], sparse=difference)
+    record_small_wan("patched and bypassed clones", COUNTS, sparse=difference)
     assert torch.equal(run(caching, seeded(workflow(BARE, None), 4))[0], plain)
 
 
@@ -117,7 +116,6 @@ def test_compiled_code_is_never_stale(caching: Server, side: str) -> None:
         difference = relative_difference(*results)
         assert difference <= SAMPLED, what
         if plan is not None:
-            sparse, dense = counts(logs[0])
-            assert (sparse, dense) == counts(logs[1]), what
-            name = f"torch.compile {side}, queued again with {what}"
-            record("wan", name, sparse_calls=sparse, dense_calls=dense, direct=difference)
+            assert counts(logs[0]) == counts(logs[1]), what
+            name = f"torch.compile (eager) {side}, queued again with {what} (stand-in)"
+            record_small_wan(name, counts(logs[0]), uncompiled=difference)

@@ -1,20 +1,21 @@
 """The patch node together with everything else people put into a workflow, in a real ComfyUI; effects on the latents.
 
-A new case is one line of `COMPOSITIONS`. With $SPARSE_VDIT_COMPOSITIONS naming a file, what was found is added to it, a
-JSON object per line, for the table in benchmarks/README.md.
+A new case is one line of `COMPOSITIONS`; a node of the tests in it makes it a stand-in in the table of
+benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict
 
 import pytest
-from comfyui.compositions import Composition, Reference, compare
+import torch
+from comfyui.compositions import Composition, Reference, check, with_plan
+from comfyui.neighbours import BACKEND, COMPILED, EASY_CACHE, INDUCTOR, LAZY_CACHE, MARKED, SHIFT, lora
 from comfyui.plans import LAYERS, add_plan
 from comfyui.prompts import base, node, patch
-from comfyui.recording import record
+from comfyui.recording import record_small_wan
 from comfyui.results import counts, latents, new_log, relative_difference
 from comfyui.server import Server
 from sparse_vdit.kernels.patterns import Dense, Diagonal
@@ -23,21 +24,15 @@ from tolerances import SAMPLED, SAMPLED_DENSE
 pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]
 
-LORA = node("LoraLoaderModelOnly", lora_name="strong.safetensors", strength_model=1.0)
-EASY_CACHE = node("EasyCache", reuse_threshold=3.0, start_percent=0.3, end_percent=1.0, verbose=False)
-LAZY_CACHE = node("LazyCache", reuse_threshold=3.0, start_percent=0.3, end_percent=1.0, verbose=False)
+LORA = lora("strong")
 WINDOWS = node(
     "WanContextWindowsManual", context_length=9, context_overlap=4, context_schedule="standard_static",
     context_stride=1, closed_loop=False, fuse_method="pyramid", freenoise=True, retain_first_frame=False,
     split_conds_to_windows=False,
 )  # fmt: skip
-BACKEND = node("ModelAttentionBackend", attention="pytorch attention")
-MARKED = node("TestMarkedAttention")
-SHIFT = node("ModelSamplingSD3", shift=3.0)
 SPARSE_OF_CORE = node("TestModelSparseAttention", min_tokens=12288)
 ZERO_STAR = node("CFGZeroStar")
 CONTAINED = node("TestContainedAttention")
-COMPILED = node("TestCompileModel", backend="eager")
 LONG_TEXT = node("TestSceneConditioning", seed=-1, tokens=7)
 TWO_VIDEOS = node("EmptyHunyuanLatentVideo", width=176, height=128, length=17, batch_size=2)
 HOOKED = {
@@ -78,17 +73,16 @@ COMPOSITIONS = [
     Composition("ModelAttentionBackend after", after=(BACKEND,), alike=True, direct=(BACKEND,)),
     Composition("attention of its own before", before=(MARKED,), exact=False),
     Composition("attention of its own after", after=(MARKED,), exact=False, direct=(MARKED,)),
-    Composition("Model Sparse Attention before (stand-in)", before=(SPARSE_OF_CORE,), alike=True),
-    Composition("Model Sparse Attention after (stand-in)", after=(SPARSE_OF_CORE,), alike=True),
-    Composition("attention containers (stand-in)", before=(CONTAINED,), alike=True),
-    Composition("torch.compile before", before=(COMPILED,), alike=True, direct=()),
-    Composition("torch.compile after", after=(COMPILED,), alike=True, direct=()),
+    Composition("Model Sparse Attention before", before=(SPARSE_OF_CORE,), alike=True),
+    Composition("Model Sparse Attention after", after=(SPARSE_OF_CORE,), alike=True),
+    Composition("attention containers", before=(CONTAINED,), alike=True),
+    Composition("torch.compile (eager) before", before=(COMPILED,), alike=True, direct=()),
+    Composition("torch.compile (eager) after", after=(COMPILED,), alike=True, direct=()),
     Composition("fp8 weights", nodes={"model": FP8}),
-    Composition("GGUF-style weights (stand-in)", nodes={"model": QUANTIZED}),
+    Composition("GGUF-style weights", nodes={"model": QUANTIZED}),
 ]
 
 
-INDUCTOR = node("TorchCompileModel", backend="inductor")
 SLOW = [
     Composition("TorchCompileModel before", before=(INDUCTOR,), alike=True, direct=()),
     Composition("TorchCompileModel after", after=(INDUCTOR,), alike=True, direct=()),
@@ -106,13 +100,7 @@ def reference(server: Server) -> Reference:
     ids=lambda composition: composition.name,
 )
 def test_composition(server: Server, reference: Reference, composition: Composition) -> None:
-    found = compare(server, reference, composition)
-    record("wan", composition.name, **asdict(found))
-    assert (found.effect < SAMPLED) == composition.alike, found
-    assert found.dense <= SAMPLED_DENSE, found
-    assert found.sparse > 10 * SAMPLED, found
-    assert found.direct <= SAMPLED_DENSE, found
-    assert found.sparse_calls == found.direct_calls == composition.forwards * LAYERS, found
+    check(server, reference, composition)
 
 
 def staged(place: Callable[[str], dict] | None) -> dict:
@@ -164,5 +152,34 @@ def test_two_stages_with_two_models_and_two_plans(server: Server) -> None:
     assert relative_difference(dense, plain) <= SAMPLED_DENSE
     assert relative_difference(sparse, direct) <= SAMPLED_DENSE < 10 * SAMPLED < relative_difference(sparse, plain)
     found = {"dense": relative_difference(dense, plain), "sparse": relative_difference(sparse, plain)}
-    found["direct"], found["sparse_calls"] = relative_difference(sparse, direct), 3 * LAYERS
-    record("wan", "two stages, two models, two plans", **found, dense_calls=LAYERS, line="; ".join(lines))
+    found["direct"] = relative_difference(sparse, direct)
+    record_small_wan("two stages, two models, two plans", (3 * LAYERS, LAYERS), **found)
+
+
+def test_our_node_twice(server: Server, reference: Reference) -> None:
+    """The last one wins, once, and the log warns of it: it is sparse after a plan, and dense after a sparse one."""
+    add_plan(server, "sparse", Diagonal(0))
+    add_plan(server, "other", Diagonal(1))
+    add_plan(server, "dense", Dense())
+    bare = Composition("bare")
+    plain, (direct, calls) = reference.plain(bare), reference.direct(bare)
+    sparse, lines = twice(server, "other", "sparse")
+    assert [counts(line) for line in lines] == [(calls, LAYERS)]
+    dense, lines = twice(server, "sparse", "dense")
+    assert ["mean density 1.00" in line for line in lines] == [True]
+    found = {"dense": relative_difference(dense, plain), "sparse": relative_difference(sparse, plain)}
+    found["direct"] = relative_difference(sparse, direct)
+    assert max(found["dense"], found["direct"]) <= SAMPLED_DENSE < 10 * SAMPLED < found["sparse"]
+    record_small_wan("our node twice: the last one wins", (calls, LAYERS), **found)
+
+
+def twice(server: Server, first: str, last: str) -> tuple[torch.Tensor, list[str]]:
+    """Latents with two patch nodes, each with the user's plan of this name, and the report's lines."""
+    prompt = with_plan(Composition("twice"), last, backend="torch")
+    prompt["first_plan"] = node("SparseVDiTLoadPlan", plan_name=f"user/{first}")
+    prompt["first"] = patch(("first_plan", 0), start_percent=0.0)
+    prompt["patch"]["inputs"]["model"] = ["first", 0]
+    before = len(server.log_text())
+    result, log = latents(server, prompt), new_log(server, before)
+    assert log.count("this model was patched before; the later node counts") == 1
+    return result, [line for line in log.splitlines() if " sparse / " in line]

@@ -45,7 +45,7 @@ def test_containers_are_emptied_and_change_nothing(found: dict, case: str, spars
         assert measured[way]["alive"] == 0  # nothing of q, k, v is left for what comes after attention
     with_containers, without = (measured[way]["peak"] for way in ("containers", "tensors"))
     assert with_containers <= without
-    record("-", f"containers: {case}", peak=with_containers, peak_without=without)
+    record("containers", attention=case, peak=with_containers, peak_without=without)
 
 
 def test_a_chained_backend_that_frees_early_needs_less_memory(found: dict) -> None:

@@ -1,4 +1,4 @@
-"""The seven nodes in a real ComfyUI: how they are described, and the way from a profile to a sparse video."""
+"""The seven nodes in a real ComfyUI: how they are described, what they refuse, and the example workflows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import json
 from collections.abc import Iterator
 
 import pytest
-import torch
 from comfyui.installation import ROOT
-from comfyui.prompts import base, ksampler, node, patch, patched, profiled, save_latent
-from comfyui.results import PLANS, counts, latents, report
+from comfyui.prompts import base, ksampler, node
+from comfyui.results import PLANS
 from comfyui.server import PromptError, Server
-from sparse_vdit.plans.files import load_plan
-from sparse_vdit.plans.profile_files import load_profile
-from sparse_vdit.plans.versions import pack_version
 
 pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]
-
 NODES = {
     "SparseVDiTPatchModel": (["MODEL"], {"model": "MODEL", "plan": "SPARSE_VDIT_PLAN"}),
     "SparseVDiTLoadPlan": (["SPARSE_VDIT_PLAN", "SPARSE_VDIT_PROFILE"], {}),
@@ -63,156 +58,6 @@ def test_seven_nodes_with_frozen_ids_and_a_tooltip_on_everything(server: Server)
         assert {key: found[key][0] for key in sockets} == sockets
         for key, value in found.items():
             assert value[1].get("tooltip"), f"{name}.{key} has no tooltip"
-
-
-def search(rule: str = "budget: density", **options: float) -> dict:
-    """The search node; options of the rule carry its name, as the frontend sends them."""
-    values = {f"rule.{name}": value for name, value in (options or {"density": 0.8}).items()}
-    return node("SparseVDiTSearchPlan", profile=("profile", 0 + 1), rule=rule, **values)
-
-
-def test_profile_search_save_load_patch(server: Server) -> None:
-    """The whole way, in two workflows as a user would run them."""
-    before = len(server.log_text())
-    outputs = server.run(
-        {
-            **base(),
-            **profiled(bands=2),
-            "search": search(),
-            "keep": node(
-                "SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="mine", overwrite=False
-            ),
-            "show": node("SparseVDiTPreviewPlan", plan=("keep", 0)),
-        }
-    )
-    assert "measured 16 calls" in report(server, before)
-    assert outputs["keep"]["text"] == ["saved mine.json, mine.safetensors"]
-    assert "4 layers of 3 heads x 128" in outputs["show"]["text"][0]
-    assert outputs["show"]["images"]
-    plan = load_plan(server.base / PLANS / "mine.json")
-    profile = load_profile(server.base / PLANS / "mine.safetensors")
-    assert len(plan.bands) == 2
-    assert plan.grid == profile.header.grid == (5, 8, 11)
-    assert profile.header.prompts == ("scene 3",)
-    assert profile.header.projected
-    assert plan.density() <= 0.8
-
-    assert (
-        "user/mine"
-        in server.get("/object_info/SparseVDiTLoadPlan")["SparseVDiTLoadPlan"]["input"]["required"]["plan_name"][1][
-            "options"
-        ]
-    )
-    before = len(server.log_text())
-    load = {"plan": node("SparseVDiTLoadPlan", plan_name="user/mine")}
-    latents(server, {**base(), **load, "patch": patch(("plan", 0)), "sampler": ksampler(("patch", 0))})
-    assert counts(report(server, before))[0] > 0
-
-    again = {**load, "search": node("SparseVDiTSearchPlan", profile=("plan", 1), rule="paper",
-                                    **{"rule.lam": 0.5, "rule.epsilon": 1.0})}  # fmt: skip
-    again["keep"] = node("SparseVDiTSavePlan", plan=("search", 0), file_name="mine.json", overwrite=False)
-    assert server.run(again)["keep"]["text"] == ["saved mine_2.json, as another plan has the name mine"]
-    assert load_plan(server.base / PLANS / "mine.json") == plan
-    again["plan"] = node("SparseVDiTLoadPlan", plan_name="user/mine_2")
-    assert "keep" not in server.run(again)  # no profile lies beside it: what wants one is blocked, with a message
-
-
-def test_the_warm_up_is_not_measured(server: Server) -> None:
-    before = len(server.log_text())
-    keep = node("SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="late", overwrite=True)
-    server.run({**base(), **profiled(start_percent=0.2), "search": search(), "keep": keep})
-    line = report(server, before)
-    assert "measured 12 calls" in line and "warm-up 4" in line
-    ((high, _),) = load_profile(server.base / PLANS / "late.safetensors").header.bands
-    assert high == pytest.approx(8 * 0.8 / (1 + 7 * 0.8), rel=1e-4)  # start_percent, above the second of four steps
-    before = len(server.log_text())
-    workflow = patched("late", steps=5, start_percent=0.2)
-    server.run({**workflow, "save": save_latent(("sampler", 0), "latents/test")})
-    sparse, dense = counts(report(server, before))
-    assert sparse + dense == 5 * dense  # the first of five steps is warm-up; the plan covers all others
-    with pytest.raises(PromptError, match="0 of 1 sampled steps come after start_percent"):
-        server.run({**base(), **profiled(steps=1, start_percent=0.2), "search": search(), "keep": keep})
-
-
-@pytest.mark.parametrize(
-    ("rule", "options"), [("budget: error", {"error": 0.1}), ("paper", {"lam": 0.5, "epsilon": 1.0})]
-)
-def test_the_other_rules(server: Server, rule: str, options: dict) -> None:
-    show = node("SparseVDiTPreviewPlan", plan=("search", 0))
-    outputs = server.run({**base(), **profiled(steps=2), "search": search(rule, **options), "show": show})
-    assert "mean density" in outputs["show"]["text"][0]
-    assert ("expected error of attention" in outputs["show"]["text"][0]) == rule.startswith("budget")
-
-
-def test_profiling_leaves_the_video_alone_and_previous_profiles_add_up(server: Server) -> None:
-    plain = {
-        **base(),
-        **profiled(),
-        "sampled": node(
-            "SamplerCustomAdvanced",
-            noise=("noise", 0),
-            guider=("guider", 0),
-            sampler=("sampler", 0),
-            sigmas=("sigmas", 0),
-            latent_image=("latent", 0),
-        ),
-    }
-    plain.pop("profile")
-    truth = latents(server, plain, "sampled")
-    assert (latents(server, {**base(), **profiled()}, "profile") == truth).all()
-    again = profiled()["profile"]
-    again["inputs"]["previous_profile"] = ["profile", 1]
-    keep = {
-        "search": node("SparseVDiTSearchPlan", profile=("again", 1), rule="budget: density", **{"rule.density": 0.9}),
-        "keep": node("SparseVDiTSavePlan", plan=("search", 0), profile=("again", 1), file_name="both", overwrite=True),
-    }
-    server.run({**base(), **profiled(), "again": again, **keep})
-    assert load_profile(server.base / PLANS / "both.safetensors").samples.tolist() == [[8, 8, 8, 8]]
-
-
-def test_sequential_flow_runs_sparse_while_measuring(server: Server) -> None:
-    """Algorithm 1: what is measured is what flowed on, so the video differs, and each call votes for what it ran."""
-    flow = {"flow": "sequential", "flow.lam": 0.5, "flow.epsilon": 1.0}
-    keep = node("SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="flowed", overwrite=True)
-    rule = search("paper", lam=0.5, epsilon=1.0)
-    flowed = latents(server, {**base(), **profiled(flow, steps=2), "search": rule, "keep": keep}, "profile")
-    assert torch.isfinite(flowed).all()
-    assert not torch.equal(flowed, latents(server, {**base(), **profiled(steps=2)}, "profile"))
-    profile = load_profile(server.base / PLANS / "flowed.safetensors")
-    assert profile.header.flow == "sequential"
-    assert profile.votes.sum(-1).tolist() == [[[2.0] * 3] * 4]  # two steps: one vote for each of 4 layers x 3 heads
-    plan = load_plan(server.base / PLANS / "flowed.json")
-    chosen = [[profile.header.candidates[head] for head in layer] for layer in profile.votes[0].argmax(-1).tolist()]
-    assert [[plan.pattern(0, layer, head) for head in range(3)] for layer in range(4)] == chosen
-    assert plan.provenance.versions["comfyui"]
-    assert plan.provenance.versions["sparse-vdit"] == pack_version()
-
-
-def test_a_previous_profile_of_another_size_stops_at_the_first_step(server: Server) -> None:
-    first, again = profiled(steps=1), profiled(steps=400)
-    first["first"] = first.pop("profile")
-    again["profile"]["inputs"]["previous_profile"] = ["first", 1]
-    again["profile"]["inputs"]["latent_image"] = ["wide", 0]
-    wide = node("EmptyHunyuanLatentVideo", width=192, height=128, length=17, batch_size=1)
-    sigmas = node("BasicScheduler", model=("model", 0), scheduler="simple", steps=1, denoise=1.0)
-    first["first"]["inputs"]["sigmas"] = ["few", 0]
-    with pytest.raises(PromptError, match="profiles cannot be merged, grid differs"):
-        latents(server, {**base(), **first, **again, "wide": wide, "few": sigmas}, "profile")
-
-
-def test_plan_and_profile_get_another_name_together(server: Server) -> None:
-    taken = server.base / PLANS / "taken.safetensors"
-    taken.write_bytes(b"mine")
-    keep = node("SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="taken", overwrite=False)
-    outputs = server.run({**base(), **profiled(steps=1), "search": search(), "keep": keep})
-    assert outputs["keep"]["text"][0].startswith("saved taken_2.json, taken_2.safetensors")
-    assert taken.read_bytes() == b"mine"
-    assert not taken.with_suffix(".json").exists()
-
-
-def test_unknown_model_cannot_be_profiled_and_says_so(server: Server) -> None:
-    with pytest.raises(PromptError, match="heads cannot be measured: CausalWanModel"):
-        latents(server, {**base("causal.safetensors"), **profiled(steps=1)}, "profile")
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "a\\\\b", "..", "", "C:x", "nul", "x" * 101, "\u6f22" * 99])

@@ -88,7 +88,7 @@ def test_plan_of_another_model_runs_dense_and_says_why(server: Server, plain: to
     save_plan(plan, server.base / PLANS / "other.json", overwrite=True)
     before = len(server.log_text())
     assert torch.equal(latents(server, patched("other")), plain)
-    assert "the plan is for layers 30, this model has layers 4" in report(server, before)
+    assert "plan user/other does not fit, it is for layers 30, this model has layers 4: load" in report(server, before)
 
 
 def test_unknown_model_passes_dense_and_says_why(server: Server) -> None:

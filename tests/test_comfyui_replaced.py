@@ -9,7 +9,7 @@ import torch
 from comfyui.compositions import STEPS, Composition, Reference, with_plan, workflow
 from comfyui.plans import LAYERS, add_plan
 from comfyui.prompts import node
-from comfyui.recording import record
+from comfyui.recording import record_small_wan
 from comfyui.results import counts, latents, new_log, report
 from comfyui.server import PromptError, Server
 from sparse_vdit.kernels.patterns import Diagonal
@@ -26,8 +26,8 @@ TAKEN = [
     (Composition("attention as object patches after", after=(BLOCKS,)), "_own_forward.frugal_forward of test_pack"),
     (Composition("attention function replaced before", before=(MODULE,)), "_monkey_attention of test_pack"),
     (Composition("attention function replaced after", after=(MODULE,)), "_monkey_attention of test_pack"),
-    (Composition("Model Sparse Attention takes all, before (stand-in)", before=(SPARSE_OF_CORE,)), "sol_attention of"),
-    (Composition("Model Sparse Attention takes all, after (stand-in)", after=(SPARSE_OF_CORE,)), "sol_attention of"),
+    (Composition("Model Sparse Attention takes all, before", before=(SPARSE_OF_CORE,)), "sol_attention of"),
+    (Composition("Model Sparse Attention takes all, after", after=(SPARSE_OF_CORE,)), "sol_attention of"),
 ]
 
 
@@ -50,7 +50,8 @@ def test_taken_attention_is_named_and_left_alone(
     assert "[WARNING]" in next(text for text in log.splitlines() if line[-40:] in text)
     on_top = re.search(r"on top (\d+) times", log)
     assert on_top is None or int(on_top[1]) == 2, log  # by its node and before the first step, not before each
-    record("wan", composition.name, sparse_calls=0, dense_calls=counts(line)[1], sparse=0.0, line=line)
+    says = re.search(r"attention was replaced by .*?(?=;|$)", line)[0]
+    record_small_wan(composition.label, counts(line), sparse=0.0, says=says)
 
 
 def test_strict_names_who_took_attention(server: Server) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from comfyui.plans import LAYERS, add_plan
 from comfyui.prompts import base, ksampler, node, patch, patched
+from comfyui.recording import record_small_wan
 from comfyui.results import counts, latents, relative_difference, report
 from comfyui.server import PromptError, Server
 from sparse_vdit.kernels.patterns import Dense, Diagonal
@@ -46,7 +47,10 @@ def test_an_interrupted_run_leaves_nothing_behind(server: Server, plain: torch.T
     with pytest.raises(PromptError, match=r'execution_interrupted.*"node_id": "sampler"'):
         server.run({**patched("sparse", steps=400), **saved()}, while_running=interrupt_sampling)
     assert torch.equal(latents(server, {**base(), "sampler": ksampler(("model", 0), STEPS)}), plain)
+    before = len(server.log_text())
     assert torch.equal(latents(server, patched("sparse")), good)
+    calls = counts(report(server, before))
+    record_small_wan("interrupted in the middle, then queued again", calls, sparse=relative_difference(good, plain))
 
 
 def saved() -> dict:
@@ -93,8 +97,11 @@ def test_a_compiled_model_follows_the_plan_of_each_run(server: Server, plain: to
         eager = latents(server, patched(name))
         before = len(server.log_text())
         result = latents(server, compiled(patched(name), "patch"))
-        assert relative_difference(result, eager) <= SAMPLED, name
+        difference = relative_difference(result, eager)
+        assert difference <= SAMPLED, name
         sparse, dense = counts(report(server, before))
+        workflow = f"TorchCompileModel after, queued again with a plan: {name}"
+        record_small_wan(workflow, (sparse, dense), uncompiled=difference)
         assert sparse + dense in (STEPS * LAYERS, 2 * STEPS * LAYERS), name
         assert (sparse > 0) == (name != "dense")
     before = len(server.log_text())

@@ -252,8 +252,10 @@ def test_machines_are_refused_in_words(card, monkeypatch):
     assert "AMD needs Triton" in compiled_backend._no_card(CUDA)
 
 
-def test_calls_are_refused_in_words():
+def test_calls_are_refused_in_words(monkeypatch):
     call = make_call(torch.float32)
+    assert compiled_backend.refusal(call) == "device cpu is not an NVIDIA GPU"  # another dtype would not help
+    monkeypatch.setattr(compiled_backend, "_no_card", lambda device: None)
     assert "float32 is neither" in compiled_backend.refusal(call)
     wide = make_call()
     object.__setattr__(wide.lists, "columns", wide.lists.columns.int())

@@ -6,11 +6,13 @@ import shutil
 
 import pytest
 import torch
+from dense_attention import model_attention
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host.attention_op import attention_op
+from sparse_vdit.nodes.host.current import pop_run, push_run
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import Run, pop_run, push_run
+from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from tolerances import SAMPLED, relative_l2
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -30,16 +32,10 @@ def run() -> Run:
     pop_run(found)
 
 
-def model_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **kwargs: object) -> torch.Tensor:
-    """ComfyUI's signature: (B, S, H*D) in and out."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
 def opaque(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
     """The model's hook, through the pack's operator."""
     flat = (x.flatten(2) for x in (q, k, v))
-    return attention_op(*flat, q.shape[2], layer, *grid, 0, 0, False, False).unflatten(-1, (q.shape[2], -1))
+    return attention_op(*flat, q.shape[2], layer, (*grid, 0, 0), False, False, "", []).unflatten(-1, (q.shape[2], -1))
 
 
 @torch.inference_mode()
@@ -63,4 +59,4 @@ def test_one_graph_follows_a_plan_that_changes_with_the_steps(run: Run) -> None:
     assert torch.equal(first, again)
     distances = [relative_l2(a, b) for a, b in ((first, dense), (second, dense), (first, second))]
     assert min(distances) > 10 * SAMPLED, distances
-    assert run.sparse == 2 * 3 * 2 and sum(run.dense.values()) == 2 * 2
+    assert run.ledger.sparse == 2 * 3 * 2 and sum(run.ledger.dense.values()) == 2 * 2

@@ -6,21 +6,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host import override, reasons
+from sparse_vdit.nodes.host.current import pop_run, push_run
 from sparse_vdit.nodes.host.override import LAYER, LAYOUT, REFUSED, SEEN, attention_override
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import Run, pop_run, push_run
+from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import uniform_plan
 
 GRID, HEADS = (5, 8, 11), 3
 TOKENS = GRID[0] * GRID[1] * GRID[2]
-
-
-def model_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **kwargs: object) -> torch.Tensor:
-    """ComfyUI's signature: (B, S, H*D) in and out."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def marked(func: Callable, *args: object, **kwargs: object) -> torch.Tensor:
@@ -58,7 +54,7 @@ def test_code_with_the_override_ends_with_its_run(compiled: Callable, monkeypatc
     sparse = compiled(q, k, v, ours)
     pop_run(run)
     monkeypatch.setattr(override, "sampling", False)
-    assert run.sparse == 1
+    assert run.ledger.sparse == 1
     plain = model_attention(q, k, v, HEADS)
     assert not torch.allclose(sparse, plain)
     after = compiled(q, k, v, {"optimized_attention_override": marked})

@@ -7,22 +7,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host import kernel_choice, reasons
+from sparse_vdit.nodes.host import kernel_choice, output_check, reasons
 from sparse_vdit.nodes.host import run as run_module
 from sparse_vdit.nodes.host.attention_op import run_attention
+from sparse_vdit.nodes.host.current import pop_run, push_run
+from sparse_vdit.nodes.host.output_check import MOST_FAILURES
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import MOST_FAILURES, Run, pop_run, push_run
+from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import uniform_plan
 
 GRID, LAYERS, HEADS = (5, 8, 11), 6, 3
 TOKENS, LAYOUT = 5 * 8 * 11, (*GRID, 0, 0)
-
-
-def model_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **kwargs: object) -> torch.Tensor:
-    """ComfyUI's signature: (B, S, H*D) in and out."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 @pytest.fixture
@@ -88,14 +85,14 @@ def test_a_layer_that_is_not_finite_is_computed_dense_and_named(
     run: Run, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     """At once as on a CPU, or once per forward as on a GPU: the same output and the same counts."""
-    monkeypatch.setattr(run_module, "checks_at_once", lambda device: at_once)
+    monkeypatch.setattr(output_check, "checks_at_once", lambda device: at_once)
     x = qkv()
     sparse, dense = forward(run, x), model_attention(*x, HEADS)
     trouble(monkeypatch, nan_in_head_1(2))
     out = forward(run, x)
     assert torch.equal(out[2], dense)
     assert all(torch.equal(a, b) for layer, (a, b) in enumerate(zip(out, sparse, strict=True)) if layer != 2)
-    assert (run.sparse, run.dense) == (2 * LAYERS - 1, {reasons.NOT_FINITE: 1})
+    assert (run.ledger.sparse, run.ledger.dense) == (2 * LAYERS - 1, {reasons.NOT_FINITE: 1})
     assert run.stopped is None
     assert "layer 2, head 1: sparse output was not finite" in run.report()
     assert run.ledger.layers[2] == {"sparse": 1, reasons.NOT_FINITE: 1}
@@ -104,7 +101,7 @@ def test_a_layer_that_is_not_finite_is_computed_dense_and_named(
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_after_three_failures_the_run_goes_on_dense(run: Run, monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
-    monkeypatch.setattr(run_module, "checks_at_once", lambda device: at_once)
+    monkeypatch.setattr(output_check, "checks_at_once", lambda device: at_once)
     x = qkv()
     dense = model_attention(*x, HEADS)
     calls = trouble(monkeypatch, lambda number, out: out * torch.nan)
@@ -114,8 +111,8 @@ def test_after_three_failures_the_run_goes_on_dense(run: Run, monkeypatch: pytes
     assert tried <= MOST_FAILURES * LAYERS
     assert all(torch.equal(out, dense) for out in forward(run, x))
     assert len(calls) == tried, "sparse attention was tried again"
-    assert run.sparse == 0
-    assert run.dense_reasons().total() == 2 * LAYERS
+    assert run.ledger.sparse == 0
+    assert run.ledger.dense_reasons().total() == 2 * LAYERS
     assert len(run.ledger.failures) == MOST_FAILURES
 
 
@@ -125,13 +122,13 @@ def test_a_model_that_gives_nan_itself_is_not_blamed_on_the_kernel(
     run: Run, monkeypatch: pytest.MonkeyPatch, at_once: bool, bad: int
 ) -> None:
     """Whatever the number of forwards: none is repeated, and none counts as a failure."""
-    monkeypatch.setattr(run_module, "checks_at_once", lambda device: at_once)
+    monkeypatch.setattr(output_check, "checks_at_once", lambda device: at_once)
     x = qkv()
     x[bad][0, 5] = torch.nan
     calls = trouble(monkeypatch, lambda number, out: out)
     for _ in range(MOST_FAILURES):
         forward(run, x)
-    assert len(calls) == run.sparse == MOST_FAILURES * LAYERS
+    assert len(calls) == run.ledger.sparse == MOST_FAILURES * LAYERS
     assert (run.stopped, run.ledger.failures) == (None, [])
     assert run.report().count("were not finite before sparse attention") == 1
     assert "head" not in run.report()
@@ -175,7 +172,7 @@ def test_a_kernel_that_fails_is_not_tried_again_and_the_run_ends_dense(
     assert all(torch.equal(a, b) for a, b in zip(out, sparse[:3] + [dense] * 3, strict=True))
     assert all(torch.equal(a, dense) for a in forward(run, x))
     assert len(calls) == 4
-    assert run.dense == {reason: 3 + LAYERS}
+    assert run.ledger.dense == {reason: 3 + LAYERS}
     assert "layer 3" in run.report()
     assert says in run.report()
     released = not run.engine.bound.ready(run_module_grid(), "cpu")
@@ -207,7 +204,7 @@ def test_tile_lists_that_cannot_be_made_leave_the_run_dense(run: Run, monkeypatc
     run.prepare(LAYOUT, 1, torch.device("cpu"))
     x = qkv()
     assert all(torch.equal(out, model_attention(*x, HEADS)) for out in forward(run, x))
-    assert run.dense == {reasons.KERNEL_FAILED: LAYERS}
+    assert run.ledger.dense == {reasons.KERNEL_FAILED: LAYERS}
     assert "tile lists take over 32 MB" in run.report()
 
 
@@ -242,17 +239,17 @@ def test_an_error_beside_the_kernels_leaves_the_run_dense_too(
             assert torch.equal(run_attention(*x, HEADS, layer, LAYOUT, False, False, own, mask), dense)
     assert run.stopped == reasons.KERNEL_FAILED
     assert run.report().count("ValueError: Cell is empty") == len(run.ledger.failures) == 1
-    assert run.sparse == 0
+    assert run.ledger.sparse == 0
 
 
 def test_nothing_sparse_is_said_with_the_most_likely_reason() -> None:
     run = Run(None, None)
     assert "no self-attention of the model reached the pack" in run.report()
-    run.dense[reasons.WARM_UP] = 30
+    run.ledger.dense[reasons.WARM_UP] = 30
     assert "smaller start_percent" in run.report()
-    run.dense[reasons.VACE_BLOCK] = 50
+    run.ledger.dense[reasons.VACE_BLOCK] = 50
     assert "smaller start_percent" in run.report()
-    run.dense[reasons.NO_KERNELS] = 2
+    run.ledger.dense[reasons.NO_KERNELS] = 2
     assert "no fast sparse kernel" in run.report()
     assert reasons.MENDS[reasons.WARM_UP] not in run.report()
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
 from sparse_vdit.nodes.host.attention_op import run_attention
+from sparse_vdit.nodes.host.current import pop_run, push_run, timing_dense
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.race import EXACT, Race, device_name
-from sparse_vdit.nodes.host.run import Run, pop_run, push_run, timing_dense
+from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import uniform_plan
-from test_failures import model_attention, nan_in_head_1, trouble
+from test_failures import nan_in_head_1, trouble
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -86,7 +88,7 @@ def test_a_settled_forward_never_waits_for_the_device(run: Run, monkeypatch: pyt
         forward(run, sigma, x)
     forward(run, 0.4, x, wait_forbidden=True)
     assert run.stopped is None
-    assert run.sparse == 3 * LAYERS
+    assert run.ledger.sparse == 3 * LAYERS
 
 
 def test_nan_on_the_device_is_found_and_its_layer_repeated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,4 +112,4 @@ def test_real_lack_of_memory_ends_sparse_attention_not_the_run(run: Run, monkeyp
     monkeypatch.setattr(kernel_choice, "run_call", greedy)
     out = forward(run, 0.5, x)
     assert all(torch.equal(layer, model_attention(*x, HEADS)) for layer in out)
-    assert run.dense == {reasons.OUT_OF_MEMORY: LAYERS}
+    assert run.ledger.dense == {reasons.OUT_OF_MEMORY: LAYERS}

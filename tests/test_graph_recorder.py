@@ -7,21 +7,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dense_attention import model_attention
 from graph_recorder import GraphError, GraphRecorder
+from races import TestClock
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
-from sparse_vdit.nodes.host import run as run_module
-from sparse_vdit.nodes.host import speeds
+from sparse_vdit.nodes.host import output_check, speeds
 from sparse_vdit.nodes.host.attention_op import run_attention
+from sparse_vdit.nodes.host.current import pop_run, push_run
 from sparse_vdit.nodes.host.families import WAN
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.race import Race
-from sparse_vdit.nodes.host.run import Run, pop_run, push_run
+from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from sparse_vdit.plans.profiler import Profiler
-from test_failures import model_attention
-from test_race import TestClock
 from torch import nn
 
 GRIDS = (3, 6, 9), (2, 7, 5)
@@ -92,7 +92,7 @@ def sample(run: Run, model: SmallWan, recorder: GraphRecorder, dtype: torch.dtyp
 def test_a_run_by_plan_keeps_the_rules(
     model: SmallWan, monkeypatch: pytest.MonkeyPatch, backend: str, raced: bool, at_once: bool
 ) -> None:
-    monkeypatch.setattr(run_module, "checks_at_once", lambda device: at_once)
+    monkeypatch.setattr(output_check, "checks_at_once", lambda device: at_once)
     monkeypatch.setattr(speeds, "_known", {})
     dtype = torch.bfloat16 if backend == "triton" else torch.float32
     recorder = GraphRecorder(cycles=backend == "triton")
@@ -101,9 +101,9 @@ def test_a_run_by_plan_keeps_the_rules(
     run = Run(PlanEngine(plan(), 0.9, 0.0, backend, recorder.pause, race=race), model_attention, clock=clock)
     sample(run, model, recorder, dtype)
     assert run.stopped is None
-    assert run.sparse
+    assert run.ledger.sparse
     assert (clock.timed.count("dense") > 0) == (raced and backend == "auto")
-    assert sum(run.dense.values()) >= LAYERS  # the warm-up was recorded too
+    assert sum(run.ledger.dense.values()) >= LAYERS  # the warm-up was recorded too
     assert recorder.pauses
 
 

@@ -1,42 +1,23 @@
-"""What the pack decides about a run, without ComfyUI: layouts from shapes, refusals, counting, the report's line."""
+"""What the pack decides about a run, without ComfyUI: refusals, layouts in and out, counting, the report's line."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
-from sparse_vdit.kernels.backends import triton_backend
-from sparse_vdit.kernels.grid import TokenGrid
+from host_runs import GRID, TOKENS, engine, qkv
 from sparse_vdit.kernels.patterns import Dense, Diagonal
-from sparse_vdit.nodes.host import plan_engine, reasons
+from sparse_vdit.nodes.host import reasons
 from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
 from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN
-from sparse_vdit.nodes.host.engine import Engine
+from sparse_vdit.nodes.host.current import current_run, pop_run, push_run
 from sparse_vdit.nodes.host.override import LAYOUT, OUTSIDE, attention_override, refusal
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.profile_engine import ProfileEngine
-from sparse_vdit.nodes.host.run import Run, current_run, pop_run, push_run
-from sparse_vdit.plans.plan import Band, Plan, Provenance, uniform_plan
+from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.plans.plan import Band, Plan, Provenance
 from torch import nn
-
-GRID = (5, 8, 11)
-TOKENS = 5 * 8 * 11
-
-
-def engine(
-    pattern: object, start: float = 1.0, end: float = 0.0, layers: int = 4, backend: str = "torch"
-) -> PlanEngine:
-    return PlanEngine(uniform_plan("wan", layers, 3, 128, GRID, pattern), start, end, backend)
-
-
-def qkv(batch: int = 2, tokens: int = TOKENS) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(4)
-    return [torch.randn(batch, tokens, 384, generator=generator) for _ in range(3)]
 
 
 def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -52,25 +33,6 @@ def run() -> Run:
     push_run(run)
     yield run
     pop_run(run)
-
-
-def test_what_launches_read_is_made_before_the_forward_and_in_the_pause() -> None:
-    pauses = []
-
-    @contextmanager
-    def pause() -> Iterator[None]:
-        pauses.append("begin")
-        yield
-        pauses.append("end")
-
-    made = PlanEngine(uniform_plan("wan", 4, 3, 128, GRID, Diagonal(0)), 1.0, 0.0, "torch", pause)
-    assert made.reason(0.5) is None
-    made.prepare((*GRID, 0, 0), 2, torch.device("cpu"))
-    assert pauses == ["begin", "end"] * 2  # lists, then what launches read of them
-    lists, table = made.bound.lists(TokenGrid(*GRID), torch.device("cpu"))
-    assert {"orders", (table[0][0] * 2, 3)} <= set(lists._cache)
-    made.prepare((*GRID, 0, 0), 2, torch.device("cpu"))
-    assert len(pauses) == 4
 
 
 def test_refusals_by_static_facts() -> None:
@@ -101,12 +63,12 @@ def test_only_calls_of_the_plan_are_counted(run: Run) -> None:
     q, k, v = qkv()
     options = {LAYOUT: (*GRID, 0, 0), COUNT: [0]}
     run.begin_forward(torch.device("cpu"))
-    run.at_work.begin_blocks(True)
+    run.at_work.begin_blocks(True, options)
     for tokens in (7, TOKENS, 7, TOKENS):
         call = (x[:, :tokens] for x in (q, k, v))
         attention_override(lambda q, *rest, **kwargs: q, *call, heads=3, transformer_options=options)
-    assert run.at_work.count == run.sparse == 2
-    assert run.dense == {reasons.OTHER_TOKENS: 2}
+    assert run.at_work.count == run.ledger.sparse == 2
+    assert run.ledger.dense == {reasons.OTHER_TOKENS: 2}
 
 
 def test_the_details_add_up(run: Run) -> None:
@@ -135,21 +97,6 @@ def test_the_details_add_up(run: Run) -> None:
     json.dumps(detail)
 
 
-def test_dense_decisions_by_noise_level() -> None:
-    plan = engine(Diagonal(0), start=0.9, end=0.2)
-    assert [plan.reason(sigma) for sigma in (0.95, 0.9, 0.2, 0.1)] == [
-        reasons.WARM_UP,
-        None,
-        None,
-        reasons.AFTER_END,
-    ]
-    rounded = torch.tensor([0.9, 0.2]).tolist()  # as schedules are, to float32: just above and below
-    assert rounded[0] != 0.9 and [plan.reason(sigma) for sigma in rounded] == [None, None]
-    half = PlanEngine(uniform_plan("wan", 4, 3, 128, GRID, Dense(), sigma_high=0.8, sigma_low=0.4), 1.0, 0.0, "torch")
-    assert half.reason(0.9) == half.reason(0.4) == reasons.NO_BAND
-    assert half.reason(0.5) is None
-
-
 @pytest.mark.parametrize("by_head", [False, True])
 @pytest.mark.parametrize("out_by_head", [False, True])
 def test_layouts_in_and_out(run: Run, by_head: bool, out_by_head: bool) -> None:
@@ -161,13 +108,13 @@ def test_layouts_in_and_out(run: Run, by_head: bool, out_by_head: bool) -> None:
         truth = truth.unflatten(-1, (3, 128)).transpose(1, 2)
     way = run_attention(*given, 3, 0, (*GRID, 0, 0), by_head, out_by_head, lambda: pytest.fail("went dense"))
     assert torch.equal(way, truth)
-    assert torch.equal(attention_op(*given, 3, 0, *GRID, 0, 0, by_head, out_by_head), truth)
-    assert run.sparse == 3
+    assert torch.equal(attention_op(*given, 3, 0, (*GRID, 0, 0), by_head, out_by_head, "", []), truth)
+    assert run.ledger.sparse == 3
     assert merge_heads(truth.transpose(1, 2), True).shape == truth.shape
 
 
 def test_the_op_is_well_behaved(run: Run) -> None:
-    torch.library.opcheck(attention_op, (*qkv(1), 3, 0, *GRID, 0, 0, False, False))
+    torch.library.opcheck(attention_op, (*qkv(1), 3, 0, (*GRID, 0, 0), False, False, "", []))
 
 
 def test_override_runs_sparse_and_counts_dense_by_reason(run: Run) -> None:
@@ -184,9 +131,9 @@ def test_override_runs_sparse_and_counts_dense_by_reason(run: Run) -> None:
         kwargs = {"heads": 3, "transformer_options": options, "_inside_attn_wrapper": True}
         attention_override(function, q, k, v, **kwargs)
         attention_override(function, q, k[:, :7], v[:, :7], **kwargs)
-    assert run.sparse == 2
-    assert run.dense == {reasons.CROSS_ATTENTION: 2}
-    assert run.dense_reasons() == {}
+    assert run.ledger.sparse == 2
+    assert run.ledger.dense == {reasons.CROSS_ATTENTION: 2}
+    assert run.ledger.dense_reasons() == {}
     assert all(call["_inside_attn_wrapper"] for call in calls)
     assert len(calls) == 2
 
@@ -201,7 +148,7 @@ def test_dense_calls_go_to_the_chained_override(run: Run) -> None:
     }
     out = attention_override(lambda q, *rest, **kwargs: q, q, k, v, heads=3, transformer_options=options)
     assert torch.equal(out, q + 1)
-    assert run.dense == {reasons.WARM_UP: 1}
+    assert run.ledger.dense == {reasons.WARM_UP: 1}
 
 
 def test_without_a_run_everything_is_dense() -> None:
@@ -210,26 +157,6 @@ def test_without_a_run_everything_is_dense() -> None:
     options = {LAYOUT: (*GRID, 0, 0), LAYER: 0}
     out = attention_override(lambda q, *rest, **kwargs: q, q, k, v, heads=3, transformer_options=options)
     assert torch.equal(out, q)
-
-
-def test_all_heads_dense_is_the_models_own_attention() -> None:
-    run = Run(engine(Dense(), backend="auto"), function=None)
-    run.reason = run.engine.reason(0.5)
-    assert run.attend(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv())) is None
-    assert run.dense == {reasons.DENSE_HEADS: 1}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_half_precision_without_fast_kernels_stays_dense(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There torch alone is slower than the model's own attention; who names the backend gets it."""
-    monkeypatch.setattr(triton_backend, "INTERPRETED", False)
-    for backend in ("auto", "torch"):
-        run = Run(engine(Diagonal(0), backend=backend), function=None)
-        run.reason = run.engine.reason(0.5)
-        out = run.attend(0, (*GRID, 0, 0), *(split_heads(x.to(dtype), 3, False) for x in qkv()))
-        dense = backend == "auto" and dtype == torch.bfloat16
-        assert (out is None) == dense
-        assert run.dense == ({reasons.NO_KERNELS: 1} if dense else {})
 
 
 @pytest.mark.parametrize("counted", [False, True])
@@ -242,13 +169,13 @@ def test_blocks_compiled_alone_share_code_but_not_patterns(counted: bool) -> Non
     push_run(run)
     try:
         outputs = []
-        run.at_work.begin_blocks(counted)
+        run.at_work.begin_blocks(counted, {})
         for layer in (0, 1):
             if not counted:
                 run.at_work.layer = layer
-            outputs.append(attention_op(*qkv(), 3, 0, *GRID, 0, 0, False, False))
+            outputs.append(attention_op(*qkv(), 3, 0, (*GRID, 0, 0), False, False, "", []))
         run.at_work.begin_forward()
-        assert torch.equal(attention_op(*qkv(), 3, 1, *GRID, 0, 0, False, False), outputs[1])
+        assert torch.equal(attention_op(*qkv(), 3, 1, (*GRID, 0, 0), False, False, "", []), outputs[1])
     finally:
         pop_run(run)
     assert not torch.equal(outputs[0], outputs[1])
@@ -256,14 +183,14 @@ def test_blocks_compiled_alone_share_code_but_not_patterns(counted: bool) -> Non
 
 def test_report_line() -> None:
     run = Run(None, None)
-    run.dense.update({reasons.WARM_UP: 24, reasons.CROSS_ATTENTION: 120})
-    run.sparse, run.density_sum, run.backend, run.seconds = 96, 96 * 0.31, "torch", 1.234
+    run.ledger.dense.update({reasons.WARM_UP: 24, reasons.CROSS_ATTENTION: 120})
+    run.ledger.sparse, run.ledger.density_sum, run.ledger.backend, run.ledger.seconds = 96, 96 * 0.31, "torch", 1.234
     assert run.report() == (
         "Sparse-vDiT: 96 sparse / 24 dense calls (warm-up 24), mean density 0.31, backend torch, "
         "1234 ms in sparse attention"
     )
-    run.note("said once")
-    run.note("said once")
+    run.ledger.note("said once")
+    run.ledger.note("said once")
     assert run.report().endswith("; said once")
     assert Run(None, None, refusal="why").report() == "Sparse-vDiT: everything runs dense: why"
 
@@ -271,13 +198,6 @@ def test_report_line() -> None:
 def test_every_reason_is_a_text_of_its_own() -> None:
     texts = [value for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str)]
     assert len(set(texts)) == len(texts) > 10
-
-
-@pytest.mark.parametrize("made", [PlanEngine, ProfileEngine])
-def test_engines_take_what_the_protocol_says(made: type) -> None:
-    for name in ("reason", "prepare", "attention", "dense_timer", "detail", "free"):
-        said = inspect.signature(getattr(Engine, name)).parameters
-        assert list(inspect.signature(getattr(made, name)).parameters) == list(said), name
 
 
 def test_runs_nest_and_free_twice(run: Run) -> None:
@@ -289,11 +209,3 @@ def test_runs_nest_and_free_twice(run: Run) -> None:
     assert current_run() is run
     run.free()
     run.free()
-
-
-def test_the_first_use_of_a_gpu_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_engine, "_announced", set())
-    said = []
-    for device in ("cpu", "cuda:0", "cuda:0", "cuda:1"):
-        plan_engine.announce(torch.device(device), said.append)
-    assert [line.split(";")[0] for line in said] == [f"preparing the kernels for cuda:{n}" for n in (0, 1)]

@@ -15,7 +15,7 @@ from sparse_vdit.plans.plan import EVERY_SIGMA, uniform_plan
 
 sys.path.append(str(ROOT / "benchmarks"))
 import tables
-from quality import ROOM, Comparison, closest_patterns, without_warmup
+from quality import ROOM, SINGLE_KINDS, Comparison, closest_patterns, without_warmup
 from small_wan_runs import GRID, KEY_TILE, LEAST_STEPS, QUERY_TILE
 from truth import BLOCK, Truth, blocks, frechet_distance, held_out_loss
 
@@ -78,10 +78,11 @@ def test_loss_on_true_videos_notices_what_a_plan_takes_away() -> None:
 
 @pytest.mark.parametrize("density", [0.2, 0.35, 0.5])
 def test_single_patterns_are_at_least_as_dense_as_the_plan(density: float) -> None:
-    kinds = {pattern.kind for pattern, _ in closest_patterns(density, 10_000)}
-    found = closest_patterns(density, len(kinds))
-    assert {pattern.kind for pattern, _ in found} == kinds and len(kinds) >= 3  # one of each
-    for pattern, stated in found:
+    kinds = list(dict.fromkeys(pattern.kind for pattern, _ in closest_patterns(density, 10_000)))
+    assert len(kinds) >= 3 and kinds == [kind for kind in SINGLE_KINDS if kind in kinds]
+    for most in (2, 3):
+        assert [pattern.kind for pattern, _ in closest_patterns(density, most)] == kinds[:most]
+    for pattern, stated in closest_patterns(density, 10_000):
         assert stated == pattern_density(pattern, TokenGrid(*GRID), QUERY_TILE, KEY_TILE)
         assert density - 0.002 <= stated <= density + ROOM
 

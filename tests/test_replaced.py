@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sparse_vdit.nodes.host import reasons
-from sparse_vdit.nodes.host.replaced import COMFYUI_ATTENTION, SOMEBODY, Watch, model_attention, named
+from sparse_vdit.nodes.host.own_attention import COMFYUI_ATTENTION, model_attention
+from sparse_vdit.nodes.host.replaced import SOMEBODY, Watch, named
 from sparse_vdit.nodes.host.run import Run
 from torch import nn
 
@@ -117,9 +118,9 @@ def test_shapes_are_new_once(model: nn.Module) -> None:
 def test_blocks_that_cannot_be_told_apart_accuse_nobody(model: nn.Module) -> None:
     """LTX-2 compiled as a whole: every call comes with the same number."""
     run = Run(None, None, watch=watch(model))
-    run.attended, run.layers = 4, {0}
+    run.ledger.reached[0] = 4
     run.watch.forward(slot(sage), sage, 4)
-    run.dense.update({reasons.WARM_UP: 1})
+    run.ledger.dense.update({reasons.WARM_UP: 1})
     assert "attention was replaced by" in run.replaced()
-    run.dense.update({reasons.BLOCK_ORDER: 3})
+    run.ledger.dense.update({reasons.BLOCK_ORDER: 3})
     assert run.replaced() is None

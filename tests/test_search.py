@@ -11,7 +11,7 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip
 from sparse_vdit.plans.candidates import default_candidates
 from sparse_vdit.plans.profile import MEASURES, Profile, ProfileHeader
 from sparse_vdit.plans.profiler import Profiler
-from sparse_vdit.plans.search import SearchError, search_budget, search_paper
+from sparse_vdit.plans.search import SKIP_LIMIT, SearchError, search_budget, search_paper, skip_warning
 
 GRID = TokenGrid(7, 9, 13, prefix=5)
 LAYERS, HEADS, HEAD_DIM = 10, 20, 64
@@ -199,6 +199,26 @@ def test_algorithm_1_takes_the_choices_that_flowed_on():
 def test_wrong_targets_are_named(target, message):
     with pytest.raises(SearchError, match=message):
         search_budget(made_up(random_errors(1)), **target)
+
+
+def test_both_rules_say_what_error_they_expect():
+    """The same choice by either rule is expected to be as wrong."""
+    profile = made_up(random_errors(2))
+    plans = [search_paper(profile, lam=100.0, epsilon=100.0), search_budget(profile, density=0.5)]
+    for plan in plans:
+        parameters, errors = plan.provenance.parameters, profile.measures["projected"]
+        relative = errors.gather(-1, chosen(plan)[..., None]).sum() / profile.measures["power"][..., 0].sum()
+        assert parameters["predicted_error"] == pytest.approx(float(relative) ** 0.5, abs=1e-4)
+        assert parameters["predicted_error_margin"] >= 0
+
+
+def test_plans_that_skip_too_many_heads_are_warned_of():
+    profile = made_up(random_errors(3))
+    greedy = search_paper(profile, lam=100.0, epsilon=100.0)
+    assert greedy.counts()["skip"] == sum(greedy.counts().values())
+    assert "skips 100% of the heads, and beyond 6%" in skip_warning(greedy)
+    careful = search_budget(profile, density=0.5, most_skipped=SKIP_LIMIT)
+    assert skip_warning(careful) is None
 
 
 def test_bands_without_measurements_are_left_out():

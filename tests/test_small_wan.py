@@ -44,6 +44,7 @@ def test_weights_have_the_keys_of_wan():
         assert file.get_tensor("text_embedding.0.weight").shape == (384, 4096)
         assert file.get_tensor("patch_embedding.weight").shape == (384, 16, 1, 2, 2)
     assert WEIGHTS.stat().st_size <= 24_000_000
+    assert 4e6 <= sum(p.numel() for p in load_model().parameters()) <= 11e6
 
 
 def test_latents_are_pixels_and_back():

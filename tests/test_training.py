@@ -1,5 +1,6 @@
 """The small Wan's training: the same steps whether interrupted or not, and weights that load."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -36,6 +37,44 @@ def test_a_resumed_training_goes_on_as_if_never_stopped_at_the_same_progress(tmp
     assert steps(resumed, 2) == losses[2:]
     for ours, theirs in zip(resumed.average.parameters(), whole.average.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_resumed_training_keeps_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
+    train.Run(tmp_path, seed=3).save()
+    assert train.Run(tmp_path, seed=5).seed == 3
+    refused = {("--seed", "5"): "has a run of seed 3", ("--init", __file__): "goes on with its own weights"}
+    for more, says in refused.items():
+        monkeypatch.setattr(sys, "argv", ["train", "--out", str(tmp_path), "--export", str(tmp_path / "x"), *more])
+        with pytest.raises(SystemExit):
+            train.main()
+        assert says in capsys.readouterr().err
+
+
+def test_seeds_of_evaluations_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
+    for seed in ("0", "20"):
+        monkeypatch.setattr(sys, "argv", ["train", "--out", str(tmp_path), "--seed", seed])
+        with pytest.raises(SystemExit):
+            train.main()
+        assert f"--seed {seed}" in capsys.readouterr().err
+
+
+def test_some_words_are_left_out_and_the_average_trails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = train.Run(tmp_path, seed=3), []
+    run.step = 100
+    before = [p.clone() for p in run.average.parameters()]
+    monkeypatch.setattr(train, "choose_shape", lambda progress, generator: (1, 6, 10, 400))
+
+    def watched(noised: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        seen.append(context.abs().amax((1, 2)) > 0)
+        return run.model(noised, timestep, context)
+
+    run.train_step(0.3, watched)
+    assert seen[0].float().mean().item() == pytest.approx(0.9, abs=0.05)
+    pairs = zip(before, run.average.parameters(), run.model.parameters(), strict=True)
+    for old, mean, new in pairs:
+        decay = min(train.EMA_DECAY, 102 / 111)
+        torch.testing.assert_close(mean, decay * old + (1 - decay) * new)
+    assert any(not torch.equal(old, mean) for old, mean in zip(before, run.average.parameters(), strict=True))
 
 
 def test_training_lowers_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ LARGEST = 2**31  # the kernels count elements of one batch in 32 bits
 
 def refusal(call: AttentionCall) -> str | None:
     """Why this backend cannot run a call, in words; None when it can. The first call on a card loads its kernels."""
-    reason = unsuited(call) or _beyond(call) or _no_card(call.q.device)
+    reason = _no_card(call.q.device) or unsuited(call) or _beyond(call)
     if reason is not None:
         return reason
     arch, dtype = shipped.arch_of(_capability(call.q.device)), shipped.DTYPE_NAMES[call.q.dtype]

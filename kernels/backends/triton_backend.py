@@ -37,15 +37,16 @@ TRITON_OF_TORCH = {
 
 def refusal(call: AttentionCall) -> str | None:
     """Why this backend cannot run a call, in words; None when it can."""
+    device = call.q.device
+    if device.type != "cuda" and not INTERPRETED:
+        return f"device {device.type} has no Triton kernels"
     if not TRITON_FOUND:
         return f"Triton is not installed: {install_line()}"
-    reason, device = unsuited(call), call.q.device
+    reason = unsuited(call)
     if reason is not None or INTERPRETED:
         return reason
     if sys.platform == "linux" and not _has_compiler():
         return "Triton needs a C compiler to start its kernels: install gcc"
-    if device.type != "cuda":
-        return f"device {device.type} has no Triton kernels"
     if device_arch(device) is None:
         name = torch.cuda.get_device_name(device)
         return f"there are no kernels for {name}: NVIDIA from RTX 30 or A100 on, AMD MI300 and RX 9000"

@@ -13,26 +13,39 @@ class AtWork:
 
     Attributes:
         numbered: whether plain Python says which block is at work; not where the model is compiled whole.
+        options: transformer_options of the blocks where plain Python says which is at work, else None.
         layer: number of the block at work, None outside of blocks.
         count: attention calls of this forward where blocks are counted, else None.
         last: the block that attended last in this forward, -1 before the first, None where no forward was begun.
     """
 
     numbered: bool = False
+    options: dict | None = None
     layer: int | None = None
     count: int | None = None
     last: int | None = None
 
     def begin_forward(self) -> None:
         """Nothing is known of the forward that begins, or begins again."""
-        self.numbered, self.layer, self.count, self.last = False, None, None, -1
+        self.numbered, self.options, self.layer, self.count, self.last = False, None, None, None, -1
 
-    def begin_blocks(self, counted: bool) -> None:
+    def begin_blocks(self, counted: bool, options: dict) -> None:
         """The model's forward begins, and plain Python will say which block is at work."""
-        self.numbered, self.layer, self.count, self.last = True, None, 0 if counted else None, -1
+        self.begin_forward()
+        self.numbered, self.options, self.count = True, options, 0 if counted else None
 
-    def take_layer(self) -> int | None:
-        """Number of the block whose attention is called, None outside of blocks; counts the call where that is how."""
+    def begin_block(self, layer: int, options: dict) -> None:
+        """A block begins."""
+        self.layer, self.options = layer, options
+
+    def take_layer(self, said: int | None) -> int | None:
+        """Number of the block whose attention is called, None outside of blocks; counts the call where that is how.
+
+        Args:
+            said: what the code that calls says of itself; it counts where plain Python does not say it.
+        """
+        if not self.numbered:
+            return said
         if self.count is None:
             return self.layer
         self.count += 1

@@ -6,14 +6,16 @@ it is executed. Without a run it is plain dense attention: compiled code outlive
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from .current import current_run
+from .engine import Call
 from .families import Layout
-from .run import current_run
+from .own_attention import model_attention, own_attention, undecorated
+from .written import unpacked
 
 
 def split_heads(x: Tensor, heads: int, by_head: bool) -> Tensor:
@@ -37,41 +39,20 @@ def run_attention(
     out_by_head: bool,
     dense: Callable[[], Tensor],
     mask: Tensor | None = None,
+    again: Callable[[], object] | None = None,
 ) -> Tensor:
-    """Self-attention as the current run wants it; `dense` computes it the model's own way."""
+    """Self-attention as the current run wants it.
+
+    Args:
+        dense: computes it the model's own way.
+        again: does so for timing, where `dense` uses up what it is given.
+    """
     run = current_run()
     if run is None:
         return dense()
-
-    def again() -> Tensor:  # for timing: `dense` may use up what it is given
-        return _dense(q, k, v, heads, layer, by_head, out_by_head, mask)
-
-    out = run.attend(layer, layout, *(split_heads(x, heads, by_head) for x in (q, k, v)), mask, again=again)
+    split = (split_heads(x, heads, by_head) for x in (q, k, v))
+    out = run.attend(Call(layer, layout, *split, mask, again or dense))
     return dense() if out is None else merge_heads(out, out_by_head)
-
-
-def _model_attention() -> Callable:
-    """The attention that ComfyUI itself would use, undecorated."""
-    module = sys.modules["comfy.ldm.modules.attention"]
-    function = module.optimized_attention
-    return getattr(function, "__wrapped__", function)
-
-
-def _dense(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, layer: int, by_head: bool, out_by_head: bool, mask: Tensor | None
-) -> Tensor:
-    run = current_run()
-    kwargs = {"skip_reshape": by_head, "skip_output_reshape": out_by_head, "_inside_attn_wrapper": True}
-    if mask is not None:
-        kwargs["mask"] = mask
-    if run is None:
-        return _model_attention()(q, k, v, heads, **kwargs)
-    if run.options is not None:
-        kwargs["transformer_options"] = {**run.options, "block_index": layer}
-    with run.timing_dense():
-        if run.chained is not None:
-            return run.chained(run.function, q, k, v, heads, **kwargs)
-        return run.function(q, k, v, heads, **kwargs)
 
 
 @torch.library.custom_op("sparse_vdit::attention", mutates_args=())
@@ -81,36 +62,36 @@ def attention_op(
     v: Tensor,
     heads: int,
     layer: int,
-    frames: int,
-    height: int,
-    width: int,
-    prefix: int,
-    suffix: int,
+    layout: Sequence[int],
     by_head: bool,
     out_by_head: bool,
+    words: str,
+    numbers: Sequence[int],
     mask: Tensor | None = None,
 ) -> Tensor:
-    """What compiled code calls: the same attention, decided when it is executed. Output contiguous."""
-    layout = (frames, height, width, prefix, suffix)
-    run = current_run()
-    at_work = run.at_work.take_layer() if run is not None and run.at_work.numbered else layer
-    out = run_attention(
-        q,
-        k,
-        v,
-        heads,
-        at_work,
-        layout,
-        by_head,
-        out_by_head,
-        lambda: _dense(q, k, v, heads, layer if at_work is None else at_work, by_head, out_by_head, mask),
-        mask,
-    )
-    return out.contiguous()
+    """What compiled code calls: the same attention, decided when it is executed. Output contiguous.
+
+    `words` and `numbers` are what the model had written into transformer_options (`written.py`).
+    """
+
+    def dense() -> Tensor:
+        kwargs = {"skip_reshape": by_head, "skip_output_reshape": out_by_head, "_inside_attn_wrapper": True}
+        if mask is not None:
+            kwargs["mask"] = mask
+        run = current_run()
+        if run is None:
+            return undecorated(model_attention())(q, k, v, heads, **kwargs)
+        options = run.call_options(unpacked(words, numbers))
+        if options is not None:
+            kwargs["transformer_options"] = options
+        with run.timing_dense():
+            return own_attention(run.chained, run.function, q, k, v, heads, **kwargs)
+
+    return run_attention(q, k, v, heads, layer, tuple(layout), by_head, out_by_head, dense, mask).contiguous()
 
 
 @attention_op.register_fake
-def _(q, k, v, heads, layer, frames, height, width, prefix, suffix, by_head, out_by_head, mask=None):
+def _(q, k, v, heads, layer, layout, by_head, out_by_head, words, numbers, mask=None):
     if by_head == out_by_head:
         return torch.empty_like(q, memory_format=torch.contiguous_format)
     if by_head:

@@ -17,8 +17,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from .current import current_run
 from .families import COUNTED, Family
-from .run import current_run
 
 LAYER = "sparse_vdit_layer"
 """Key in transformer_options: number of the block at work, absent outside of blocks."""
@@ -40,7 +40,7 @@ def number_blocks(options: dict, family: Family, model: nn.Module) -> None:
     counted = sections[0][0] == COUNTED
     run = None if torch.compiler.is_compiling() else current_run()
     if run is not None:
-        run.at_work.begin_blocks(counted)
+        run.at_work.begin_blocks(counted, options)
     if counted:
         options[COUNT] = [0]
         return
@@ -65,7 +65,7 @@ def _in_block(layer: int, patch: Patch | None, args: dict, extra: dict) -> dict:
     options[LAYER], options[SEEN] = layer, False
     run = None if torch.compiler.is_compiling() else current_run()
     if run is not None:
-        run.at_work.layer = layer
+        run.at_work.begin_block(layer, options)
     try:
         return extra["original_block"](args) if patch is None else patch(args, extra)
     finally:
@@ -75,10 +75,8 @@ def _in_block(layer: int, patch: Patch | None, args: dict, extra: dict) -> dict:
 
 
 def take_layer(options: dict) -> int | None:
-    """Number of the block whose attention is called, None outside of blocks; counts the call where that is how."""
-    run = None if torch.compiler.is_compiling() else current_run()
-    if run is not None and run.at_work.numbered:
-        return run.at_work.take_layer()
+    """Number of the block whose attention is called, None outside of blocks; counts the call where that is how. The
+    number is the code's own, which `AtWork.take_layer` mends where code is shared."""
     count = options.get(COUNT)
     if count is None:
         return options.get(LAYER)

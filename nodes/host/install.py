@@ -15,11 +15,13 @@ from torch import nn
 
 from . import override, reasons
 from .blocks import number_blocks
+from .current import current_run, pop_run, push_run
 from .engine import Engine
 from .families import Family, detect, read_layout
 from .override import CHAINED, LAYOUT, OUTSIDE, REFUSED, attention_override
-from .replaced import OVERRIDE, Watch, model_attention
-from .run import Run, current_run, pop_run, push_run
+from .own_attention import model_attention, undecorated
+from .replaced import OVERRIDE, Watch
+from .run import Run
 
 KEY = "sparse_vdit"
 LOG = logging.getLogger("sparse_vdit")
@@ -66,8 +68,7 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
     found = {key: options[key] for key in (OVERRIDE, CHAINED) if key in options}
     # never our own, which the options of a run within a run hold already
     chained = found.get(CHAINED if found.get(OVERRIDE) is attention_override else OVERRIDE)
-    function = model_attention(model)
-    run = Run(engine, getattr(function, "__wrapped__", function), chained)
+    run = Run(engine, undecorated(model_attention(model)), chained)
     run.watch = Watch(guider.model_patcher, model, family.shape(model)[0])
     run.compiled = _forget_compiled(model, options, chained)
     options[OVERRIDE], options[CHAINED] = attention_override, chained
@@ -85,7 +86,7 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
         options.update(found)
     verdict = run.replaced()
     if verdict is not None:
-        run.note(verdict)
+        run.ledger.note(verdict)
     finish(run)
     return result
 
@@ -148,24 +149,25 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     _prepare(run, executor.class_obj.diffusion_model, inputs, x)
     run.begin_forward(x.device, sigma)
     new = run.compiled and run.watch.is_new({**kwargs, "": x})
-    calls = run.calls()
+    calls = run.ledger.calls()
 
     def forward() -> torch.Tensor:
         run.options[REFUSED] = refused = []
         out = executor(x, t, *args, **kwargs)
         for reason in refused:
-            run.refused(reason)
+            run.ledger.count_dense(reason)
         return out
 
     out = forward()
-    if new and run.calls() == calls:  # stale code, made without our override
+    if new and run.ledger.calls() == calls:  # stale code, made without our override
         torch._dynamo.reset()
         run.forget_blocks()
         out = forward()
     while run.must_repeat():
         out = forward()
-    run.watch.forward(run.options, attention_override, run.calls() - calls)
+    run.watch.forward(run.options, attention_override, run.ledger.calls() - calls)
     run.options = None
+    run.forget_blocks()
     return out
 
 

@@ -58,14 +58,8 @@ class KernelChoice:
         if winner is None:
             out = self._try(run, place, call, backend, kernels, again)
             winner = self.race.verdict(place, density, kernels)  # where times are known at once
-            return self._stays_dense(run, place, density) if winner == DENSE else out
-        if winner == DENSE:
-            return self._stays_dense(run, place, density)
-        return self._timed(run, call, backend, winner)
-
-    def _stays_dense(self, run: Run, place: str, density: float) -> str:
-        run.note(self.race.explain(place, density))
-        return reasons.NOT_FASTER
+            return reasons.NOT_FASTER if winner == DENSE else out
+        return reasons.NOT_FASTER if winner == DENSE else self._timed(run, call, backend, winner)
 
     def _wants(self, run: Run, device: torch.device, place: str, lane: str) -> bool:
         """Whether a call is to be timed for the race, and can be; it then counts as begun."""
@@ -83,7 +77,7 @@ class KernelChoice:
         """Output of the exact kernel, timed beside what else is in the race; the others' outputs are compared."""
         device, percent = call.q.device, density_class(mean_density(call))
         if not run.clock.ready(device):
-            run.note(NOT_TIMED)
+            run.ledger.note(NOT_TIMED)
         while again is not None and self._wants(run, device, place, DENSE):
             stop = run.time(device, DENSE, self.race.measured(place, DENSE))
             again()
@@ -100,7 +94,7 @@ class KernelChoice:
                 if passes_through(error):
                     raise
                 self.race.drop(kernel)
-                run.note(f"the {kernel} kernel failed and was left out: {error}")
+                run.ledger.note(f"the {kernel} kernel failed and was left out: {error}")
         return out
 
     def _compare(self, run: Run, place: str, call: AttentionCall, backend: str, kernel: str, exact: Tensor) -> None:
@@ -128,6 +122,10 @@ class KernelChoice:
         if self._own is None:
             self._own = backend_name(run.function, run.chained)
         return self.race.place(layout, q, masked, self._own)
+
+    def told(self) -> str:
+        """What was measured, in words; empty where nothing was."""
+        return "" if self.race is None else self.race.told()
 
     def results(self) -> dict:
         """What was measured, for JSON."""

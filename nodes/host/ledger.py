@@ -6,11 +6,15 @@ import copy
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+import torch
+
 from . import reasons
 from .families import Layout
 
 LAYOUTS_SHOWN = 2
 UNKNOWN = "unknown"  # in JSON, a layer without a number
+REPEATED = ("sparse", "dense", "density_sum", "reached", "layers", "layouts", "devices", "backends")
+"""What is counted again when a forward is repeated."""
 
 
 @dataclass
@@ -18,6 +22,13 @@ class Ledger:
     """Counts of a run.
 
     Attributes:
+        sparse: sparse calls.
+        dense: dense calls by reason.
+        density_sum: of the sparse calls.
+        backend: of the last sparse call.
+        seconds: in sparse attention.
+        notes: what else the report must say.
+        reached: calls of `Run.attend` by layer, None where it is unknown.
         layers: by layer, None where it is unknown: sparse calls, and dense calls by reason.
         forwards: by forward: noise level, sparse calls and dense calls by reason.
         layouts: token layouts met, by self-attention calls.
@@ -26,6 +37,13 @@ class Ledger:
         failures: what went wrong, in words, in the order of time; of errors also the layer, None where it is unknown.
     """
 
+    sparse: int = 0
+    dense: Counter = field(default_factory=Counter)
+    density_sum: float = 0.0
+    backend: str | None = None
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    reached: Counter = field(default_factory=Counter)
     layers: dict[int, Counter] = field(default_factory=lambda: defaultdict(Counter))
     forwards: list[dict] = field(default_factory=list)
     layouts: Counter = field(default_factory=Counter)
@@ -34,28 +52,64 @@ class Ledger:
     backends: Counter = field(default_factory=Counter)
     failures: list[dict] = field(default_factory=list)
 
+    def note(self, text: str) -> None:
+        """Remember something that the report must say, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def begin_forward(self, sigma: float | None) -> None:
         """The calls that follow are of a forward at this noise level."""
         self.forwards.append({"sigma": sigma, "sparse": 0, "dense": Counter()})
 
-    def count(self, layer: int | None, reason: str | None) -> None:
-        """Count a call of a layer that may be unknown, sparse where there is no reason."""
-        self.layers[layer]["sparse" if reason is None else reason] += 1
-        if not self.forwards:
-            return
-        if reason is None:
+    def count_sparse(self, layer: int, density: float, backend: str, device: torch.device) -> None:
+        """Count a sparse call."""
+        self.sparse += 1
+        self.density_sum += density
+        self.backend = backend
+        self.backends[backend] += 1
+        self.devices[str(device)] += 1
+        self.layers[layer]["sparse"] += 1
+        if self.forwards:
             self.forwards[-1]["sparse"] += 1
-        else:
+
+    def count_dense(self, reason: str, layer: int | None = None) -> None:
+        """Count a call that is dense, of a layer that may be unknown."""
+        self.dense[reason] += 1
+        self.layers[layer][reason] += 1
+        if self.forwards:
             self.forwards[-1]["dense"][reason] += 1
 
-    def mark(self) -> tuple:
+    def mark(self) -> dict:
         """What `back_to` goes back to."""
-        return copy.deepcopy((self.layers, self.layouts, self.devices, self.backends))
+        return {name: copy.deepcopy(getattr(self, name)) for name in REPEATED}
 
-    def back_to(self, mark: tuple) -> None:
+    def back_to(self, mark: dict) -> None:
         """Forget the forward that began at a mark: it is repeated."""
-        self.layers, self.layouts, self.devices, self.backends = mark
+        for name, value in mark.items():
+            setattr(self, name, value)
         self.forwards.pop()
+
+    def dense_reasons(self) -> Counter:
+        """Reasons of the dense self-attention calls."""
+        return Counter({name: n for name, n in self.dense.items() if name not in reasons.NOT_SELF_ATTENTION})
+
+    def calls(self) -> int:
+        """Self-attention calls that reached the pack so far."""
+        return self.sparse + self.dense_reasons().total()
+
+    def line(self, title: str, told: str = "") -> str:
+        """The line that says what ran; `title` and what else is `told` are the engine's."""
+        dense = self.dense_reasons()
+        why = ", ".join(f"{name} {count}" for name, count in dense.most_common())
+        what = ", ".join(filter(None, (title, self.grids())))
+        text = "Sparse-vDiT: " + (f"{what}: " if what else "")
+        text += f"{self.sparse} sparse / {dense.total()} dense calls" + (f" ({why})" if why else "")
+        if self.sparse:
+            text += f", mean density {self.density_sum / self.sparse:.2f}, backend {self.backend}"
+            text += f", {1000 * self.seconds:.0f} ms in sparse attention"
+        else:
+            text += f"; nothing ran sparse: {mend(dense)}"
+        return "; ".join(filter(None, [text, told, *self.notes]))
 
     def grids(self) -> str:
         """The token grids met, in words; empty when none was."""
@@ -66,6 +120,9 @@ class Ledger:
     def detail(self) -> dict:
         """All of it, for JSON."""
         return {
+            "sparse": self.sparse,
+            "dense": dict(self.dense),
+            "mean_density": self.density_sum / self.sparse if self.sparse else None,
             "grids": {grid_name(layout): calls for layout, calls in self.layouts.items()},
             "devices": dict(self.devices),
             "backends": dict(self.backends),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 
 import torch
@@ -11,10 +10,11 @@ from torch import Tensor
 from . import reasons
 from .attention_op import attention_op, run_attention
 from .blocks import COUNT, LAYER, SEEN, take_layer
+from .current import current_run, timing_dense
 from .families import Layout
-from .replaced import COMFYUI_ATTENTION
-from .run import current_run, timing_dense
+from .own_attention import contained_attention, own_attention, refilled
 from .text_mask import is_key_mask
+from .written import packed
 
 LAYOUT = "sparse_vdit_layout"
 """Key in transformer_options: token layout of this forward (tuple of five), or why it is unknown (text)."""
@@ -40,7 +40,7 @@ def attention_override(func: Callable, *args: object, **kwargs: object) -> Tenso
 
     def dense() -> Tensor:
         with timing_dense():
-            return func(*args, **kwargs) if chained is None else chained(func, *args, **kwargs)
+            return own_attention(chained, func, *args, **kwargs)
 
     return _attention({**dict(zip(_NAMES, args, strict=False)), **kwargs}, options, dense)
 
@@ -51,10 +51,15 @@ def contained_override(*args: object, **kwargs: object) -> Tensor:
     Nothing here holds a tensor of theirs when dense attention begins, so that it can free them as early as it likes.
     """
     options = kwargs.get("transformer_options") or {}
-    out = _attention({**dict(zip(_NAMES, _peeked(args), strict=False)), **kwargs}, options, lambda: None)
+    chained = options.get(CHAINED)
+
+    def again() -> Tensor:
+        return contained_attention(chained, *refilled(args), **kwargs)
+
+    out = _attention({**dict(zip(_NAMES, _peeked(args), strict=False)), **kwargs}, options, lambda: None, again)
     if out is None:
         with timing_dense():
-            return _contained_dense(options.get(CHAINED), args, kwargs)
+            return contained_attention(chained, *args, **kwargs)
     for container in args[:3]:
         container.take()
     return out
@@ -67,19 +72,12 @@ def _peeked(args: tuple) -> tuple:
     return (*(container.peek() for container in args[:3]), *args[3:])
 
 
-def _contained_dense(chained: Callable | None, args: tuple, kwargs: dict) -> Tensor:
-    """Attention of the chained override, or the model's, of what is in the containers."""
-    attention = sys.modules[COMFYUI_ATTENTION].optimized_attention
-    if chained is None:
-        return attention(*args, **kwargs)  # `_inside_attn_wrapper` among kwargs keeps it from asking for overrides
-    consume = getattr(chained, "container_function", None)
-    if consume is not None:
-        return consume(*args, **kwargs)
-    func = getattr(attention, "__wrapped__", attention)
-    return chained(func, *(container.take() for container in args[:3]), *args[3:], **kwargs)
-
-
-def _attention(call: Mapping, options: dict, dense: Callable[[], Tensor | None]) -> Tensor | None:
+def _attention(
+    call: Mapping,
+    options: dict,
+    dense: Callable[[], Tensor | None],
+    again: Callable[[], Tensor] | None = None,
+) -> Tensor | None:
     """What the current run makes of a call with plain tensors; what `dense` gives where it has to be dense."""
     compiling = torch.compiler.is_compiling()
     if compiling and not sampling:  # read in all code that this function gets into, which it then guards
@@ -95,8 +93,8 @@ def _attention(call: Mapping, options: dict, dense: Callable[[], Tensor | None])
     layout, mask = options[LAYOUT], call.get("mask")
     layer = take_layer(options)  # of calls that are the plan's alone, so that no other is counted
     if compiling:
-        return attention_op(q, k, v, heads, layer, *layout, by_head, out_by_head, mask)
-    return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense, mask)
+        return attention_op(q, k, v, heads, layer, layout, by_head, out_by_head, *packed(options), mask)
+    return run_attention(q, k, v, heads, layer, layout, by_head, out_by_head, dense, mask, again)
 
 
 def _count_refused(reason: str, options: dict, compiling: bool) -> None:
@@ -106,7 +104,7 @@ def _count_refused(reason: str, options: dict, compiling: bool) -> None:
         return
     run = current_run()
     if run is not None:
-        run.refused(reason, options.get(LAYER))
+        run.ledger.count_dense(reason, options.get(LAYER))
 
 
 def refusal(call: Mapping, options: Mapping) -> str | None:

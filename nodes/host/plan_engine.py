@@ -16,8 +16,9 @@ from ...kernels.grid import TokenGrid
 from ...kernels.lists import TileLists
 from ...plans.binding import BoundPlan, Table
 from ...plans.plan import Plan
+from ...plans.search import skip_warning
 from . import reasons
-from .engine import DenseTimer
+from .engine import Call, DenseTimer
 from .failures import out_of_memory, passes_through
 from .families import Layout
 from .kernel_choice import KernelChoice, mean_density
@@ -71,7 +72,8 @@ class PlanEngine:
         self.title = f"{plan.family}, plan {plan_name(plan)}"
         self.shape = plan.layers, plan.heads
         self.band: int | None = None
-        self._warned: set[Layout] = set()
+        self._warnings: dict[Layout, str | None] = {}
+        self._skip_warning = skip_warning(plan)
         self._met: dict[Layout, tuple[tuple[float, ...], Table]] = {}
 
     def reason(self, sigma: float) -> str | None:
@@ -100,6 +102,8 @@ class PlanEngine:
         grid = TokenGrid(*layout)
         with nullcontext() if self.bound.ready(grid, device) else self.pause():
             lists, table = self.bound.lists(grid, device)
+            if layout not in self._warnings:
+                self._warnings[layout] = self.bound.distance_warning(grid, device)
         self._met[layout] = lists.densities, table
         return lists, table
 
@@ -107,42 +111,22 @@ class PlanEngine:
         """Of the model's own attention, for the race."""
         return self.kernels.dense_timer(run, layout, q, masked)
 
-    def attention(
-        self,
-        run: Run,
-        layer: int,
-        layout: Layout,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_bias: Tensor | None = None,
-        *,
-        again: Callable[[], object] | None = None,
-    ) -> Tensor | str:
+    def attention(self, run: Run, call: Call) -> Tensor | str:
         """Sparse attention with the heads' lists, or why not; an error in it is a reason too."""
         failure = None
         try:
-            return self._attention(run, layer, layout, q, k, v, key_bias, again)
+            return self._attention(run, call)
         except Exception as error:
             if passes_through(error):
                 raise
             LOG.warning("Sparse-vDiT: sparse attention failed", exc_info=True)
             failure = error.with_traceback(None)  # whose frames would keep the call's tensors
         if out_of_memory(failure):
-            self._release(q.device)
-        return run.kernel_failed(layer, failure)
+            self._release(call.q.device)
+        return run.kernel_failed(call.layer, failure)
 
-    def _attention(
-        self,
-        run: Run,
-        layer: int,
-        layout: Layout,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_bias: Tensor | None,
-        again: Callable[[], object] | None,
-    ) -> Tensor | str:
+    def _attention(self, run: Run, call: Call) -> Tensor | str:
+        layer, layout, q = call.layer, call.layout, call.q
         if not 0 <= layer < self.plan.layers:
             return reasons.NO_LAYER
         if q.shape[2:] != (self.plan.heads, self.plan.head_dim):
@@ -150,27 +134,28 @@ class PlanEngine:
         lists, table = self._lists(layout, q.device)
         head_lists = table[self.band][layer]
         if self.backend == AUTO and all(lists.densities[number] >= 1 for number in head_lists):
-            return reasons.DENSE_HEADS  # the model's own attention is the faster way to the same result
+            return self._dense_heads(run, call)  # the model's own attention is the faster way to the same result
         announce(q.device, self.say)
         try:
-            call = AttentionCall(q, k, v, lists, head_lists, key_bias)
-            name, passed_over = choose_backend(call, self.backend)
+            sparse = AttentionCall(q, call.k, call.v, lists, head_lists, call.key_bias)
+            name, passed_over = choose_backend(sparse, self.backend)
         except ValueError as error:
-            run.note(str(error))
+            run.ledger.note(str(error))
             return reasons.REFUSED
         if self.backend == AUTO and name == "torch" and q.device.type in ("cuda", "cpu") and q.dtype in DTYPES:
-            run.note(f"no fast kernels here: {passed_over}")  # torch alone is slower than dense attention in 16 bits
+            # torch alone is slower than dense attention in 16 bits
+            run.ledger.note(f"no fast kernels here: {passed_over}")
             return reasons.NO_KERNELS
         self._keep_tables(lists, head_lists, q.shape[0], name)
-        out = self.kernels.attention(run, layout, call, name, again)
+        out = self.kernels.attention(run, layout, sparse, name, call.again)
         if isinstance(out, str):
             return out
-        if run.spoiled(layer, out, (q, k, v)):
+        if run.spoiled(layer, out, (q, call.k, call.v)):
             return reasons.NOT_FINITE
         self._warn(run, layout)
         if passed_over is not None:
             name = f"{name} ({passed_over})"
-        run.count_sparse(mean_density(call), name, q.device)
+        run.ledger.count_sparse(layer, mean_density(sparse), name, q.device)
         return out
 
     def _release(self, device: torch.device) -> None:
@@ -179,12 +164,22 @@ class PlanEngine:
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _dense_heads(self, run: Run, call: Call) -> str:
+        """Why a layer whose heads are all dense on this grid is so."""
+        why = self.bound.too_small(TokenGrid(*call.layout), self.band, call.layer)
+        if why is None:
+            return reasons.DENSE_HEADS
+        run.ledger.note(why)
+        return reasons.TOO_SMALL
+
     def _warn(self, run: Run, layout: Layout) -> None:
-        if layout not in self._warned:
-            self._warned.add(layout)
-            warning = self.bound.distance_warning(TokenGrid(*layout))
+        for warning in (self._warnings[layout], self._skip_warning):
             if warning is not None:
-                run.note(warning)
+                run.ledger.note(warning)
+
+    def told(self) -> str:
+        """Which times decided, in words; empty where none did."""
+        return self.kernels.told()
 
     def detail(self) -> dict:
         """The plan as it ran: every head's pattern, its density on every grid, and what the race measured."""

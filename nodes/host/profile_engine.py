@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...kernels.grid import TokenGrid
 from ...plans.profiler import Profiler
 from . import reasons
+from .engine import Call
 from .families import Family, Layout
 from .run import Run
 
@@ -50,40 +51,34 @@ class ProfileEngine:
     def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> None:
         """Profiling has no use for it."""
 
-    def attention(
-        self,
-        run: Run,
-        layer: int,
-        layout: Layout,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_bias: Tensor | None = None,
-        *,
-        again: Callable[[], object] | None = None,
-    ) -> Tensor | str:
+    def attention(self, run: Run, call: Call) -> Tensor | str:
         """The profiler's output where attention flows on sparse, else the reason for dense."""
-        if key_bias is not None:
+        layer, inputs = call.layer, (call.q, call.k, call.v)
+        if call.mask is not None:
             return reasons.MASKED
         if not 0 <= layer < len(self.profiler.samples[0]):
             return reasons.NO_LAYER
-        grid, measured = TokenGrid(*layout), self.profiler.grid
+        grid, measured = TokenGrid(*call.layout), self.profiler.grid
         if measured is not None and grid != measured and grid.shape == measured.shape:
             return reasons.OTHER_TEXT
-        stop = run.time(q.device, "profiling")
+        stop = run.time(call.q.device, "profiling")
         with self.pause():  # what is measured outlives the forward
             if layer not in self._grams:
-                self._grams[layer] = head_grams(self.family.output(self.model, layer), q)
-            flowing = self.profiler.observe(layer, self.sigma, q, k, v, grid, self._grams[layer])
+                self._grams[layer] = head_grams(self.family.output(self.model, layer), call.q)
+            flowing = self.profiler.observe(layer, self.sigma, *inputs, grid, self._grams[layer])
         self.observed += 1
         out = None if flowing is None else flowing.clone()  # what flows on is the forward's own
         stop()
         if out is None:
             return reasons.PROFILING
-        if run.spoiled(layer, out, (q, k, v)):
+        if run.spoiled(layer, out, inputs):
             return reasons.NOT_FINITE
-        run.count_sparse(1.0, "profiling", q.device)
+        run.ledger.count_sparse(layer, 1.0, "profiling", call.q.device)
         return out
+
+    def told(self) -> str:
+        """Nothing: the node says it all."""
+        return ""
 
     def detail(self) -> dict:
         """Nothing: the profile says it all."""

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,6 +31,23 @@ ERROR_BUDGET = 2e-2  # relative L2 of a kernel's output against the exact kernel
 CLASS_WIDTH = 5  # percent of density that count as one
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """The way to compute calls of a density.
+
+    Attributes:
+        winner: a kernel's name or DENSE.
+        times: milliseconds of the fastest kernel and of the model's own attention; None where none were taken.
+    """
+
+    winner: str
+    times: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        sparse, own = self.times
+        return f"{sparse:.2f} ms sparse and {own:.2f} ms dense"
+
+
 class Race:
     """Times of one run, beside those of earlier runs.
 
@@ -45,7 +63,7 @@ class Race:
         self._times: dict[tuple[str, str], list[float]] = {}
         self._errors: dict[tuple[str, str], Tensor] = {}
         self._dropped: set[str] = set()
-        self._decided: dict[tuple[str, int], tuple[str, str]] = {}
+        self._decided: dict[tuple[str, int], Verdict] = {}
 
     def place(self, layout: Layout, q: Tensor, masked: bool, own: str) -> str:
         """Name of all that a call's speed hangs on, for q (B, S, H, D) and the name of the model's own attention."""
@@ -84,28 +102,26 @@ class Race:
             if decided is None:
                 return None
             self._decided[key] = decided
-        return self._decided[key][0]
+        return self._decided[key].winner
 
-    def explain(self, place: str, density: float) -> str:
-        """Why calls of a density stay dense, with the numbers that the verdict went by."""
-        return self._decided[place, density_class(density)][1]
+    def told(self) -> str:
+        """The times that verdicts went by, of the sparsest and the densest calls that were timed; empty without any."""
+        timed = {density: found for (_, density), found in self._decided.items() if found.times is not None}
+        if not timed:
+            return ""
+        ends = dict.fromkeys((min(timed), max(timed)))
+        return "a call takes " + ", ".join(f"at density {end / 100:.2f} {timed[end]}" for end in ends)
 
-    def _decide(self, place: str, density: int, kernels: list[str]) -> tuple[str, str] | None:
-        """The winner, and what to say where it is DENSE."""
-        lost = [at for (where, at), (winner, _) in self._decided.items() if where == place and winner == DENSE]
+    def _decide(self, place: str, density: int, kernels: list[str]) -> Verdict | None:
+        lost = [at for (where, at), found in self._decided.items() if where == place and found.winner == DENSE]
         if any(sparser <= density for sparser in lost):
-            return DENSE, "sparse attention was not faster at a lower density, so what is denser stays dense"
+            return Verdict(DENSE)  # what is denser than a loser is not tried
         found = self._found(place, density, kernels) or self._known(place, density, kernels)
         if found is None:
             return None
         times = {name: found[lane(name, density)] for name in kernels if self._fits(name, density, found)}
         winner, own = min(times, key=times.get), found[lane(DENSE, density)]
-        if times[winner] <= (1 - MARGIN) * own:
-            return winner, ""
-        return DENSE, (
-            f"at density {density / 100:.2f} sparse attention takes {times[winner]:.2f} ms a call and the model's own "
-            f"{own:.2f} ms; {MARGIN:.0%} less is asked for"
-        )
+        return Verdict(winner if times[winner] <= (1 - MARGIN) * own else DENSE, (times[winner], own))
 
     def _found(self, place: str, density: int, kernels: list[str]) -> dict[str, float] | None:
         """Milliseconds and errors of this run, which are then kept; None until every call was timed."""

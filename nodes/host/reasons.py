@@ -22,6 +22,7 @@ UNSEEN_FORWARD = "forward was not seen by the pack"
 REFUSED = "backend refused"
 NO_KERNELS = "no fast kernels for this device"
 DENSE_HEADS = "plan is dense here"
+TOO_SMALL = "video is too small for the plan"
 NOT_FASTER = "sparse is not faster here"
 
 # what went wrong decides
@@ -62,11 +63,12 @@ MENDS = {
     OTHER_TOKENS: "the model adds tokens that the pack does not know of, perhaps another node's reference or control",
     OTHER_HEADS: "the model's heads are not those it was loaded with, perhaps another node changes it",
     UNSEEN_FORWARD: "another node runs the model in a way of its own, past the pack",
-    REFUSED: "the chosen backend cannot run on this machine or with this model; backend auto takes one that can",
+    REFUSED: "the chosen backend cannot run on this machine or with this model",
     NO_KERNELS: "no fast sparse kernel runs on this machine, and without one the model's own attention is faster",
     DENSE_HEADS: "the plan keeps every head dense; search one with a smaller density",
-    NOT_FASTER: "sparse attention was timed and is not faster on this machine at this size; longer or larger videos "
-    "gain more, and so does a plan of smaller density",
+    TOO_SMALL: "so few tokens leave nothing out; a larger or longer video does, or a plan that is profiled at this "
+    "size",
+    NOT_FASTER: "longer or larger videos gain more, and so does a plan of smaller density",
     NOT_FINITE: "sparse attention gave numbers that are not finite; please report it with the plan",
     OFTEN_NOT_FINITE: "sparse attention gave numbers that are not finite; please report it with the plan",
     KERNEL_FAILED: "the sparse kernel does not run on this machine; another backend may, please report the message",
@@ -79,6 +81,15 @@ UNREACHED = (
     "no self-attention of the model reached the pack: another node computes attention itself (put it before this one, "
     "or leave it out), or every step came from a cache"
 )
+
+
+def other_model(plan: str, mismatch: str) -> str:
+    """Why a plan of another model cannot run."""
+    return (
+        f"plan {plan} does not fit, {mismatch}: load a plan of this model, or make one with Profile Heads and Search "
+        "Sparse Plan"
+    )
+
 
 def no_family(name: str) -> str:
     """Why a class that no family takes stays dense."""

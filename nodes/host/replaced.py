@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from .own_attention import COMFYUI_ATTENTION, model_attention
+
 OVERRIDE = "optimized_attention_override"
-COMFYUI_ATTENTION = "comfy.ldm.modules.attention"
 SOMEBODY = "something the pack cannot see"
 
 
@@ -27,12 +27,6 @@ def named(thing: object) -> str:
 def names(things: Iterable[object]) -> str | None:
     """All of them, each name once; None where there are none."""
     return ", ".join(sorted({named(thing) for thing in things})) or None
-
-
-def model_attention(model: nn.Module) -> Callable:
-    """The attention that a model's code calls, with whatever is around it at this moment."""
-    module = sys.modules.get(type(model).__module__)
-    return getattr(module, "optimized_attention", None) or sys.modules[COMFYUI_ATTENTION].optimized_attention
 
 
 class Watch:

@@ -37,6 +37,12 @@ def say(text: str, node_id: str | None) -> None:
     show_on_node(text, node_id)
 
 
+def warn(text: str, node_id: str | None) -> None:
+    """Warn of something, in the log and on the node."""
+    LOG.warning("Sparse-vDiT: %s", text)
+    show_on_node(text, node_id)
+
+
 def report(run: Run, node_id: str | None, strict: bool, verbose: bool = False) -> None:
     """One line for a run: a warning when nothing ran sparse. With `verbose` all details, as JSON, in the log and in a
     new file that the line names.
@@ -49,9 +55,9 @@ def report(run: Run, node_id: str | None, strict: bool, verbose: bool = False) -
         detail = run.detail()
         LOG.info("Sparse-vDiT details: %s", json.dumps(detail))
         text += f"; {write_detail(detail)}"
-    LOG.log(logging.INFO if run.sparse else logging.WARNING, text)
+    LOG.log(logging.INFO if run.ledger.sparse else logging.WARNING, text)
     show_on_node(text, node_id)
-    if strict and not run.sparse:
+    if strict and not run.ledger.sparse:
         raise NothingSparseError(f"{text}. Nothing ran sparse and strict is on; turn strict off to go on dense.")
 
 

@@ -1,14 +1,10 @@
-"""The state of one sampling run: what was decided, what ran, what went wrong, and the line that says so.
-
-Runs lie on a stack of this module, never on a model or in its options: clones share those, compiled code outlives them.
-"""
+"""The state of one sampling run: what was decided, what ran, what went wrong."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,15 +12,14 @@ from torch import Tensor
 from . import reasons
 from .at_work import AtWork
 from .clock import Clock
-from .engine import DenseTimer, Engine
+from .engine import Call, DenseTimer, Engine
 from .failures import failure_text, out_of_memory, passes_through
 from .families import Layout
-from .ledger import Ledger, mend
+from .ledger import Ledger
+from .output_check import OutputCheck
 from .replaced import Watch
 from .text_mask import text_bias
 
-MOST_FAILURES = 3  # outputs that were not finite, after which a run goes on dense
-NOT_OURS = "q, k or v of the model were not finite before sparse attention, which then cannot be either"
 EVENTS_BESIDE = 160  # pairs of events for the calls of a race, beside one for each layer
 
 
@@ -40,15 +35,11 @@ class Run:
         biases: key biases made of this forward's masks, by mask; the masks are kept so that none takes another's place.
         refusal: why the run is dense as a whole, before it began.
         stopped: why the rest of the run is dense, None while it is not.
-        flags: bool (layers, heads + 1) on the device, True where a sparse output of this forward was not finite, in
-            the last column where q, k or v were not before; None where outputs are checked at once.
-        dense_layers: layers that are dense in the forward now running, because it is repeated for them.
         compiled: whether the model is compiled.
         at_work: which block calls attention.
-        layers: numbers of the blocks whose self-attention came here.
-        attended: calls of `attend`.
         watch: looks out for attention that other nodes put in the pack's place.
-        seconds: in sparse attention.
+        ledger: what is counted.
+        check: whether outputs are finite.
     """
 
     engine: Engine | None
@@ -58,77 +49,59 @@ class Run:
     options: dict | None = None
     biases: dict = field(default_factory=dict, repr=False)
     refusal: str | None = None
-    sparse: int = 0
-    dense: Counter = field(default_factory=Counter)
-    density_sum: float = 0.0
-    backend: str | None = None
-    notes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
     stopped: str | None = None
-    flags: Tensor | None = None
-    dense_layers: set[int] = field(default_factory=set)
     compiled: bool = False
     at_work: AtWork = field(default_factory=AtWork)
-    layers: set[int] = field(default_factory=set)
-    attended: int = 0
     watch: Watch | None = None
     clock: Clock = field(default_factory=Clock)
     ledger: Ledger = field(default_factory=Ledger)
-    _failures: int = 0
+    check: OutputCheck = field(init=False, repr=False)
     _dense_timer: DenseTimer | None = field(default=None, repr=False)
-    _mark: tuple | None = field(default=None, repr=False)
+    _mark: dict | None = field(default=None, repr=False)
 
-    def attend(
-        self,
-        layer: int | None,
-        layout: Layout,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None = None,
-        *,
-        again: Callable[[], object] | None = None,
-    ) -> Tensor | None:
-        """Sparse output (B, S, H, D) for q, k, v (B, S, H, D); None after counting why it has to be dense.
+    def __post_init__(self) -> None:
+        self.check = OutputCheck(self.ledger)
+
+    def attend(self, call: Call) -> Tensor | None:
+        """Sparse output (B, S, H, D) of a call; None after counting why it has to be dense."""
+        self._dense_timer = None
+        call = replace(call, layer=self.at_work.take_layer(call.layer))
+        self.ledger.reached[call.layer] += 1
+        self.ledger.layouts[call.layout] += 1
+        out = self._refusal(call.layer) or self._sparse(call)
+        if not isinstance(out, str):
+            return out
+        self.ledger.count_dense(out, call.layer)
+        if self.stopped is None:  # what is dense for good needs no times
+            with self._guarded():
+                self._dense_timer = self.engine.dense_timer(self, call.layout, call.q, call.mask is not None)
+        return None
+
+    def _refusal(self, layer: int | None) -> str | None:
+        """Why a call of a layer has to be dense, None where nothing is known against it."""
+        reason = self.reason or self.at_work.refusal(layer)
+        return reason or (reasons.NOT_FINITE if layer in self.check.dense_layers else None)
+
+    def _sparse(self, call: Call) -> Tensor | str:
+        """What the engine makes of a call and the key bias of its mask, or why the call has to be dense."""
+        key_bias = None
+        if call.mask is not None:
+            with self._guarded(call.layer):
+                key_bias = text_bias(self.biases, call.mask, call.layout, call.q.shape[0])
+            key_bias = self.stopped if key_bias is None else key_bias
+        return key_bias if isinstance(key_bias, str) else self.engine.attention(self, replace(call, key_bias=key_bias))
+
+    def call_options(self, written: dict) -> dict | None:
+        """transformer_options of the call that compiled code now makes, as the model's forward gave them; None outside
+        of forwards.
 
         Args:
-            layer: number of the block that calls, None where it is unknown.
-            mask: that `text_mask.is_key_mask` said to be one of keys.
-            again: computes the same call the model's own way, and may be called for timing.
+            written: what the code itself says the model has written there. Blocks compiled alone share code, which
+                says it of the first one: what counts there is the dict that plain Python between the blocks writes to.
         """
-        self._dense_timer = None
-        self.attended += 1
-        if layer is not None:
-            self.layers.add(layer)
-        out = self.reason or self.at_work.refusal(layer)
-        out = out or (reasons.NOT_FINITE if layer in self.dense_layers else None)
-        if out is None:
-            out = key_bias = self._key_bias(layer, layout, mask, q.shape[0])
-            if not isinstance(key_bias, str):
-                out = self.engine.attention(self, layer, layout, q, k, v, key_bias, again=again)
-        dense_reason = out if isinstance(out, str) else None
-        self.ledger.layouts[layout] += 1
-        if dense_reason is not None:
-            self.refused(dense_reason, layer)
-            if self.stopped is None:  # what is dense for good needs no times
-                with self._guarded():
-                    self._dense_timer = self.engine.dense_timer(self, layout, q, mask is not None)
-            return None
-        self.ledger.count(layer, None)
-        return out
-
-    def refused(self, reason: str, layer: int | None = None) -> None:
-        """Count a call that is dense, of a layer that may be unknown."""
-        self.dense[reason] += 1
-        self.ledger.count(layer, reason)
-
-    def _key_bias(self, layer: int, layout: Layout, mask: Tensor | None, batch: int) -> Tensor | str | None:
-        """Key bias of a mask, None without a mask; or why the call has to be dense."""
-        if mask is None:
-            return None
-        with self._guarded(layer):
-            return text_bias(self.biases, mask, layout, batch)
-        return self.reason  # which the error gave
+        if self.at_work.numbered:
+            return self.at_work.options
+        return None if self.options is None else {**self.options, **written}
 
     @contextmanager
     def timing_dense(self) -> Iterator[None]:
@@ -144,27 +117,14 @@ class Run:
             with self._guarded():
                 stop()
 
-    def note(self, text: str) -> None:
-        """Remember something that the report must say, once."""
-        if text not in self.notes:
-            self.notes.append(text)
-
-    def count_sparse(self, density: float, backend: str, device: torch.device) -> None:
-        """Count a sparse call."""
-        self.sparse += 1
-        self.density_sum += density
-        self.backend = backend
-        self.ledger.backends[backend] += 1
-        self.ledger.devices[str(device)] += 1
-
     def time(self, device: torch.device, what: str, done: Callable[[float], None] | None = None) -> Callable[[], None]:
         """Begin to time a call; call the result at its end. `what` is a name of `race.py`; sparse calls count in
-        `seconds` where nothing else takes the milliseconds."""
+        `Ledger.seconds` where nothing else takes the milliseconds."""
 
         def add(milliseconds: float) -> None:
             self.ledger.milliseconds[what] += milliseconds
             if done is None:
-                self.seconds += milliseconds / 1000
+                self.ledger.seconds += milliseconds / 1000
             else:
                 done(milliseconds)
 
@@ -189,18 +149,17 @@ class Run:
 
     def begin_forward(self, device: torch.device, sigma: float | None = None) -> None:
         """Make what outlives the forward that begins, outside of it, and remember where it began."""
-        self.dense_layers.clear()
+        self.check.begin_forward()
         self.forget_blocks()
         self.ledger.begin_forward(sigma)
-        self._mark = (self.ledger.mark(), self.sparse, self.dense.copy(), self.density_sum, self.attended)
-        self.flags = None
+        self._mark = self.ledger.mark()
         if self.engine is None or self.stopped is not None:
             return
         with self._guarded():
-            if self.reason is None and not checks_at_once(device):
-                layers, heads = self.engine.shape
-                self.flags = torch.zeros(layers, heads + 1, dtype=torch.bool, device=device)
-            self.clock.reserve(device, 2 * self.engine.shape[0] + EVENTS_BESIDE)
+            layers, heads = self.engine.shape
+            if self.reason is None:
+                self.check.reserve(layers, heads, device)
+            self.clock.reserve(device, 2 * layers + EVENTS_BESIDE)
 
     def forget_blocks(self) -> None:
         """The forward begins, perhaps again: no block is at work, and its masks are not yet made."""
@@ -208,61 +167,31 @@ class Run:
         self.biases.clear()
 
     def spoiled(self, layer: int, out: Tensor, inputs: tuple[Tensor, ...] = ()) -> bool:
-        """Whether an output (B, S, H, D) is known not to be finite, which is then a failure of its layer and heads. On
-        a GPU it is only flagged, and `must_repeat` tells when the forward is over.
-
-        Args:
-            inputs: q, k and v; where they are not finite already, the output is none of the pack's doing, and dense
-                attention would give no better one.
-        """
-        # a sum keeps every infinity and NaN, and makes no mask as large as the output. The softmax normaliser, which
-        # kernels have anyway, would not show what is not finite in v.
-        bad = ~torch.isfinite(out.sum((0, 1, 3), dtype=torch.float32))
-        if self.flags is not None:
-            self.flags[layer, :-1] |= bad.to(self.flags.device)  # in place: it was made before the forward
-            for x in inputs:
-                self.flags[layer, -1] |= not_finite(x).to(self.flags.device)
-            return False
-        if not checks_at_once(out.device) or not bool(bad.any()):
-            return False
-        if any(bool(not_finite(x)) for x in inputs):
-            self.note(NOT_OURS)
-            return False
-        self._not_finite(layer, bad)
-        return True
+        """`OutputCheck.spoiled`; after too many of them the rest of the run is dense."""
+        spoiled = self.check.spoiled(layer, out, inputs)
+        self._stop_where_often_spoiled()
+        return spoiled
 
     def must_repeat(self) -> bool:
         """Whether a sparse output of the forward that ended was not finite: its calls are then taken back, and the
-        first layer with such an output is dense when the forward is repeated; not where its q, k or v were not finite
-        before. Waits for the device once."""
-        if self.flags is None or self._mark is None or self.sparse == self._mark[1]:
+        first layer with such an output is dense when the forward is repeated."""
+        if self._mark is None or self.ledger.sparse == self._mark["sparse"]:
             return False
-        flags = self.flags.cpu()
-        if not bool(flags[:, :-1].any()):
+        found = self.check.first_spoiled()
+        if found is None:
             return False
-        layer = int(flags[:, :-1].any(1).nonzero()[0])  # later layers may be bad because this one was
-        if bool(flags[layer, -1]):
-            self.note(NOT_OURS)
-            return False
-        device, sigma = self.flags.device, self.ledger.forwards[-1]["sigma"]
-        bad, dense_layers = flags[layer, :-1], {*self.dense_layers, layer}
-        mark, self.sparse, dense, self.density_sum, self.attended = self._mark
-        self.dense.clear()
-        self.dense.update(dense)
-        self.ledger.back_to(mark)
-        self._not_finite(layer, bad)
+        layer, bad = found
+        device, sigma = self.check.flags.device, self.ledger.forwards[-1]["sigma"]
+        dense_layers = {*self.check.dense_layers, layer}
+        self.ledger.back_to(self._mark)
+        self.check.count(layer, bad)
+        self._stop_where_often_spoiled()
         self.begin_forward(device, sigma)
-        self.dense_layers = dense_layers
+        self.check.dense_layers = dense_layers
         return True
 
-    def _not_finite(self, layer: int, bad: Tensor) -> None:
-        """Count a failure of a layer's heads."""
-        heads = ", ".join(str(head) for head in bad.nonzero().flatten().tolist())
-        text = f"layer {layer}, head {heads}: sparse output was not finite and was computed again dense"
-        self._failures += 1
-        self.ledger.failures.append({"what": text})
-        self.note(text)
-        if self._failures >= MOST_FAILURES:
+    def _stop_where_often_spoiled(self) -> None:
+        if self.check.too_often():
             self.stop(reasons.OFTEN_NOT_FINITE)
 
     def kernel_failed(self, layer: int | None, error: Exception) -> str:
@@ -270,7 +199,7 @@ class Run:
         reason, text = failure_text(error)
         self.ledger.failures.append({"what": text, "layer": layer})
         where = "" if layer is None else f"layer {layer}: "
-        self.note(f"{where}{text}; all that followed ran dense")
+        self.ledger.note(f"{where}{text}; all that followed ran dense")
         self.stop(reason)
         return reason
 
@@ -278,16 +207,13 @@ class Run:
         """Everything from here on is dense."""
         self.stopped = self.reason = reason
 
-    def calls(self) -> int:
-        """Self-attention calls that reached the pack so far."""
-        return self.sparse + self.dense_reasons().total()
-
     def replaced(self) -> str | None:
         """Who took attention away, None where nobody did or the pack itself refused calls for what they are: blocks
-        that cannot be told apart are missing among `layers` without anybody's doing."""
-        if self.calls() > self.attended or not reasons.BLOCKS_UNKNOWN.isdisjoint(self.dense):
+        that cannot be told apart are missing among the layers without anybody's doing."""
+        reached = self.ledger.reached
+        if self.ledger.calls() > reached.total() or not reasons.BLOCKS_UNKNOWN.isdisjoint(self.ledger.dense):
             return None
-        return self.watch.verdict(len(self.layers), self.sparse)
+        return self.watch.verdict(len(reached.keys() - {None}), self.ledger.sparse)
 
     def read_clocks(self) -> None:
         """Take the CUDA times that are still to come. Waits for the device."""
@@ -295,72 +221,20 @@ class Run:
 
     def free(self) -> None:
         """Drop everything that holds memory. May be called more than once."""
-        self.options = self.flags = None
+        self.options = self.check.flags = None
         self.biases.clear()
         self.clock.free()
         if self.engine is not None:
             self.engine.free()
 
-    def dense_reasons(self) -> Counter:
-        """Reasons of the dense self-attention calls."""
-        return Counter({name: n for name, n in self.dense.items() if name not in reasons.NOT_SELF_ATTENTION})
-
     def report(self) -> str:
         """The line that says what ran."""
         if self.refusal is not None:
-            return "; ".join([f"Sparse-vDiT: everything runs dense: {self.refusal}", *self.notes])
-        dense = self.dense_reasons()
-        why = ", ".join(f"{name} {count}" for name, count in dense.most_common())
-        what = ", ".join(filter(None, (getattr(self.engine, "title", ""), self.ledger.grids())))
-        text = "Sparse-vDiT: " + (f"{what}: " if what else "")
-        text += f"{self.sparse} sparse / {dense.total()} dense calls" + (f" ({why})" if why else "")
-        if self.sparse:
-            text += f", mean density {self.density_sum / self.sparse:.2f}, backend {self.backend}"
-            text += f", {1000 * self.seconds:.0f} ms in sparse attention"
-        else:
-            text += f"; nothing ran sparse: {mend(dense)}"
-        return "; ".join([text, *self.notes])
+            return "; ".join([f"Sparse-vDiT: everything runs dense: {self.refusal}", *self.ledger.notes])
+        return self.ledger.line("") if self.engine is None else self.ledger.line(self.engine.title, self.engine.told())
 
     def detail(self) -> dict:
         """All that is known of the run, for JSON."""
-        dense = dict(self.dense)
-        counts = {"refusal": self.refusal, "stopped": self.stopped, "sparse": self.sparse, "dense": dense}
-        density = self.density_sum / self.sparse if self.sparse else None
         engine = {} if self.engine is None else self.engine.detail()
-        return {"report": self.report(), **counts, "mean_density": density, **engine, **self.ledger.detail()}
-
-
-def not_finite(x: Tensor) -> Tensor:
-    """Whether there is a number in x that is not finite, as one bool on its device."""
-    return ~torch.isfinite(x.sum(dtype=torch.float32))  # makes no mask as large as x
-
-
-def checks_at_once(device: torch.device) -> bool:
-    """Whether it costs nothing to look at a number on a device at once. Elsewhere that would hold up every layer: there
-    flags are read once per forward, which is repeated if one is set."""
-    return device.type == "cpu"
-
-
-_stack: list[Run] = []
-
-
-def current_run() -> Run | None:
-    """The run that is sampling now, None outside of sampling."""
-    return _stack[-1] if _stack else None
-
-
-def timing_dense() -> AbstractContextManager:
-    """`Run.timing_dense` of the current run; nothing without one, or where code is being compiled."""
-    run = None if torch.compiler.is_compiling() else current_run()
-    return nullcontext() if run is None else run.timing_dense()
-
-
-def push_run(run: Run) -> None:
-    """Make a run the current one."""
-    _stack.append(run)
-
-
-def pop_run(run: Run) -> None:
-    """Take a run off; nothing happens when it is off already."""
-    if run in _stack:
-        _stack.remove(run)
+        said = {"report": self.report(), "refusal": self.refusal, "stopped": self.stopped}
+        return {**said, **engine, **self.ledger.detail()}

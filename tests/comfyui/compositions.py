@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from sparse_vdit.kernels.patterns import Dense, Diagonal
+from sparse_vdit.plans.files import save_plan
+from sparse_vdit.plans.plan import Plan
+from tolerances import SAMPLED, SAMPLED_DENSE
 
-from .plans import add_plan
+from .plans import LAYERS, wan_plan
 from .prompts import LINK, base, ksampler, node, patch
-from .results import counts, latents, new_log, relative_difference, report
+from .recording import record
+from .results import PLANS, counts, latents, new_log, relative_difference, report
 from .server import Server
 
 STEPS, START_PERCENT = 3, 0.2
 """The first of three steps lies above the noise level of 20 % of the schedule, the others below."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that compositions are tried on.
+
+    Attributes:
+        family, model: as the table prints them.
+        base: the nodes model, positive, negative and latent.
+        layers: calls of a forward that its plans are about.
+        plans: an all-dense plan `dense` and a sparse one `sparse`.
+        direct: node that runs the sparse plan without the pack's patch node, `model` still open; `plan` is that plan.
+    """
+
+    family: str
+    model: str
+    base: dict
+    layers: int
+    plans: Mapping[str, Plan]
+    direct: dict
+
+
+SMALL_WAN = Subject(
+    *("wan", "small Wan", base(), LAYERS),
+    {"dense": wan_plan(Dense()), "sparse": wan_plan(Diagonal(0))},
+    node("TestDirectPlan", plan=("plan", 0), start_percent=START_PERCENT),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +65,7 @@ class Composition:
         alike: whether the composition leaves the latents of an unpatched model nearly as they were.
         direct: nodes before the pack's place when it holds direct calls, None for those of `before` and `after`; for
             nodes that overwrite direct calls, or compile them for good.
+        subject: what it is tried on.
     """
 
     name: str
@@ -44,11 +77,22 @@ class Composition:
     exact: bool = True
     alike: bool = False
     direct: tuple[dict, ...] | None = None
+    subject: Subject = SMALL_WAN
+
+    @property
+    def label(self) -> str:
+        """The name, which says so where a node of the tests stands for another pack's or a newer ComfyUI's."""
+        kinds = {element["class_type"] for element in (*self.before, *self.after, *self.nodes.values())}
+        return f"{self.name} (stand-in)" if any(kind.startswith("Test") for kind in kinds - INPUTS) else self.name
+
+
+INPUTS = {"TestSceneConditioning", "TestAnyConditioning", "TestAnyLatent"}
+"""Nodes of the tests that every workflow has, in the place of text encoders."""
 
 
 def workflow(composition: Composition, place: dict | None) -> dict:
     """The workflow with this node in the pack's place, `model` still open; with nothing there when it is None."""
-    prompt = {**base(), **composition.nodes}
+    prompt = {**composition.subject.base, **composition.nodes}
     chain = [*composition.before, *([place] if place else []), *composition.after]
     link: LINK = ("model", 0)
     for number, element in enumerate(chain):
@@ -85,7 +129,7 @@ class Reference:
         """With the sparse plan by direct calls of the backend, and the number of those calls."""
         if composition.direct is not None:
             composition = replace(composition, before=composition.direct, after=())
-        prompt = workflow(composition, node("TestDirectPlan", plan=("plan", 0), start_percent=START_PERCENT))
+        prompt = workflow(composition, composition.subject.direct)
         result, log = self._run({**prompt, "plan": node("SparseVDiTLoadPlan", plan_name="user/sparse")})
         return result, sum(int(calls) for calls in re.findall(r"direct plan: (\d+) calls", log))
 
@@ -122,10 +166,10 @@ class Found:
 
 def compare(server: Server, reference: Reference, composition: Composition) -> Found:
     """Run a composition unpatched, with an all-dense plan, with a sparse one, and with that one by direct calls."""
-    add_plan(server, "dense", Dense())
-    add_plan(server, "sparse", Diagonal(0))
+    for name, plan in composition.subject.plans.items():
+        save_plan(plan, server.base / PLANS / f"{name}.json", overwrite=True)
     plain = reference.plain(composition)
-    bare = reference.plain(Composition("bare", sampling=composition.sampling))
+    bare = reference.plain(Composition("bare", sampling=composition.sampling, subject=composition.subject))
     dense = latents(server, with_plan(composition, "dense", backend="torch" if composition.exact else "auto"))
     before = len(server.log_text())
     sparse = latents(server, with_plan(composition, "sparse"))
@@ -139,3 +183,13 @@ def compare(server: Server, reference: Reference, composition: Composition) -> F
         line,
     )
 
+
+def check(server: Server, reference: Reference, composition: Composition) -> None:
+    """Record what a composition gives and hold it to what the table claims."""
+    found, subject = compare(server, reference, composition), composition.subject
+    record("workflows", family=subject.family, model=subject.model, workflow=composition.label, **asdict(found))
+    assert (found.effect < SAMPLED) == composition.alike, found
+    assert found.dense <= SAMPLED_DENSE, found
+    assert found.sparse > 10 * SAMPLED, found
+    assert found.direct <= SAMPLED_DENSE, found
+    assert found.sparse_calls == found.direct_calls == composition.forwards * subject.layers, found

@@ -1,7 +1,7 @@
 """Run with ComfyUI's Python: writes small checkpoints of every family, random weights under the keys of ComfyUI's own
 classes, of which its loaders tell the model.
 
-python family_models.py COMFYUI FOLDER
+python family_models.py COMFYUI FOLDER [NAME ...]
 """
 
 import json
@@ -27,6 +27,10 @@ COG = {
     **{"num_attention_heads": 2, "attention_head_dim": 64, "time_embed_dim": 64, "num_layers": 3, "in_channels": 16},
     **{"text_embed_dim": 96, "use_rotary_positional_embeddings": True},
 }
+LEARNED = {
+    **{"use_rotary_positional_embeddings": False, "use_learned_positional_embeddings": True},
+    "num_attention_heads": 3,  # ComfyUI cuts positions of three axes out of all channels
+}
 H3 = {
     **{"hidden_size": 256, "num_layers": 3, "token_refiner_num_layers": 1, "num_attention_heads": 2},
     **{"ffn_hidden_size": 256, "text_dim": 96, "timestep_input_dim": 64, "time_embed_hidden_size": 64},
@@ -34,14 +38,14 @@ H3 = {
 }
 LTX = {"num_attention_heads": 2, "attention_head_dim": 64, "cross_attention_dim": 128, "caption_channels": 96}
 LTX_AV = {
-    **LTX,
+    **{**LTX, "attention_head_dim": 128, "cross_attention_dim": 256},
     **{"audio_num_attention_heads": 2, "audio_attention_head_dim": 32, "audio_cross_attention_dim": 64},
     **{"connector_attention_head_dim": 48, "connector_num_attention_heads": 2, "connector_num_layers": 1},
 }
 
 
 def main() -> None:
-    comfyui, folder = sys.argv[1], Path(sys.argv[2])
+    comfyui, folder, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     sys.argv = [sys.argv[0], "--cpu"]
     sys.path.insert(0, comfyui)
     import comfy.options
@@ -52,7 +56,16 @@ def main() -> None:
     from comfy.ldm.lightricks.av_model import LTXAVModel
     from comfy.ldm.lightricks.model import LTXVModel
     from comfy.ldm.minimax.model import MiniMaxH3Model
-    from comfy.ldm.wan.model import CameraWanModel, HumoWanModel, SCAILWanModel, VaceWanModel, WanModel, WanModel_S2V
+    from comfy.ldm.wan.model import (
+        CameraWanModel,
+        HumoWanModel,
+        SCAIL2WanModel,
+        SCAILWanModel,
+        VaceWanModel,
+        WanModel,
+        WanModel_S2V,
+    )
+    from comfy.ldm.wan.model_animate import AnimateWanModel
 
     made = {
         "wan_t2v": (WanModel, {**WAN, "model_type": "t2v", "in_dim_ref_conv": 16}),
@@ -60,19 +73,30 @@ def main() -> None:
         "wan_5b": (WanModel, {**WAN, "model_type": "t2v", "in_dim": 48, "out_dim": 48}),
         "wan_vace": (VaceWanModel, {**WAN, "num_layers": 4, "vace_layers": 2, "vace_in_dim": 96}),
         "wan_camera": (CameraWanModel, {**WAN, "model_type": "camera", "in_dim": 32}),
+        "wan22_i2v": (WanModel, {**WAN, "model_type": "t2v", "in_dim": 36}),
+        "wan22_camera": (CameraWanModel, {**WAN, "model_type": "camera_2.2", "in_dim": 36}),
+        "wan_fun": (WanModel, {**WAN, "model_type": "i2v", "in_dim": 48}),
+        "wan_animate": (AnimateWanModel, {**WAN, "model_type": "animate", "in_dim": 36, "num_layers": 5}),
+        "wan_scail2": (SCAIL2WanModel, {**WAN}),
         "wan_humo": (HumoWanModel, {**WAN}),
         "wan_scail": (SCAILWanModel, {**WAN}),
         "wan_s2v": (WanModel_S2V, {**WAN, "audio_inject_layers": [0, 2]}),
         "hunyuan": (HunyuanVideo, HUNYUAN),
+        "hunyuan_i2v": (HunyuanVideo, {**HUNYUAN, "in_channels": 33}),
         "hunyuan_15": (HunyuanVideo, HUNYUAN_15),
         "cog": (CogVideoXTransformer3DModel, COG),
+        "cog_2b": (CogVideoXTransformer3DModel, {**COG, **LEARNED}),
+        "cog_i2v": (CogVideoXTransformer3DModel, {**COG, "in_channels": 32}),
         "cog_15": (CogVideoXTransformer3DModel, {**COG, "patch_size_t": 2}),
+        "cog_15_i2v": (CogVideoXTransformer3DModel, {**COG, "patch_size_t": 2, "in_channels": 32, "ofs_embed_dim": 64}),
         "minimax_h3": (MiniMaxH3Model, H3),
         "ltxv": (LTXVModel, {**LTX, "num_layers": 3}),
+        "ltxv_13b": (LTXVModel, {**LTX, "num_layers": 3, "attention_head_dim": 128, "cross_attention_dim": 256}),
         "ltxav": (LTXAVModel, {**LTX_AV, "num_layers": 3}),
     }
     for number, (name, (kind, settings)) in enumerate(made.items()):
-        write(folder / f"{name}.safetensors", kind, settings, number)
+        if not names or name in names:
+            write(folder / f"{name}.safetensors", kind, settings, number)
 
 
 def write(path: Path, kind: type, settings: dict, seed: int) -> None:

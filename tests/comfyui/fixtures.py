@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from .installation import comfyui_path
-from .models import write_lora, write_models
+from .installation import ROOT, comfyui_path, comfyui_python
+from .models import small_wan_weights, write_lora, write_models
 from .prompts import base, ksampler
 from .results import PLANS, latents
 from .server import Server
@@ -32,8 +34,34 @@ def with_models(base: Path) -> Path:
     for folder in ("models/diffusion_models", "models/loras", PLANS):
         (base / folder).mkdir(parents=True)
     write_models(base / "models/diffusion_models")
-    write_lora(base / "models/loras/strong.safetensors")
+    write_lora(base / "models/loras/strong.safetensors", small_wan_weights(), WAN_LORA)
     return base
+
+
+WAN_LORA = ("self_attn.q.weight", "self_attn.o.weight", "ffn.0.weight")
+FAMILY_LORAS = {
+    "hunyuan": ("img_attn.qkv.weight", "img_attn.proj.weight", "linear1.weight"),
+    "cog": (".q.weight", ".attn_out.weight", ".ff_proj.weight"),
+}
+"""Checkpoint of a family -> ends of the weights that the LoRA of that name changes."""
+
+
+def write_families(base: Path, *names: str) -> None:
+    """Small checkpoints of the families in a server's folder, of these names or all."""
+    path = comfyui_path()
+    command = [comfyui_python(path), "family_models.py", str(path), str(base / "models/diffusion_models"), *names]
+    made = subprocess.run(command, cwd=ROOT / "tests" / "comfyui", capture_output=True, text=True, timeout=600)
+    assert made.returncode == 0, made.stderr[-3000:]
+
+
+@pytest.fixture(scope="session")
+def models(server: Server) -> Server:
+    """The server, with a small checkpoint of every family and LoRAs for some."""
+    write_families(server.base)
+    for name, layers in FAMILY_LORAS.items():
+        weights = load_file(server.base / f"models/diffusion_models/{name}.safetensors")
+        write_lora(server.base / f"models/loras/{name}.safetensors", weights, layers)
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -62,9 +62,10 @@ def measured(sparse: bool, knows: bool | None = None) -> dict:
     import load_pack  # noqa: F401
     from comfy.ldm.modules.attention import AttentionTensorContainer, optimized_attention
     from sparse_vdit.kernels.patterns import Diagonal
+    from sparse_vdit.nodes.host.current import pop_run, push_run
     from sparse_vdit.nodes.host.override import CHAINED, LAYER, LAYOUT, SEEN, attention_override
     from sparse_vdit.nodes.host.plan_engine import PlanEngine
-    from sparse_vdit.nodes.host.run import Run, pop_run, push_run
+    from sparse_vdit.nodes.host.run import Run
     from sparse_vdit.plans.plan import uniform_plan
 
     engine = PlanEngine(uniform_plan("wan", 1, HEADS, HEAD_DIM, GRID, Diagonal(0)), 1.0, 0.0, "torch")
@@ -99,7 +100,7 @@ def measured(sparse: bool, knows: bool | None = None) -> dict:
         outputs[way] = out
         lived = sum(reference() is not None for reference in alive)
         found[way] = {"peak": peak, "one": out.nbytes, "taken": all(taken), "alive": lived}
-    return {**found, "equal": torch.equal(*outputs.values()), "sparse": run.sparse}  # 2 ways, called twice
+    return {**found, "equal": torch.equal(*outputs.values()), "sparse": run.ledger.sparse}  # 2 ways, called twice
 
 
 def peak_bytes(call) -> tuple[int, object]:

@@ -24,10 +24,9 @@ def small_wan_weights() -> dict[str, torch.Tensor]:
     return {name: value.half().contiguous() for name, value in model.state_dict().items()}
 
 
-def write_lora(file: Path) -> None:
-    """A LoRA of rank 2 for the small Wan's self-attention and first feed-forward layers, strong enough to see."""
-    weights, generator, lora = small_wan_weights(), torch.Generator().manual_seed(13), {}
-    layers = ("self_attn.q.weight", "self_attn.o.weight", "ffn.0.weight")
+def write_lora(file: Path, weights: dict[str, torch.Tensor], layers: tuple[str, ...]) -> None:
+    """A LoRA of rank 2 for the weights whose names end so, strong enough to see."""
+    generator, lora = torch.Generator().manual_seed(13), {}
     for name in (name for name in weights if name.endswith(layers)):
         rows, columns = weights[name].shape
         key = f"diffusion_model.{name.removesuffix('.weight')}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparse_vdit.kernels.patterns import Pattern
 from sparse_vdit.plans.files import save_plan
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan import Plan, uniform_plan
 
 from .results import PLANS
 from .server import Server
@@ -14,7 +14,11 @@ from .server import Server
 LAYERS, HEADS, HEAD_DIM = 4, 3, 128
 
 
+def wan_plan(pattern: Pattern, **options: object) -> Plan:
+    """A plan with one pattern for all heads of the small Wan."""
+    return uniform_plan("wan", LAYERS, HEADS, HEAD_DIM, (5, 8, 11), pattern, **options)
+
+
 def add_plan(server: Server, name: str, pattern: Pattern, **options: object) -> Path:
-    """A plan with one pattern for all heads of the small Wan, where Load Sparse Plan lists it as user/<name>."""
-    plan = uniform_plan("wan", LAYERS, HEADS, HEAD_DIM, (5, 8, 11), pattern, **options)
-    return save_plan(plan, server.base / PLANS / f"{name}.json", overwrite=True)
+    """Such a plan where Load Sparse Plan lists it as user/<name>."""
+    return save_plan(wan_plan(pattern, **options), server.base / PLANS / f"{name}.json", overwrite=True)

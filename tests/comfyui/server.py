@@ -73,7 +73,7 @@ class Server:
         data = b"" if body is None else json.dumps(body).encode()
         urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data), timeout=60).close()
 
-    def run(self, prompt: dict, timeout: float = 240, while_running: Callable[[], None] = lambda: None) -> dict:
+    def run(self, prompt: dict, timeout: float = 600, while_running: Callable[[], None] = lambda: None) -> dict:
         """Queue a workflow in API form, wait for it, return its outputs by node.
 
         `while_running` is called again and again until the workflow is done.
@@ -103,10 +103,23 @@ class Server:
 
     def resident_bytes(self) -> int | None:
         """Memory of the server's process, None where /proc does not tell."""
+        return self._memory("VmRSS")
+
+    def peak_bytes(self) -> int | None:
+        """The most memory it had since `reset_peak`, None where /proc does not tell."""
+        return self._memory("VmHWM")
+
+    def reset_peak(self) -> None:
+        """Forget the peak so far, where /proc can."""
+        references = Path(f"/proc/{self.process.pid}/clear_refs")
+        if references.exists():
+            references.write_text("5")
+
+    def _memory(self, field: str) -> int | None:
         status = Path(f"/proc/{self.process.pid}/status")
         if not status.is_file():
             return None
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
         return int(line.split()[1]) * 1024
 
     def _wait(self) -> None:

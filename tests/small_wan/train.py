@@ -1,9 +1,10 @@
 """Trains the small Wan by flow matching (velocity = noise - video), as Wan does.
 
-    python -m small_wan.train --minutes 300 --compile --out runs/small_wan                 # CPU, hours, in stages
-    python -m small_wan.train --minutes 25 --compile --device cuda --clips 8 --out runs/small_wan     # GPU, minutes
+    python -m small_wan.train --minutes 300 --seed 9 --compile --out runs/small_wan             # CPU, hours, in stages
+    python -m small_wan.train --minutes 25 --seed 9 --compile --device cuda --clips 8 --out runs/small_wan     # GPU
 
-Run from tests/; a folder that has a run is resumed. `--clips 8` puts eight times as many into every step.
+Run from tests/; a folder that has a run is resumed, with its own seed. `--clips 8` puts eight times as many into every
+step.
 Saves `checkpoint.pt` (to resume), `loss.csv` (step, seconds, mean loss since the last line) and, at the end or with
 `--export`, the averaged weights in fp16 as ComfyUI loads them.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,6 +42,8 @@ LARGE = ((9, 36, 42, 1), (13, 36, 42, 1), (13, 48, 56, 1))  # 3,402 to 8,736 tok
 STILL_SHARE = (0.5, 0.1)  # of the steps, at the beginning and at the end
 LARGE_SHARE = 0.03
 LOG_EVERY = 50
+SEED_SPACING = 1_000_000  # between the data of two trainings: more than steps
+MOST_SEED = 18  # evaluations draw scenes from seeds below SEED_SPACING and from 20 of them on
 EMA_DECAY = 0.998
 
 
@@ -116,12 +120,14 @@ class Run:
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
         self.stage_start = state["stage_start"]
+        self.seed = state.get("seed", self.seed)  # runs of before it was kept have none
 
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
+            "seed": self.seed,
             "step": self.step,
             "seconds": self.seconds,
             "stage_start": self.stage_start,
@@ -138,7 +144,7 @@ class Run:
 
         Progress is the part of the given time that is over: steps repeat exactly only at the same progress.
         """
-        generator = torch.Generator().manual_seed(self.seed * 1_000_000 + self.step)
+        generator = torch.Generator().manual_seed(self.seed * SEED_SPACING + self.step)
         frames, height, width, batch = choose_shape(progress, generator)
         batch *= self.clips
         latent, context = sample_batch(batch, frames, height, width, generator, self.device)
@@ -174,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=110, help="whole training, resumed parts included")
     parser.add_argument("--out", type=Path, default=Path("runs/small_wan"))
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, help="of a new run's data; 7 by default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--clips", type=int, default=1, help="factor on the clips of a step, for large devices")
     parser.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler")
@@ -190,9 +196,20 @@ def main() -> None:
         parser.error(f"--init {args.init}: there is no such file")
     if args.export and not (args.out / "checkpoint.pt").is_file():
         parser.error(f"--export: {args.out} has no checkpoint")
-    run = Run(args.out, args.seed, args.device, args.clips)
-    if args.init and not run.step:
-        run.begin_with(args.init)
+    resumed = (args.out / "checkpoint.pt").is_file()
+    if resumed and args.init:
+        parser.error(f"--init: {args.out} has a run already, which goes on with its own weights; choose another --out")
+    seed = 7 if args.seed is None else args.seed
+    if not 1 <= seed <= MOST_SEED:
+        parser.error(f"--seed {seed}: take 1 to {MOST_SEED}, evaluations use the data of others")
+    try:
+        run = Run(args.out, seed, args.device, args.clips)
+        if args.init:
+            run.begin_with(args.init)
+    except (OSError, SafetensorError) as error:
+        parser.error(f"--out {args.out} or --init {args.init} cannot be used: {error}")
+    if resumed and args.seed not in (None, run.seed):
+        parser.error(f"--seed {args.seed}: {args.out} has a run of seed {run.seed}; leave --seed out to resume it")
     if args.export:
         export(run.average, args.export, run)
         return

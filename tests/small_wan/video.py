@@ -10,6 +10,7 @@ that no VAE is needed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,6 @@ from torch import Tensor
 from .model import LATENT_CHANNELS, TEXT_DIM
 
 KINDS = ("disc", "square")
-KNOWN_KINDS = (*KINDS, "triangle", "cross")  # the last two were too thin for tokens of 4 x 4 pixels to be learned
 COLOURS = {
     "red": (0.95, -0.7, -0.7),
     "green": (-0.7, 0.8, -0.6),
@@ -44,9 +44,10 @@ LIGHTS = {"even": 0.0, "brightening": 0.04, "darkening": -0.04}  # of the bright
 SPEED = 2.0  # per frame, on each axis
 PAN = 1.0
 TOKEN = 4  # 2 pixels to a latent, 2 latents to a token
-# a word's code is its place in this line: what stands in it stays, "drifting" too, and new words come last
+# a word's code is its place in this line: what stands in it stays, in use or not, and new words come last
 VOCABULARY = (
-    *KNOWN_KINDS, *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting", *GROWTHS, *TEXTURES, *PANS, *ZOOMS, *LIGHTS
+    *KINDS, "triangle", "cross", *COLOURS, *SIZES, *MOTIONS, *SPINS, *GROUNDS, "drifting", *GROWTHS, *TEXTURES, *PANS,
+    *ZOOMS, *LIGHTS,
 )  # fmt: skip
 MAX_OBJECTS = 3
 ROOM_FOR_THREE = 600  # latents of a frame
@@ -75,11 +76,11 @@ class Scene:
 def random_scene(generator: torch.Generator, most_objects: int = 2) -> Scene:
     """One or more objects, every word drawn uniformly; growth, camera and light are at rest in half the scenes each."""
 
-    def pick(words: object) -> str:
+    def pick(words: Iterable[str]) -> str:
         words = tuple(words)
         return words[int(torch.randint(len(words), (), generator=generator))]
 
-    def rest_or(words: object) -> str:
+    def rest_or(words: Iterable[str]) -> str:
         rest, *others = words
         return rest if torch.rand((), generator=generator) < 0.5 else pick(others)
 
@@ -124,13 +125,8 @@ def _column(values: list) -> Tensor:
 
 
 def _signed_distances(u: Tensor, v: Tensor) -> Tensor:
-    """Distance (in radii, negative inside) to the outline of each kind, stacked first."""
-    disc = (u * u + v * v).sqrt() - 1
-    square = torch.maximum(u.abs(), v.abs()) - 0.82
-    triangle = torch.maximum(v - 0.62, u.abs() * 0.87 - v * 0.5 - 0.52)
-    arm = torch.maximum(u.abs() - 0.96, v.abs() - 0.32)
-    bar = torch.maximum(u.abs() - 0.32, v.abs() - 0.96)
-    return torch.stack([disc, square, triangle, torch.minimum(arm, bar)])
+    """Distance (in radii, negative inside) to the outline of each of KINDS, stacked first."""
+    return torch.stack([(u * u + v * v).sqrt() - 1, torch.maximum(u.abs(), v.abs()) - 0.82])
 
 
 def render(
@@ -185,7 +181,7 @@ def _draw_object(image: Tensor, lines: list, x: Tensor, y: Tensor, t: Tensor, pl
     u = (dx * angle.cos() + dy * angle.sin()) / radius
     v = (dy * angle.cos() - dx * angle.sin()) / radius
     batch = torch.arange(len(lines))
-    distance = _signed_distances(u, v)[torch.tensor([KNOWN_KINDS.index(line[3]) for line in lines]), batch]
+    distance = _signed_distances(u, v)[torch.tensor([KINDS.index(line[3]) for line in lines]), batch]
     cover = (present * torch.sigmoid(-distance * radius * 1.6))[:, None]
     shade = _shades(u, v)[torch.tensor([TEXTURES.index(line[2]) for line in lines]), batch]
     colour = torch.tensor([COLOURS[line[1]] for line in lines])[..., None, None, None]
@@ -200,7 +196,7 @@ def _shades(u: Tensor, v: Tensor) -> Tensor:
     return torch.stack([plain, checked, striped])
 
 
-def _ground(scenes: list[Scene], uniform: object, x: Tensor, y: Tensor) -> Tensor:
+def _ground(scenes: list[Scene], uniform: Callable[..., Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Coarse and fine waves of random direction over a base colour, at rest in the world: (B, 3, ...)."""
     image = torch.tensor([GROUNDS[scene.lines[-2][0]] for scene in scenes])[..., None, None, None]
     for strength, slowest in ((0.22, 0.19), (0.22, 0.19), (0.16, 0.4), (0.16, 0.4)):  # radians per pixel, to twice that

@@ -10,19 +10,15 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .. import reasons
-from .family import COUNTED, Blocks, Family, Inputs, Layout, Model, class_names, missing, tokens_along, video_shape
+from .family import COUNTED, Blocks, Family, Inputs, Layout, Model, class_refusal, tokens_along, video_shape
 
+CLASS = "CogVideoXTransformer3DModel"
 _READ = ("blocks", "num_attention_heads", "attention_head_dim", "patch_size", "patch_size_t")
 
 
 def refusal(model: nn.Module) -> str | None:
     """By class and by what the layout reads."""
-    names = class_names(model)
-    if "CogVideoXTransformer3DModel" not in names:
-        return reasons.no_family(names[0])
-    if names[0] != "CogVideoXTransformer3DModel":
-        return f"{names[0]} is a variant of CogVideoX that the pack does not know"
-    return missing(model, _READ) or (None if len(model.blocks) else "a CogVideoX without blocks")
+    return class_refusal(model, "CogVideoX", CLASS, (CLASS,), _READ)
 
 
 def shape(model: nn.Module) -> tuple[int, int, int]:
@@ -59,9 +55,19 @@ def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
 COGVIDEOX = Family(
     name="cogvideox",
     models=(
-        Model("CogVideoX 2B", "30", 30, 64),
-        Model("CogVideoX 5B, text or image to video", "42", 48, 64),
-        Model("CogVideoX 1.5 5B", "42", 48, 64, patch="2x2x2"),
+        Model(
+            *("CogVideoX 2B", "30", 30, 64),
+            tested=("cogvideox, learned positions",),
+            not_run="files without saved positions, which ComfyUI gives rotary ones",
+        ),
+        Model(
+            *("CogVideoX 5B, text or image to video", "42", 48, 64),
+            tested=("cogvideox", "cogvideox, texts in one batch", "cogvideox i2v"),
+        ),
+        Model(
+            *("CogVideoX 1.5 5B, text or image to video", "42", 48, 64, "2x2x2"),
+            tested=("cogvideox 1.5, odd frames", "cogvideox 1.5 i2v"),
+        ),
     ),
     patch="1x2x2",
     order="text, video",

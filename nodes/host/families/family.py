@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from .. import reasons
+
 Layout = tuple[int, int, int, int, int]
 """frames, height, width in tokens, then tokens before and after the video: what TokenGrid takes."""
 
@@ -22,9 +24,6 @@ Blocks = tuple[tuple[str, int], ...]
 COUNTED = "counted"
 """Section of blocks that ComfyUI gives no name: their calls are counted."""
 
-RANDOM = "random weights"
-"""What a model was run with: ComfyUI's own class with random weights, in a real server."""
-
 
 @dataclass(frozen=True)
 class Model:
@@ -34,7 +33,8 @@ class Model:
         name: as its makers call it.
         layers, heads, head_dim: numbers of its self-attention.
         patch: frames, height and width of latents in a token, where it is not the family's.
-        tested: on what the pack was run with it.
+        tested: names of the tests' cases with its structure, each run in a real server with random weights.
+        not_run: what it can do besides, in words, that no case has.
     """
 
     name: str
@@ -42,7 +42,8 @@ class Model:
     heads: int | str
     head_dim: int
     patch: str = ""
-    tested: str = RANDOM
+    tested: tuple[str, ...] = ()
+    not_run: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,31 @@ def class_names(model: nn.Module) -> list[str]:
     return [cls.__name__ for cls in type(model).__mro__]
 
 
-def missing(model: nn.Module, names: Sequence[str]) -> str | None:
-    """Which of the attributes that the pack reads a model lacks, in words; None when it has them all."""
-    absent = [name for name in names if not hasattr(model, name)]
-    return f"a {class_names(model)[0]} without {', '.join(absent)}" if absent else None
+def class_refusal(model: nn.Module, title: str, base: str, known: Sequence[str], read: Sequence[str]) -> str | None:
+    """Why a model is none of a family, by its class and attributes; None when it is.
+
+    Args:
+        title: the family in words.
+        base: class that all models of the family are, or come from.
+        known: classes that the pack knows.
+        read: attributes that the pack reads; the first one holds blocks.
+    """
+    names = class_names(model)
+    if base not in names:
+        return reasons.no_family(names[0])
+    if names[0] not in known:
+        return f"{names[0]} is a variant of {title} that the pack does not know"
+    absent = [name for name in read if not hasattr(model, name)]
+    if absent:
+        return f"{names[0]} without {', '.join(absent)}, which the pack reads"
+    return None if len(getattr(model, read[0])) else f"{names[0]} without {read[0]}"
+
+
+def patch_refusal(title: str, patch: Sequence[int], *known: tuple[int, ...]) -> str | None:
+    """Why patches are not the family's, None when they are."""
+    if tuple(patch) in known:
+        return None
+    return f"{title} with patches of {tuple(patch)} instead of {' or '.join(map(str, known))}"
 
 
 def video_shape(x: object) -> tuple[int, ...] | str:

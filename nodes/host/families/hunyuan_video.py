@@ -12,21 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from .. import reasons
-from .family import Blocks, Family, Inputs, Layout, Model, class_names, missing, tokens_along, video_shape
+from .family import Blocks, Family, Inputs, Layout, Model, class_refusal, patch_refusal, tokens_along, video_shape
 
 _READ = ("double_blocks", "single_blocks", "num_heads", "hidden_size", "patch_size", "txt_in")
 
 
 def refusal(model: nn.Module) -> str | None:
     """The class also serves images, whose patches have two axes, and is the base of others."""
-    names = class_names(model)
-    if "HunyuanVideo" not in names:
-        return reasons.no_family(names[0])
-    if names[0] != "HunyuanVideo":
-        return f"{names[0]} is a variant of HunyuanVideo that the pack does not know"
-    if tuple(getattr(model, "patch_size", ())) not in ((1, 2, 2), (1, 1, 1)):
-        return f"a HunyuanVideo with patches of {getattr(model, 'patch_size', None)} instead of (1, 2, 2) or (1, 1, 1)"
-    return missing(model, _READ) or (None if len(model.double_blocks) else "a HunyuanVideo without double blocks")
+    why = class_refusal(model, "HunyuanVideo", "HunyuanVideo", ("HunyuanVideo",), _READ)
+    return why or patch_refusal("HunyuanVideo", model.patch_size, (1, 2, 2), (1, 1, 1))
 
 
 def shape(model: nn.Module) -> tuple[int, int, int]:
@@ -89,8 +83,17 @@ def _single_output(block: nn.Module, x: Tensor) -> Tensor:
 HUNYUAN_VIDEO = Family(
     name="hunyuan_video",
     models=(
-        Model("HunyuanVideo 13B, text or image to video", "20 + 40", 24, 128),
-        Model("HunyuanVideo 1.5 8.3B", "54", 16, 128, patch="1x1x1"),
+        Model(
+            *("HunyuanVideo 13B, text or image to video", "20 + 40", 24, 128),
+            tested=(
+                *("hunyuan video", "hunyuan video, texts in one batch", "hunyuan video, masked text"),
+                *("hunyuan video i2v, concatenated image", "hunyuan video, guiding frame", "hunyuan video, reference"),
+            ),
+        ),
+        Model(
+            *("HunyuanVideo 1.5 8.3B", "54", 16, 128, "1x1x1", ("hunyuan video 1.5",)),
+            not_run="super-resolution, models of few steps",
+        ),
     ),
     patch="1x2x2",
     order="text, reference image, video",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .. import reasons
-from .family import Blocks, Family, Inputs, Layout, Model, class_names, missing, video_shape
+from .family import Blocks, Family, Inputs, Layout, Model, class_refusal, patch_refusal, video_shape
 
 CLASSES = ("LTXVModel", "LTXAVModel")
 _READ = ("transformer_blocks", "num_attention_heads", "attention_head_dim", "patchifier")
@@ -17,18 +17,8 @@ _READ = ("transformer_blocks", "num_attention_heads", "attention_head_dim", "pat
 
 def refusal(model: nn.Module) -> str | None:
     """By class, patches and what the layout reads."""
-    names = class_names(model)
-    if "LTXBaseModel" not in names:
-        return reasons.no_family(names[0])
-    if names[0] not in CLASSES:
-        return f"{names[0]} is a variant of LTX that the pack does not know"
-    absent = missing(model, _READ)
-    if absent is not None:
-        return absent
-    patch = tuple(model.patchifier.patch_size)
-    if patch != (1, 1, 1):
-        return f"an LTX with patches of {patch} instead of (1, 1, 1)"
-    return None if len(model.transformer_blocks) else "an LTX without blocks"
+    why = class_refusal(model, "LTX", "LTXBaseModel", CLASSES, _READ)
+    return why or patch_refusal("LTX", model.patchifier.patch_size, (1, 1, 1))
 
 
 def shape(model: nn.Module) -> tuple[int, int, int]:
@@ -81,9 +71,9 @@ def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
 LTX = Family(
     name="ltx",
     models=(
-        Model("LTX-Video 2B", "28", 32, 64),
-        Model("LTX-Video 13B", "48", 32, 128),
-        Model("LTX-2, video stream", "48", 32, 128),
+        Model("LTX-Video 2B", "28", 32, 64, tested=("ltx video", "ltx video, a guide")),
+        Model("LTX-Video 13B", "48", 32, 128, tested=("ltx video 13b",), not_run="guides"),
+        Model("LTX-2, video stream", "48", 32, 128, tested=("ltx-2",), not_run="guides, reference sound"),
     ),
     patch="1x1x1",
     order="video, guides",

@@ -7,19 +7,13 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .. import reasons
-from .family import Blocks, Family, Inputs, Layout, Model, class_names, missing, tokens_along, video_shape
+from .family import Blocks, Family, Inputs, Layout, Model, class_refusal, patch_refusal, tokens_along, video_shape
 
 
 def refusal(model: nn.Module) -> str | None:
     """By class, patches and what the layout reads."""
-    names = class_names(model)
-    if "MiniMaxH3Model" not in names:
-        return reasons.no_family(names[0])
-    if names[0] != "MiniMaxH3Model":
-        return f"{names[0]} is a variant of MiniMax H3 that the pack does not know"
-    if tuple(getattr(model, "patch_size", ())) != (1, 2, 2):
-        return f"a MiniMax H3 with patches of {getattr(model, 'patch_size', None)} instead of (1, 2, 2)"
-    return missing(model, ("blocks",)) or (None if len(model.blocks) else "a MiniMax H3 without blocks")
+    why = class_refusal(model, "MiniMax H3", "MiniMaxH3Model", ("MiniMaxH3Model",), ("blocks", "patch_size"))
+    return why or patch_refusal("MiniMax H3", model.patch_size, (1, 2, 2))
 
 
 def shape(model: nn.Module) -> tuple[int, int, int]:
@@ -64,7 +58,7 @@ def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
 
 MINIMAX_H3 = Family(
     name="minimax_h3",
-    models=(Model("MiniMax H3", "50", 56, 128),),
+    models=(Model("MiniMax H3", "50", 56, 128, tested=("minimax h3", "minimax h3, keyframe"), not_run="references"),),
     patch="1x2x2",
     order="text, conditions, sound, video",
     text="before the video, and so are keyframes, references and sound",

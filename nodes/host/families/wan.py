@@ -11,7 +11,18 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .. import reasons
-from .family import Blocks, Family, Inputs, Layout, Model, class_names, missing, tokens_along, video_shape
+from .family import (
+    Blocks,
+    Family,
+    Inputs,
+    Layout,
+    Model,
+    class_names,
+    class_refusal,
+    patch_refusal,
+    tokens_along,
+    video_shape,
+)
 
 PLAIN = ("WanModel", "VaceWanModel", "CameraWanModel")
 """Classes whose self-attention sequences are the plain model's."""
@@ -19,16 +30,8 @@ PLAIN = ("WanModel", "VaceWanModel", "CameraWanModel")
 
 def refusal(model: nn.Module) -> str | None:
     """Other Wans (Animate, S2V, SCAIL, HuMo, causal ...) have sequences or calls of their own."""
-    names = class_names(model)
-    if "WanModel" not in names:
-        return reasons.no_family(names[0])
-    if names[0] not in PLAIN:
-        return f"{names[0]} is a variant of Wan with attention of its own, which the pack does not know"
-    if tuple(getattr(model, "patch_size", ())) != (1, 2, 2):
-        return f"a Wan with patches of {getattr(model, 'patch_size', None)} instead of (1, 2, 2)"
-    if missing(model, ("blocks", "num_heads", "dim")) is not None or not len(model.blocks):
-        return "a Wan whose blocks are not where the pack looks for them"
-    return None
+    why = class_refusal(model, "Wan", "WanModel", PLAIN, ("blocks", "num_heads", "dim", "patch_size"))
+    return why or patch_refusal("Wan", model.patch_size, (1, 2, 2))
 
 
 def shape(model: nn.Module) -> tuple[int, int, int]:
@@ -86,12 +89,29 @@ def output(model: nn.Module, layer: int) -> Callable[[Tensor], Tensor]:
 WAN = Family(
     name="wan",
     models=(
-        Model("Wan 2.1 1.3B", "30", 12, 128),
-        Model("Wan 2.1 14B, text or image to video", "40", 40, 128),
-        Model("Wan 2.2 14B, high and low noise", "40", 40, 128),
-        Model("Wan 2.2 5B", "30", 24, 128),
-        Model("Wan 2.1 VACE 1.3B / 14B (main blocks)", "30 / 40", "12 / 40", 128),
-        Model("Wan 2.1 and 2.2 Fun Control, Camera, Phantom, in-context references", "30 / 40", "12 to 40", 128),
+        Model("Wan 2.1 1.3B", "30", 12, 128, tested=("wan2.1 t2v", "wan, text as long as the video")),
+        Model(
+            *("Wan 2.1 14B, text or image to video", "40", 40, 128),
+            tested=("wan2.1 t2v", "wan2.1 i2v"),
+            not_run="first and last frame",
+        ),
+        Model(
+            *("Wan 2.2 14B, high and low noise", "40", 40, 128),
+            tested=("wan2.1 t2v", "wan2.2 i2v, no clip vision"),
+        ),
+        Model("Wan 2.2 5B", "30", 24, 128, tested=("wan2.2 5b",), not_run="image to video, by times per frame"),
+        Model(
+            *("Wan 2.1 VACE 1.3B / 14B (main blocks)", "30 / 40", "12 / 40", 128),
+            tested=("wan vace", "wan vace, two contexts", "wan vace, text as long as the video"),
+        ),
+        Model(
+            *("Wan 2.1 and 2.2 Fun Control, Camera, Phantom, in-context references", "30 / 40", "12 to 40", 128),
+            tested=(
+                *("wan2.1 fun control", "wan fun control, reference image", "wan2.1 camera", "wan2.2 camera"),
+                *("wan phantom", "wan context latents"),
+            ),
+            not_run="Wan 2.2 Fun Control's own channels",
+        ),
     ),
     patch="1x2x2",
     order="reference image, video, context latents",

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import sys
 import types
 
@@ -77,7 +78,8 @@ class FirstStream:
 
 
 class DirectAttention:
-    """Attention by direct calls, on a sequence described by hand: nothing of the pack's layouts or block numbers.
+    """Attention by direct calls, on a sequence described by hand: nothing of the pack's layouts or block numbers. What
+    is above the noise level of `start_percent`, or none of the plan's, goes to what was in the slot before.
 
     `spec`: grid; prefixes, of which one gives the sequence's length; suffix; calls, the layer of each self-attention
     call of a forward in order, null where it is none of the plan's; patterns of each layer's heads.
@@ -87,44 +89,59 @@ class DirectAttention:
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
-        return {"required": {"model": ("MODEL",), "spec": ("STRING", {"default": ""})}}
+        start = ("FLOAT", {"default": 0.0})
+        return {"required": {"model": ("MODEL",), "spec": ("STRING", {"default": ""}), "start_percent": start}}
 
-    def make(self, model, spec):
+    def make(self, model, spec, start_percent):
         model = model.clone()
-        direct = _Direct(json.loads(spec))
-        model.model_options["transformer_options"]["optimized_attention_override"] = direct.attention
+        options = model.model_options["transformer_options"]
+        direct = _Direct(json.loads(spec), start_percent, options.get("optimized_attention_override"))
+        options["optimized_attention_override"] = direct.attention
         model.add_wrapper("apply_model", direct.begin)
+        model.add_callback("on_cleanup", direct.end)
         return (model,)
 
 
 class _Direct:
-    def __init__(self, spec):
+    def __init__(self, spec, start_percent, previous):
         door = next(name for name in sys.modules if name.endswith(".kernels.attention"))
         kernels = door.removesuffix(".attention")
         grid = importlib.import_module(f"{kernels}.grid").TokenGrid
         pattern = importlib.import_module(f"{kernels}.patterns").pattern_from_dict
         sequence_mask = importlib.import_module(f"{kernels}.oracle").sequence_mask
-        self.calls, self.number = spec["calls"], 0
+        self.layers, self.number, self.count = spec["calls"], 0, 0
+        self.start_percent, self.previous, self.sparse = start_percent, previous, True
         self.masks = {}
         for prefix in spec["prefixes"]:
             made = grid(*spec["grid"], prefix, spec["suffix"])
             rows = [[sequence_mask(pattern(entry), made) for entry in row] for row in spec["patterns"]]
             self.masks[made.tokens] = [torch.stack(row) for row in rows]
 
-    def begin(self, executor, *args, **kwargs):
+    def begin(self, executor, x, t, *args, **kwargs):
         self.number = 0
-        return executor(*args, **kwargs)
+        self.sparse = float(t.max()) <= executor.class_obj.model_sampling.percent_to_sigma(self.start_percent)
+        return executor(x, t, *args, **kwargs)
+
+    def end(self, patcher):
+        logging.info("direct plan: %d calls", self.count)
+        self.count = 0
+
+    def layer(self, q, k, tokens):
+        """Layer whose plan a call follows, None where it is dense."""
+        if not self.sparse or q.shape != k.shape or tokens not in self.masks:
+            return None
+        self.number += 1
+        return self.layers[self.number - 1]
 
     def attention(self, func, q, k, v, *args, **kwargs):
         by_head = kwargs.get("skip_reshape", False)
         heads = args[0] if args else kwargs["heads"]
         tokens = q.shape[2 if by_head else 1]
-        if q.shape != k.shape or tokens not in self.masks:
-            return func(q, k, v, *args, **kwargs)
-        layer = self.calls[self.number]
-        self.number += 1
+        layer = self.layer(q, k, tokens)
         if layer is None:
-            return func(q, k, v, *args, **kwargs)
+            previous = func if self.previous is None else lambda *a, **kw: self.previous(func, *a, **kw)
+            return previous(q, k, v, *args, **kwargs)
+        self.count += 1
         if not by_head:
             q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
         scores = q.double() @ k.double().transpose(-1, -2) * q.shape[-1] ** -0.5

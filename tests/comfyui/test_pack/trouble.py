@@ -34,8 +34,8 @@ class TroubleInKernel:
         model = model.clone()
 
         def sampler_sample(executor, *args, **kwargs):
-            kernels, run = (_module_of_the_pack(f"nodes.host.{name}") for name in ("kernel_choice", "run"))
-            plain, calls, at_once = kernels.run_call, itertools.count(), run.checks_at_once
+            kernels, check = (_module_of_the_pack(f"nodes.host.{name}") for name in ("kernel_choice", "output_check"))
+            plain, calls, at_once = kernels.run_call, itertools.count(), check.checks_at_once
 
             def run_call(*call):
                 out, number = plain(*call), next(calls)
@@ -49,11 +49,11 @@ class TroubleInKernel:
                 return out
 
             kernels.run_call = run_call
-            run.checks_at_once = (lambda device: False) if trouble == "late" else at_once
+            check.checks_at_once = (lambda device: False) if trouble == "late" else at_once
             try:
                 return executor(*args, **kwargs)
             finally:
-                kernels.run_call, run.checks_at_once = plain, at_once
+                kernels.run_call, check.checks_at_once = plain, at_once
                 logging.info(f"TroubleInKernel: {next(calls)} sparse calls")
 
         model.add_wrapper("sampler_sample", sampler_sample)
@@ -75,7 +75,7 @@ class TimesGiven:
 
         def sampler_sample(executor, *args, **kwargs):
             clock = _GivenClock({"dense": dense, "exact": exact})
-            _module_of_the_pack("nodes.host.run").current_run().clock = clock
+            _module_of_the_pack("nodes.host.current").current_run().clock = clock
             try:
                 return executor(*args, **kwargs)
             finally:

@@ -1,0 +1,40 @@
+"""A chained override is given by ComfyUI's own models what they give without the pack: plain, compiled, and timed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from comfyui.installation import ROOT, comfyui_path, comfyui_python
+
+pytestmark = pytest.mark.comfyui
+
+
+def test_transformer_options_of_chained_calls(tmp_path: Path) -> None:
+    comfyui = comfyui_path()
+    if comfyui is None:
+        pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; chained calls of its models were not compared")
+    result = subprocess.run(
+        [comfyui_python(comfyui), str(ROOT / "tests" / "comfyui" / "compare_chained.py"), str(comfyui)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    blocks = {"wan": 3, "hunyuan_video": 2 + 3}
+    assert found.keys() == blocks.keys()
+    for name, ways in found.items():
+        alone = ways["alone"]
+        assert len(alone) == blocks[name] and all("block_index" in options for options in alone)
+        assert len({json.dumps(options) for options in alone}) == blocks[name], "nothing tells the blocks apart"
+        for way in ("plain", "compiled"):
+            assert ways[way] == alone, (name, way)
+            assert ways[f"{way}: sparse"] == 0
+            assert ways[f"{way}, timed"] and all(options == alone[0] for options in ways[f"{way}, timed"]), (name, way)
+            assert ways[f"{way}, timed: sparse"] == blocks[name]

@@ -1,0 +1,24 @@
+"""The entry for developers, as far as it can be run without setting up an environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from load_pack import ROOT
+
+
+def run(*args: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, ROOT / "dev.py", *args], capture_output=True, text=True, timeout=60)
+
+
+def test_an_unknown_command_is_named() -> None:
+    found = run("dmeo")
+    assert found.returncode == 2
+    assert found.stderr.rstrip().endswith("'dmeo' is no command, expected one of demo, test, lint")
+
+
+def test_without_a_command_the_usage_is_shown_alone() -> None:
+    found = run()
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "python3 dev.py demo" in found.stderr and "is no command" not in found.stderr
