@@ -36,6 +36,7 @@ from small_wan_runs import (
     PROMPT_SEED,
     QUERY_TILE,
     STEPS,
+    Attention,
     generate,
     load_model,
     profile_scenes,
@@ -117,20 +118,24 @@ class Comparison:
         print(json.dumps(self.rows[-1]), flush=True)
         return self.rows[-1]
 
-    def judge(self, video: torch.Tensor, plan: Plan | None, warm: bool = True) -> dict:
+    def judge(self, video: torch.Tensor, plan: Plan | Attention | None, warm: bool = True) -> dict:
         """What needs no dense video: distance to true videos and, of levels after the warm-up alone, loss on them."""
         distance = {"frechet": round(self.truth.distance(video), 4)}
         if not warm:
             return distance
         return distance | {"loss": round(held_out_loss(self.model, plan, len(self.scenes), self.steps), 5)}
 
-    def measure(self, plan: Plan, method: str, rule: str, warm: bool = True) -> dict:
-        """Generate with a plan and add its row; `warm` says whether it leaves the warm-up dense."""
+    def measure(
+        self, plan: Plan | Attention, method: str, rule: str, warm: bool = True, density: float | None = None
+    ) -> dict:
+        """Generate with a plan, or attention of a density, and add its row; `warm`: the warm-up is dense."""
         video, run = generate(self.model, self.scenes, plan, NOISE_SEED, self.steps)
         pairs = list(zip(self.dense, video, strict=True))
+        if density is None:
+            density = plan.density(query_tile=QUERY_TILE, key_tile=KEY_TILE)
         return self.add({
             "method": method, "rule": rule, "warmup": warm * round(warmup_steps(self.steps) / self.steps, 4),
-            "density": round(plan.density(query_tile=QUERY_TILE, key_tile=KEY_TILE), 4),
+            "density": round(density, 4),
             "psnr": round(sum(video_psnr(a, b) for a, b in pairs) / len(pairs), 2),
             "ssim": round(sum(ssim(a, b).mean().item() for a, b in pairs) / len(pairs), 4),
             "flicker": round(sum(flicker(a, b).mean().item() for a, b in pairs) / len(pairs), 5),

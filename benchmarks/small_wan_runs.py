@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from small_wan.sample import WEIGHTS, load_model, sample, sigma_schedule  # noqa
 from small_wan.video import Scene, encode, random_scene, to_video  # noqa: E402
 from sparse_vdit.kernels.attention import sparse_attention  # noqa: E402
 from sparse_vdit.kernels.grid import TokenGrid  # noqa: E402
+from sparse_vdit.kernels.patterns import Pattern  # noqa: E402
 from sparse_vdit.plans.binding import BoundPlan  # noqa: E402
 from sparse_vdit.plans.candidates import default_candidates  # noqa: E402
 from sparse_vdit.plans.plan import Plan  # noqa: E402
@@ -42,10 +43,13 @@ QUERY_TILE, KEY_TILE = 32, 16
 FAMILY, MODEL = "wan", "small Wan"
 PROMPT_SEED = 9001  # scenes to evaluate on; the shipped weights' training did not reach it
 
+Attention = Callable[[float], AttentionHook]
+"""What attends at a noise level."""
+
 __all__ = [
     "FAMILY", "GRID", "KEY_TILE", "LEAST_STEPS", "MODEL", "PROMPT_SEED", "QUERY_TILE", "ROOT", "STEPS", "WARMUP",
-    "WEIGHTS", "generate", "load_model", "plan_attention", "profile_scenes", "random_scene", "warmup_sigma",
-    "warmup_steps",
+    "WEIGHTS", "Attention", "AttentionHook", "dense_attention", "generate", "load_model", "plan_attention",
+    "profile_scenes", "random_scene", "warmup_sigma", "warmup_steps",
 ]  # fmt: skip
 
 
@@ -71,19 +75,27 @@ def output_grams(model: SmallWan) -> list[Tensor]:
 def profile_scenes(
     model: SmallWan, scenes: list[Scene], bands: int = 2, flow: str = "dense", steps: int = STEPS, every: int = 3,
     rows: int = 192, grid: tuple[int, int, int] = GRID, lam: float = 0.5, epsilon: float = 1.0,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] = lambda: None, candidates: Sequence[Pattern] = (),
+    order: tuple[Tensor, int, int] | None = None,
 ) -> Profile:  # fmt: skip
-    """Profile over one generation per scene; in dense flow every `every`-th step after the warm-up is measured."""
+    """Profile over one generation per scene; in dense flow every `every`-th step after the warm-up is measured.
+
+    Args:
+        candidates: in the place of the pack's own.
+        order: sequence position of each token as the candidates want them, query tile and key tile; they are then of
+            one row of tokens.
+    """
     sigmas = sigma_schedule(steps).tolist()
     first = warmup_steps(steps)
     edges = [warmup_sigma(steps), *(sigmas[first + (steps - first) * n // bands] + 1e-6 for n in range(1, bands)), 0.0]
+    index, *tiles = order or (slice(None), QUERY_TILE, KEY_TILE)
     profiler = Profiler(
-        FAMILY, "small Wan of the tests", model.num_layers, model.num_heads, 128, default_candidates(),
-        list(itertools.pairwise(edges)), rows=rows, query_tile=QUERY_TILE, key_tile=KEY_TILE,
+        FAMILY, "small Wan of the tests", model.num_layers, model.num_heads, 128, candidates or default_candidates(),
+        list(itertools.pairwise(edges)), rows=rows, query_tile=tiles[0], key_tile=tiles[1],
         flow=flow, prompts=[str(scene) for scene in scenes], lam=lam, epsilon=epsilon,
     )  # fmt: skip
     grams = output_grams(model)
-    token_grid = TokenGrid(*grid)
+    token_grid = TokenGrid(*grid) if order is None else TokenGrid(1, 1, len(order[0]))
 
     def attention(sigma: float) -> AttentionHook:
         measured = flow == "sequential" or sigmas.index(sigma) % every == 0
@@ -91,7 +103,8 @@ def profile_scenes(
         def hook(layer: int, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int]) -> Tensor:
             out = None
             if measured and sigma <= edges[0]:
-                out = profiler.observe(layer, sigma, q, k, v, token_grid, grams[layer])
+                sorted_ = (x[:, index] for x in (q, k, v))
+                out = profiler.observe(layer, sigma, *sorted_, token_grid, grams[layer])
             return dense_attention(layer, q, k, v, grid) if out is None else out
 
         return hook
@@ -101,8 +114,11 @@ def profile_scenes(
     return profiler.profile()
 
 
-def plan_attention(plan: Plan | None, calls: Counter[str]) -> Callable[[float], AttentionHook]:
-    """Attention by a plan at each noise level, dense where it has no band; counts `sparse` and `dense` calls."""
+def plan_attention(plan: Plan | Attention | None, calls: Counter[str]) -> Attention:
+    """Attention by a plan at each noise level, dense where it has no band; counts `sparse` and `dense` calls. What is
+    attention already stays as it is, and is not counted."""
+    if callable(plan):
+        return plan
     bound = plan and BoundPlan(plan, QUERY_TILE, KEY_TILE)
 
     def attention(sigma: float) -> AttentionHook:
@@ -122,7 +138,7 @@ def plan_attention(plan: Plan | None, calls: Counter[str]) -> Callable[[float], 
 
 
 def generate(
-    model: SmallWan, scenes: list[Scene], plan: Plan | None, seed: int, steps: int = STEPS,
+    model: SmallWan, scenes: list[Scene], plan: Plan | Attention | None, seed: int, steps: int = STEPS,
     grid: tuple[int, int, int] = GRID, on_step: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, dict]:  # fmt: skip
     """Video (B, frames, H, W, 3) in 0..1 on the CPU, and what ran: sparse and dense calls, seconds."""

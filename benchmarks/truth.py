@@ -14,7 +14,7 @@ import torch
 from small_wan.model import SmallWan
 from small_wan.sample import sigma_schedule
 from small_wan.video import Scene, render, sample_batch
-from small_wan_runs import GRID, STEPS, plan_attention, warmup_steps
+from small_wan_runs import GRID, STEPS, Attention, plan_attention, warmup_steps
 from sparse_vdit.plans.plan import Plan
 from torch import Tensor
 
@@ -25,7 +25,7 @@ BLOCK = (3, 4, 4)  # frames, height, width in pixels: one token wide, long enoug
 
 @torch.inference_mode()
 def held_out_loss(
-    model: SmallWan, plan: Plan | None, clips: int, steps: int = STEPS, seed: int = TRUTH_SEED,
+    model: SmallWan, plan: Plan | Attention | None, clips: int, steps: int = STEPS, seed: int = TRUTH_SEED,
     grid: tuple[int, int, int] = GRID,
 ) -> float:  # fmt: skip
     """Flow-matching loss on true videos that the training has not seen, mean over noise levels after the warm-up.

@@ -71,6 +71,12 @@ class CandidateJudge:
         self.tilings = {p.order: Tiling(grid, p.order, query_tile, key_tile) for p in self.candidates}
         self.masks = [self._static_mask(pattern) for pattern in self.candidates]
         self.ranks = {order: tiling.index.argsort() for order, tiling in self.tilings.items()}
+        numbers = range(len(self.candidates))
+        self.of_order = {order: [n for n in numbers if self.candidates[n].order == order] for order in self.tilings}
+        self.skips = {
+            order: torch.tensor([isinstance(self.candidates[n], Skip) for n in chosen])
+            for order, chosen in self.of_order.items()
+        }
         if not grid.video_tokens // query_tile:
             raise ValueError(f"{grid} tokens hold no full tile of {query_tile}: too small a video to profile")
 
@@ -100,20 +106,28 @@ class CandidateJudge:
 
     def _head(self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, tokens: Tensor) -> tuple[Tensor, ...]:
         sums = torch.zeros(6, len(self.candidates), dtype=torch.float64)
-        for order, tiling in self.tilings.items():
-            chosen = [c for c, pattern in enumerate(self.candidates) if pattern.order == order]
-            skip = torch.tensor([isinstance(self.candidates[c], Skip) for c in chosen], device=q.device)
-            routed = [(n, self.candidates[c]) for n, c in enumerate(chosen) if isinstance(self.candidates[c], Routed)]
-            row_bytes = 4 * (tiling.key_tiles * q.shape[-1] + 2 * self.grid.tokens)
-            for rows in self.ranks[order][tokens].split(max(1, CHUNK_BYTES // row_bytes)):
-                masks = torch.stack([self.masks[c][rows // tiling.query_tile] for c in chosen]).to(q.device)
-                for batch in range(q.shape[0]):
-                    fill_routed(masks, routed, q[batch], k[batch], rows, tiling)
-                    sums[:, chosen] += _judge(q[batch], k[batch], v[batch], rows, tiling, masks, skip, gram)
+        tiles = max(tiling.key_tiles for tiling in self.tilings.values())
+        row_bytes = 4 * (tiles * q.shape[-1] + 3 * self.grid.tokens)
+        for part in tokens.split(max(1, CHUNK_BYTES // row_bytes)):
+            for batch in range(q.shape[0]):
+                scores = q[batch, part.to(q.device)].float() @ k[batch].float().T
+                weights = (scores * q.shape[-1] ** -0.5).softmax(-1)  # a row's sum is 1, so denominators are masses
+                for order, chosen in self.of_order.items():
+                    rows = self.ranks[order][part]
+                    masks = self._masks(order, rows, q[batch], k[batch])
+                    sums[:, chosen] += _judge(weights, v[batch], self.tilings[order], masks, self.skips[order], gram)
         seen = max(1, len(tokens) * q.shape[0])
         projected, squared, output, mass, power, square = sums
         mse = squared / (seen * q.shape[-1])
         return projected / seen, squared / output.clamp_min(1e-30), mse, mass / seen, power / seen, square / seen
+
+    def _masks(self, order: str, rows: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        """Key tiles that an order's candidates keep for queries at positions `rows` of it, (C, rows, key_tiles)."""
+        tiling, chosen = self.tilings[order], self.of_order[order]
+        masks = torch.stack([self.masks[c][rows // tiling.query_tile] for c in chosen]).to(q.device)
+        routed = [(n, self.candidates[c]) for n, c in enumerate(chosen) if isinstance(self.candidates[c], Routed)]
+        fill_routed(masks, routed, q, k, rows, tiling)
+        return masks
 
 
 def fill_routed(
@@ -140,28 +154,28 @@ def fill_routed(
         masks[place] = mask[of_row.to(q.device)]
 
 
-def _judge(
-    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, tiling: Tiling, masks: Tensor, skip: Tensor, gram: Tensor | None
-) -> Tensor:
+def _judge(weights: Tensor, v: Tensor, tiling: Tiling, masks: Tensor, skip: Tensor, gram: Tensor | None) -> Tensor:
     """Sums over rows of (projected, squared error, squared output, kept mass, power, square) per candidate: float64
     (6, C).
 
-    q, k, v (S, D) of one head; masks (C, rows, key_tiles) in the tiling's order; skip (C,).
+    Args:
+        weights: softmax of the judged rows over all keys of one head, (rows, S).
+        v: (S, D).
+        masks: (C, rows, key_tiles) in the tiling's order.
+        skip: candidates that give nothing, (C,).
     """
-    index = tiling.index.to(q.device)
-    query = q[index[rows.to(q.device)]].float()
-    k, v = k[index].float(), v[index].float()
-    weights = (query @ k.T * q.shape[-1] ** -0.5).softmax(-1)  # a row's sum is 1, so denominators are masses
-    exact = weights @ v
-    tiled = tiling.key_tiles * tiling.key_tile
-    tiled_weights = weights[:, :tiled].unflatten(1, (tiling.key_tiles, tiling.key_tile))
-    numerators = torch.einsum("rnk,nkd->rnd", tiled_weights, v[:tiled].unflatten(0, (-1, tiling.key_tile)))
-    masses = tiled_weights.sum(-1)
+    index, tiled = tiling.index.to(v.device), tiling.key_tiles * tiling.key_tile
+    inside, rest = index[:tiled], index[tiled:]
+    tiled_weights = weights[:, inside].unflatten(1, (tiling.key_tiles, tiling.key_tile))
+    tiled_v = v[inside].float().unflatten(0, (-1, tiling.key_tile))
+    numerators = torch.einsum("rnk,nkd->rnd", tiled_weights, tiled_v)
+    always, always_mass = weights[:, rest] @ v[rest].float(), weights[:, rest].sum(-1)
+    exact = numerators.sum(1) + always
     kept = masks.float()
-    numerator = torch.einsum("crn,rnd->crd", kept, numerators) + weights[:, tiled:] @ v[tiled:]
-    mass = torch.einsum("crn,rn->cr", kept, masses) + weights[:, tiled:].sum(-1)
+    numerator = torch.einsum("crn,rnd->crd", kept, numerators) + always
+    mass = torch.einsum("crn,rn->cr", kept, tiled_weights.sum(-1)) + always_mass
     output = numerator / mass.clamp_min(1e-20)[..., None]
-    live = ~skip[:, None]
+    live = ~skip.to(v.device)[:, None]
     error = torch.where(live[..., None], output, 0.0) - exact
     squared, size = error.square().sum(-1), exact.square().sum(-1)
     if gram is None:
