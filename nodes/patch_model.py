@@ -8,6 +8,7 @@ from torch import nn
 from ..kernels.attention import AUTO, BACKENDS
 from ..plans.binding import BoundPlan
 from ..plans.plan import Plan
+from ..plans.presets import DEFAULT_PRESET, PRESETS
 from ..plans.versions import installed_versions
 from .host import reasons
 from .host.families import Family
@@ -19,9 +20,6 @@ from .host.report import report, say, speeds_file
 from .host.run import Run
 from .host.shipped_plans import shipped_plan
 from .sockets import CATEGORY, PlanType
-
-PRESETS = ("faithful", "balanced", "fast")
-DEFAULT_PRESET = "balanced"
 
 
 class PatchModel(io.ComfyNode):
