@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..kernels.order import DEEP, FLAT
 from ..kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip, Union, VerticalStripe
+from .columns import STRIPE_SHARES, ProfiledStripe
 
 FIRST_FRAME = (0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
 LAST_FRAME = (1.0, 1.0, 0.0, 1.0, 0.0, 1.0)
@@ -17,11 +18,12 @@ _MIDDLE = (0.0, 1.0, 0.35, 0.65, 0.35, 0.65)  # the middle of every frame
 
 def default_candidates() -> tuple[Pattern, ...]:
     """Dense first, then all others."""
-    return (*static_candidates(), *(Routed(share) for share in ROUTED_SHARES))
+    routed = (Routed(share) for share in ROUTED_SHARES)
+    return (*static_candidates(), *routed, *(ProfiledStripe(share) for share in STRIPE_SHARES))
 
 
 def static_candidates() -> tuple[Pattern, ...]:
-    """Those that keep the same tiles whatever is shown: dense first, then skip, windows, unions and stripes."""
+    """Those that keep the same tiles for every head and video: dense first, then skip, windows, unions and stripes."""
     return (Dense(), Skip(), *_diagonals(), *_multi_diagonals(), *_unions(), *_stripes())
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import datetime
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ..kernels.patterns import Skip
+from ..kernels.grid import TokenGrid
+from ..kernels.patterns import Pattern, Skip
+from ..kernels.tiling import Tiling
+from .columns import Cells, ProfiledStripe
 from .lagrange import OutOfReachError, solve
 from .plan import Band, Plan, Provenance
 from .profile import Profile
 from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
 
 MOST_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)
+MOST_STRIPES = 128  # heads with columns of their own, whose tile lists take some 80 KB each at 75,600 tokens
 LEAST_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
 
 
@@ -82,6 +87,8 @@ def search_budget(
     skip = torch.tensor([isinstance(pattern, Skip) for pattern in profile.header.candidates])
     feasible = (feasible | skip) & saving(densities)
     feasible &= ~skip | _skippable(errors[..., skip], most_skipped)
+    striped = torch.tensor([isinstance(pattern, ProfiledStripe) for pattern in profile.header.candidates])
+    feasible &= ~striped | _stripable(errors.masked_fill(~feasible, torch.inf), densities, striped)
     errors, cost = (values.masked_fill(~feasible, torch.inf) for values in (errors, cost))
     try:
         found = solve(errors, cost, density) if error is None else solve(cost, errors, error**2)
@@ -155,6 +162,24 @@ def _skippable(errors: Tensor, share: float) -> Tensor:
     return allowed
 
 
+def _stripable(errors: Tensor, densities: Tensor, striped: Tensor) -> Tensor:
+    """Heads that may have columns of their own, those that gain most by it: bool (bands, layers, heads, 1).
+
+    Args:
+        errors: (bands, layers, heads, candidates), infinite for what must not be taken.
+        striped: which candidates have such columns, (candidates,).
+    """
+    gains = torch.zeros(errors.shape[:-1], dtype=errors.dtype)
+    for number in striped.nonzero().flatten().tolist():
+        others = errors.masked_fill(striped | (densities > densities[number]), torch.inf)
+        gain = others.amin(-1) - errors[..., number]
+        gains = torch.where(gain.isnan(), gains, torch.maximum(gains, gain))  # none of both can be taken
+    best = gains.flatten().argsort(descending=True)[:MOST_STRIPES]
+    allowed = torch.zeros(gains.numel(), dtype=torch.bool)
+    allowed[best] = gains.flatten()[best] > 0
+    return allowed.view(*gains.shape, 1)
+
+
 def _bands(profile: Profile) -> list[int]:
     bands = profile.measured_bands()
     if not bands:
@@ -163,18 +188,22 @@ def _bands(profile: Profile) -> list[int]:
 
 
 def _plan(profile: Profile, bands: list[int], choice: Tensor, rule: str, parameters: dict) -> Plan:
-    """The plan of a choice (bands, layers, heads), with only the candidates that are used."""
+    """The plan of a choice (bands, layers, heads), with only the patterns that are used."""
     header = profile.header
-    used = sorted({int(number) for number in choice.flatten()})
-    short = {number: position for position, number in enumerate(used)}
-    tables = [tuple(tuple(short[n] for n in row) for row in band) for band in choice.tolist()]
+    found = {place: _pattern(profile, bands, place, number) for place, number in _places(choice)}
+    numbers = {found[place]: number for place, number in _places(choice)}
+    short = {pattern: position for position, pattern in enumerate(sorted(numbers, key=numbers.get))}
+    tables = [
+        tuple(tuple(short[found[band, layer, head]] for head in range(header.heads)) for layer in range(header.layers))
+        for band in range(len(bands))
+    ]
     return Plan(
         family=header.family,
         layers=header.layers,
         heads=header.heads,
         head_dim=header.head_dim,
         grid=header.grid,
-        patterns=tuple(header.candidates[number] for number in used),
+        patterns=tuple(short),
         bands=tuple(Band(*header.bands[band], table) for band, table in zip(bands, tables, strict=True)),
         grade="measured",
         provenance=Provenance(
@@ -193,3 +222,23 @@ def _plan(profile: Profile, bands: list[int], choice: Tensor, rule: str, paramet
             date=datetime.date.today().isoformat(),
         ),
     )
+
+
+def _places(choice: Tensor) -> list[tuple[tuple[int, int, int], int]]:
+    """Every (band, layer, head) with its candidate."""
+    return [(tuple(place), int(choice[tuple(place)])) for place in torch.ones_like(choice).nonzero().tolist()]
+
+
+def _pattern(profile: Profile, bands: list[int], place: tuple[int, int, int], number: int) -> Pattern:
+    """A head's candidate as the plan has it: a stripe with the columns that its profile found."""
+    header, (band, layer, head) = profile.header, place
+    pattern = header.candidates[number]
+    if not isinstance(pattern, ProfiledStripe):
+        return pattern
+    cells = _cells(header.grid, pattern.order, header.query_tile, header.key_tile)
+    return cells.stripe(profile.columns[bands[band], layer, head], pattern.share)
+
+
+@lru_cache(maxsize=2)
+def _cells(grid: tuple[int, int, int], order: str, query_tile: int, key_tile: int) -> Cells:
+    return Cells(Tiling(TokenGrid(*grid), order, query_tile, key_tile))
