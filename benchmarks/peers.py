@@ -273,7 +273,13 @@ def psa_mask(blocks: Grid, time: tuple[int, int, int | None], space: tuple[int, 
         space: width sw and height sh.
     """
     axes = [axis.flatten() for axis in torch.meshgrid(*(torch.arange(n) for n in blocks), indexing="ij")]
-    dt, dh, dw = (x[None] - x[:, None] for x in axes)
+    return psa_near(*(x[None] - x[:, None] for x in axes), time, space)
+
+
+def psa_near(
+    dt: Tensor, dh: Tensor, dw: Tensor, time: tuple[int, int, int | None], space: tuple[int, int]
+) -> Tensor:
+    """Whether blocks at these distances in time, height and width attend each other."""
     width, shift, period = time
     away = (dt - shift).abs()
     near = (away if period is None else away % period) < width

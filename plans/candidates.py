@@ -29,7 +29,7 @@ def static_candidates() -> tuple[Pattern, ...]:
 
 def _diagonals() -> list[Pattern]:
     """Bands of frames, local cubes in both token orders, and strips as wide or as high as the frame."""
-    bands = [Diagonal(frames) for frames in (0, 1, 2, 4, 8)] + [Diagonal(shift=-1), Diagonal(shift=1)]
+    bands = [Diagonal(frames) for frames in (0, 1, 2, 3, 4, 8)] + [Diagonal(shift=-1), Diagonal(shift=1)]
     cubes = [Diagonal(frames, size, size) for frames in (0, 1, 2, 4) for size in (0.05, 0.1, 0.15, 0.2, 0.3)]
     deep = [Diagonal(frames, size, size, order=DEEP) for frames in (2, 4, 8) for size in (0.05, 0.1, 0.2)]
     strips = [
@@ -41,6 +41,7 @@ def _diagonals() -> list[Pattern]:
 def _multi_diagonals() -> list[Pattern]:
     """Places, rows and columns through all frames, through every n-th frame, and repeated within the frame."""
     places = [MultiDiagonal(size, size) for size in (0.0, 0.05, 0.1, 0.15, 0.25, 0.35)]
+    places += [MultiDiagonal(0.25, 0.15), MultiDiagonal(0.4, 0.1)]  # STA's and PSA's commonest
     lines = [MultiDiagonal(*part) for size in (0.0, 0.1, 0.25) for part in _either(size)]
     some = [MultiDiagonal(size, size, every, order=FLAT) for every in (2, 4) for size in (0.1, 0.25)]
     again = [MultiDiagonal(0.05, None, height_period=period) for period in (0.25, 0.5)]
