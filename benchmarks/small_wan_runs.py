@@ -114,9 +114,9 @@ def profile_scenes(
     return profiler.profile()
 
 
-def plan_attention(plan: Plan | Attention | None, calls: Counter[str]) -> Attention:
+def plan_attention(plan: Plan | Attention | None, calls: Counter[str], tail: bool = False) -> Attention:
     """Attention by a plan at each noise level, dense where it has no band; counts `sparse` and `dense` calls. What is
-    attention already stays as it is, and is not counted."""
+    attention already stays as it is, and is not counted. `tail`: tiles left out count as their mean."""
     if callable(plan):
         return plan
     bound = plan and BoundPlan(plan, QUERY_TILE, KEY_TILE)
@@ -130,7 +130,7 @@ def plan_attention(plan: Plan | Attention | None, calls: Counter[str]) -> Attent
                 calls["dense"] += 1
                 return dense_attention(layer, q, k, v, shape)
             calls["sparse"] += 1
-            return sparse_attention(q, k, v, lists, table[band][layer])
+            return sparse_attention(q, k, v, lists, table[band][layer], tail=tail)
 
         return hook
 
