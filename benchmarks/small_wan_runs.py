@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import load_pack  # noqa: E402, F401
 from small_wan.model import AttentionHook, SmallWan, dense_attention  # noqa: E402
-from small_wan.sample import WEIGHTS, load_model, sample, sigma_schedule  # noqa: E402
+from small_wan.sample import WEIGHTS, ReadError, sample, sigma_schedule  # noqa: E402
+from small_wan.sample import load_model as read_model  # noqa: E402
 from small_wan.video import Scene, encode, random_scene, to_video  # noqa: E402
 from sparse_vdit.kernels.attention import sparse_attention  # noqa: E402
 from sparse_vdit.kernels.grid import TokenGrid  # noqa: E402
@@ -51,6 +52,14 @@ __all__ = [
     "WEIGHTS", "Attention", "AttentionHook", "dense_attention", "generate", "load_model", "plan_attention",
     "profile_scenes", "random_scene", "warmup_sigma", "warmup_steps",
 ]  # fmt: skip
+
+
+def load_model(device: str = "cpu") -> SmallWan:
+    """The shipped model; ends the script where its file is missing or damaged."""
+    try:
+        return read_model(device=device)
+    except (OSError, ReadError) as error:
+        sys.exit(f"{error}; get a complete checkout")
 
 
 def warmup_steps(steps: int = STEPS) -> int:

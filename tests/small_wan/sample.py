@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,10 +20,31 @@ SHIFT = 8.0  # of the sigma schedule towards noise, as ComfyUI has it for Wan
 GUIDANCE = 3.0
 
 
+class ReadError(ValueError):
+    """A file holds no small Wan. The message begins with its name."""
+
+
+@contextmanager
+def read(file: Path) -> Iterator[None]:
+    """Around reading weights or a checkpoint: whatever a damaged file, or one of another model, leads to is a
+    ReadError."""
+    try:
+        yield
+    except (EOFError, KeyError, RuntimeError, TypeError, ValueError, UnpicklingError, SafetensorError) as error:
+        first_line = (str(error).strip().splitlines() or ["it is empty"])[0]
+        raise ReadError(f"{file} is damaged or of another model ({type(error).__name__}: {first_line})") from error
+
+
 def load_model(file: Path = WEIGHTS, device: str = "cpu") -> SmallWan:
-    """The trained model in fp32, ready to sample."""
+    """The trained model in fp32, ready to sample.
+
+    Raises:
+        ReadError: the file holds none.
+        OSError: there is no such file.
+    """
     model = SmallWan()
-    model.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+    with read(file):
+        model.load_state_dict({name: value.float() for name, value in load_file(file).items()})
     return model.to(device).eval().requires_grad_(False)
 
 
