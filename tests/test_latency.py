@@ -1,0 +1,115 @@
+"""Latency tables: what is launched, what is fitted to it, and a measurement from end to end on the CPU."""
+
+import math
+
+import pytest
+import torch
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.lists import pattern_density
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
+from sparse_vdit.plans import latency
+from sparse_vdit.plans.latency import Latencies, LatencyError, Launch, fit, knot_patterns, launch_heads
+from sparse_vdit.plans.profile import ProfileHeader
+
+GRID = (7, 9, 13)
+CANDIDATES = (
+    Dense(),
+    Skip(),
+    Diagonal(0),
+    Diagonal(1),
+    MultiDiagonal(0.1, 0.1),
+    VerticalStripe(),
+    Routed(0.1),
+    Routed(0.4),
+)
+
+
+def header(candidates=CANDIDATES, heads=3):
+    densities = tuple(pattern_density(pattern, TokenGrid(*GRID), 32, 16) for pattern in candidates)
+    return ProfileHeader("wan", "made up", 2, heads, 24, GRID, 32, 16, candidates, densities, ((1.0, 0.0),))
+
+
+def planted(patterns, count, jitter=0.0):
+    """Launches whose heads take 1 + 10 density, twice that where tiles are chosen, and .5 where nothing is done."""
+    times = {
+        p: (0.5 if isinstance(p, Skip) else (1 + 10 * d) * (1 + isinstance(p, Routed))) for p, d in patterns.items()
+    }
+    launches = []
+    for number, heads in enumerate(launch_heads(patterns, count)):
+        launches.append(Launch(heads, sum(times[p] for p in heads) * (1 + jitter * (-1) ** number)))
+    return launches
+
+
+@pytest.mark.parametrize("count", [4, 5, 12])
+def test_heads_of_all_kinds_get_their_own_times_back(count):
+    patterns = knot_patterns(header())
+    found = fit(planted(patterns, count), patterns, 12.5, "a card")
+    assert found.skip == pytest.approx(0.5)
+    for density, milliseconds in found.static_knots:
+        assert milliseconds == pytest.approx(1 + 10 * density)
+    for density, milliseconds in found.routed_knots:
+        assert milliseconds == pytest.approx(2 + 20 * density)
+    assert len(found.static_knots) >= 4 and len(found.routed_knots) == 2
+    assert found.deviation == pytest.approx(0, abs=1e-9)
+    assert (found.device, found.dense) == ("a card", 12.5)
+
+
+def test_what_heads_do_not_explain_is_told():
+    patterns = knot_patterns(header())
+    found = fit(planted(patterns, 6, jitter=0.1), patterns, 12.5, "a card")
+    assert 0.01 < found.deviation < 0.2
+    for knots in (found.static_knots, found.routed_knots):
+        assert [time for _, time in knots] == sorted(time for _, time in knots)
+
+
+def test_between_measured_densities_times_are_linear_and_below_the_lowest_they_are_its():
+    found = Latencies("a card", 12.0, 0.5, ((0.1, 2.0), (0.3, 4.0), (1.0, 11.0)), ((0.2, 6.0), (0.4, 10.0)), 0.0)
+    assert found.static(0.2) == pytest.approx(3.0)
+    assert found.static(0.65) == pytest.approx(7.5)
+    assert found.static(0.01) == 2.0
+    assert found.routed(0.3) == pytest.approx(8.0)
+    assert Latencies("a card", 12.0, 0.5, found.static_knots, (), 0.0).routed(0.2) == pytest.approx(3.0)
+
+
+def test_launches_cover_every_pattern_alone_and_mixed_and_skip_beside_others():
+    patterns = knot_patterns(header())
+    launches = launch_heads(patterns, 7)
+    assert {heads[0] for heads in launches if len(set(heads)) == 1} == set(patterns) - {Skip()}
+    assert all(len(heads) == 7 for heads in launches)
+    assert any(Skip() in heads and len(set(heads)) == 2 for heads in launches)
+    assert any(len(set(heads)) >= 5 for heads in launches)
+
+
+def test_measured_on_the_cpu_from_end_to_end():
+    done = []
+    found = latency.measure_latencies(
+        header(),
+        torch.device("cpu"),
+        torch.float32,
+        lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))),
+        "cpu",
+        lambda count, of: done.append((count, of)),
+    )
+    assert found.dense > 0
+    assert all(0 <= time < math.inf for _, time in (*found.static_knots, *found.routed_knots))
+    assert found.static_knots[-1][0] == 1.0 and found.static_knots[-1][1] > 0
+    assert [count for count, _ in done] == list(range(1, len(done) + 1))
+    assert {of for _, of in done} == {len(done)}
+
+
+def test_candidates_without_routed_heads_are_measured_too(monkeypatch):
+    monkeypatch.setattr(latency, "_milliseconds", lambda call, device: call() is None or 1.0)
+    only = header((Dense(), Diagonal(0), Diagonal(1)), heads=40)
+    found = latency.measure_latencies(only, torch.device("cpu"), torch.float32, lambda *qkv: 0, "cpu")
+    assert found.routed_knots == ()
+    assert found.dense == pytest.approx(1 / 40)  # a small grid takes all heads at once
+
+
+def test_a_gpu_without_fast_kernels_is_not_measured(monkeypatch):
+    bench = latency._Bench(header(), [Dense(), Diagonal(0)], 4, torch.device("cpu"), torch.float32)
+    assert bench.call((Diagonal(0),) * 4)().shape == (1, 819, 4, 24)
+    bench.qkv = [x.to("meta") for x in bench.qkv]
+    bench.lists = bench.lists.to("meta")
+    monkeypatch.setattr(latency, "choose_backend", lambda call: ("torch", "triton: is not installed"))
+    with pytest.raises(LatencyError, match="no fast kernels for this device: triton: is not installed"):
+        bench.call((Dense(),) * 4)
