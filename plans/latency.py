@@ -7,7 +7,7 @@ in which heads of many densities run together are measured too; how far the sum 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,8 @@ HEAD_TOKENS = 1 << 19  # of a launch: fills a GPU, and q, k, v and the output ta
 FEWEST_HEADS = 4
 TRIES = 3  # timed calls, the fastest counts; one before them may compile
 SECONDS = 20.0  # from when on one timed call has to do
+
+STATIC, ROUTED = "static ", "routed "  # with a density, names of times in a file
 
 Knots = tuple[tuple[float, float], ...]
 """(density, milliseconds) in rising order."""
@@ -65,6 +67,27 @@ class Latencies:
         """Of a head that chooses its tiles; as one with given tiles where none was measured."""
         knots = self.routed_knots or self.static_knots
         return float(np.interp(density, *zip(*knots, strict=True)))
+
+    def numbers(self) -> dict[str, float]:
+        """All numbers by names, for a file."""
+        found = {"dense": self.dense, "skip": self.skip, "deviation": self.deviation}
+        for kind, knots in ((STATIC, self.static_knots), (ROUTED, self.routed_knots)):
+            found |= {f"{kind}{density:.6f}": milliseconds for density, milliseconds in knots}
+        return {name: float(f"{number:.6g}") for name, number in found.items()}
+
+    @classmethod
+    def from_numbers(cls, numbers: Mapping[str, float], device: str) -> Latencies | None:
+        """The table that numbers at least 0, from a file that may be damaged, are; None where they are no whole one."""
+        try:
+            static, routed = (
+                tuple(sorted((float(name[len(kind) :]), numbers[name]) for name in numbers if name.startswith(kind)))
+                for kind in (STATIC, ROUTED)
+            )
+            table = cls(device, numbers["dense"], numbers["skip"], static, routed, numbers["deviation"])
+        except (KeyError, ValueError):
+            return None
+        sound = all(0 <= density <= 1 for density, _ in (*static, *routed))
+        return table if sound and len(static) > 1 and table.dense > 0 else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Latency tables: what is launched, what is fitted to it, and a measurement from end to end on the CPU."""
 
+import dataclasses
 import math
 
 import pytest
@@ -69,6 +70,29 @@ def test_between_measured_densities_times_are_linear_and_below_the_lowest_they_a
     assert found.static(0.01) == 2.0
     assert found.routed(0.3) == pytest.approx(8.0)
     assert Latencies("a card", 12.0, 0.5, found.static_knots, (), 0.0).routed(0.2) == pytest.approx(3.0)
+
+
+TABLE = Latencies("a card", 12.0, 0.5, ((0.1, 2.0), (1.0, 11.0)), ((0.2, 6.0),), 0.04)
+
+
+def test_a_table_comes_back_from_its_numbers():
+    assert Latencies.from_numbers(TABLE.numbers(), "a card") == TABLE
+    without = dataclasses.replace(TABLE, routed_knots=())
+    assert Latencies.from_numbers(without.numbers(), "a card") == without
+
+
+@pytest.mark.parametrize("lost", ["dense", "skip", "deviation", "static 0.100000"])
+def test_what_is_no_whole_table_is_none(lost):
+    numbers = TABLE.numbers()
+    del numbers[lost]
+    assert Latencies.from_numbers(numbers, "a card") is None
+
+
+@pytest.mark.parametrize("name", ["static x", "static nan", "static 1.5", "routed -0.1", "routed "])
+def test_densities_that_are_none_spoil_a_table(name):
+    assert Latencies.from_numbers({**TABLE.numbers(), name: 1.0}, "a card") is None
+    assert Latencies.from_numbers({**TABLE.numbers(), "dense": 0.0}, "a card") is None
+    assert Latencies.from_numbers({}, "a card") is None
 
 
 def test_launches_cover_every_pattern_alone_and_mixed_and_skip_beside_others():
