@@ -230,6 +230,22 @@ def containers_table() -> str:
     return "\n".join([*lines, "", made_by(result)])
 
 
+def solver_table() -> str:
+    """Searches at full size, by target."""
+    result = newest("solver")
+    lines = [
+        "| target | seconds | above the bound, at most | density | attention, times as fast | error |",
+        "|---" * 6 + "|",
+    ]
+    for row in result["rows"]:
+        cells = [f"{row['target']} {row['value']}", f"{row['seconds']:.1f}", f"{row['gap']:.0e}"]
+        cells += [f"{row['density']:.3f}", f"{row['speedup']:.2f}", f"{row['error']:.4f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    first = result["rows"][0]
+    size = f"{first['layers']} layers of {first['heads']} heads, {first['candidates']} candidates, {first['bands']} bands."
+    return "\n".join([*lines, "", size, made_by(result)])
+
+
 def made_by(result: dict) -> str:
     """The line below a table."""
     return f"`{result['command']}`, {result['device']}, {result['date']}."
@@ -241,6 +257,7 @@ TABLES = {
         "attention": attention_table,
         "code": code_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
         "compositions": compositions_table, "runs": memory_of_runs_table, "containers": containers_table,
+        "solver": solver_table,
     },
 }  # fmt: skip
 
