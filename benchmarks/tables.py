@@ -242,7 +242,7 @@ def solver_table() -> str:
         cells += [f"{row['density']:.3f}", f"{row['speedup']:.2f}", f"{row['error']:.4f}"]
         lines.append(f"| {' | '.join(cells)} |")
     first = result["rows"][0]
-    size = f"{first['layers']} layers of {first['heads']} heads, {first['candidates']} candidates, {first['bands']} bands."
+    size = "{layers} layers of {heads} heads, {candidates} candidates, {bands} bands.".format(**first)
     return "\n".join([*lines, "", size, made_by(result)])
 
 
