@@ -6,6 +6,7 @@ in which heads of many densities run together are measured too; how far the sum 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ STATIC_DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 ROUTED_DENSITIES = (0.02, 0.1, 0.25, 0.5)
 HEAD_TOKENS = 1 << 19  # of a launch: fills a GPU, and q, k, v and the output take half a gigabyte in 16 bits
 FEWEST_HEADS = 4
-TRIES = 3  # timed calls, the fastest counts; one before them may compile
-SECONDS = 20.0  # from when on one timed call has to do
+ROUNDS = 3  # of all launches, so that what slows a device for a while slows no launch alone; the fastest counts
+SECONDS = 20.0  # after which no other round begins
 
 STATIC, ROUTED = "static ", "routed "  # with a density, names of times in a file
 
@@ -111,7 +112,7 @@ def measure_latencies(
     Args:
         dense: the model's own attention.
         name: of the device.
-        progress: is told how many of how many launches are done.
+        progress: is told how many of how many calls are done.
 
     Raises:
         LatencyError: no fast kernel takes the call.
@@ -121,19 +122,29 @@ def measure_latencies(
     count = max(FEWEST_HEADS, min(header.heads, HEAD_TOKENS // TokenGrid(*header.grid).tokens))
     mixes = launch_heads(patterns, count)
     bench = _Bench(header, list(patterns), count, device, dtype)
-    begin, launches = time.perf_counter(), []
+    calls = [lambda: dense(*bench.qkv), *(bench.call(heads) for heads in mixes)]
+    own, *times = _fastest(calls, device, progress)
+    launches = [Launch(heads, milliseconds) for heads, milliseconds in zip(mixes, times, strict=True)]
+    return fit(launches, patterns, own / count, name)
 
-    def timed(call: Callable[[], object]) -> float:
-        tries = TRIES if time.perf_counter() - begin < SECONDS else 1
+
+def _fastest(
+    calls: Sequence[Callable[[], object]], device: torch.device, progress: Callable[[int, int], None]
+) -> list[float]:
+    """Milliseconds of each call, the least of some rounds; a round before them may compile."""
+    begin, total = time.perf_counter(), (1 + ROUNDS) * len(calls)
+    for done, call in enumerate(calls, 1):
         call()
-        return min(_milliseconds(call, device) for _ in range(tries))
-
-    own = timed(lambda: dense(*bench.qkv)) / count
-    for done, heads in enumerate(mixes, 1):
-        progress(done, len(mixes) + 1)
-        launches.append(Launch(heads, timed(bench.call(heads))))
-    progress(len(mixes) + 1, len(mixes) + 1)
-    return fit(launches, patterns, own, name)
+        progress(done, total)
+    found = [math.inf] * len(calls)
+    for number in range(1, 1 + ROUNDS):
+        if number > 1 and time.perf_counter() - begin > SECONDS:
+            break
+        for place, call in enumerate(calls):
+            found[place] = min(found[place], _milliseconds(call, device))
+            progress(number * len(calls) + place + 1, total)
+    progress(total, total)
+    return found
 
 
 def knot_patterns(header: ProfileHeader) -> dict[Pattern, float]:
@@ -175,8 +186,9 @@ def fit(launches: Sequence[Launch], patterns: dict[Pattern, float], dense: float
     def knots(routed: bool) -> Knots:
         pairs = sorted((density, times[pattern]) for pattern, density in patterns.items()
                        if isinstance(pattern, Routed) == routed and not isinstance(pattern, Skip))  # fmt: skip
-        rising = np.maximum.accumulate([milliseconds for _, milliseconds in pairs])
-        return tuple((density, float(value)) for (density, _), value in zip(pairs, rising, strict=True))
+        times_of = np.array([milliseconds for _, milliseconds in pairs])
+        rising = np.maximum.accumulate(times_of) + np.minimum.accumulate(times_of[::-1])[::-1]
+        return tuple((density, float(value) / 2) for (density, _), value in zip(pairs, rising, strict=True))
 
     deviation = float(np.abs(uses @ found - 1).max())
     return Latencies(name, dense, times[Skip()], knots(False), knots(True), deviation)
