@@ -161,3 +161,20 @@ def test_a_gpu_without_fast_kernels_is_not_measured(monkeypatch):
     monkeypatch.setattr(latency, "choose_backend", lambda call: ("torch", "triton: is not installed"))
     with pytest.raises(LatencyError, match="no fast kernels for this device: triton: is not installed"):
         bench.call((Dense(),) * 4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_measured_on_a_gpu():
+    """Tiles of the kernels' size; a dense head takes longer than a skipped one wherever kernels run at all."""
+    grid, device = (9, 30, 31), torch.device("cuda")
+    densities = tuple(pattern_density(pattern, TokenGrid(*grid)) for pattern in CANDIDATES)
+    head = ProfileHeader("wan", "", 2, 12, 128, grid, 128, 64, CANDIDATES, densities, ((1.0, 0.0),))
+
+    def dense(q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+
+    found = latency.measure_latencies(head, device, torch.bfloat16, dense, "gpu")
+    assert 0 <= found.skip < found.static(1.0)
+    assert len(found.routed_knots) == 2
+    assert math.isfinite(found.deviation)

@@ -50,12 +50,25 @@ def found() -> dict:
     states = {"elsewhere": table(header)}
     latencies.MEASURED_ON = ("cpu",)
     states |= {"first": table(header), "launches": len(launches), "kept": table(header), "again": len(launches)}
+    states["plan"] = searched()
     places = json.loads(report.speeds_file().read_text())["speeds"]
     report.speeds_file().write_text("{broken")
     states |= {"damaged": table(header), "anew": len(launches)}
     report.speeds_file().unlink()
     latency.run_call = without_memory
     return {**states, "places": places, "failed": table(header), "said": said, "left": report.speeds_file().exists()}
+
+
+def searched() -> dict:
+    """What a plan of the node tells, of a profile with heads of another size."""
+    from types import SimpleNamespace
+
+    from made_up_profiles import made_up, random_errors
+    from sparse_vdit.nodes.search_plan import SearchPlan
+
+    SearchPlan.hidden = SimpleNamespace(unique_id=None)
+    (plan,) = SearchPlan.execute(made_up(random_errors(1)), {"rule": "preset", "preset": "fast"}).args
+    return plan.provenance.parameters
 
 
 def table(header: object) -> dict | None:
