@@ -21,6 +21,7 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
 from sparse_vdit.plans.candidates import default_candidates
+from sparse_vdit.plans.columns import ProfiledStripe
 from sparse_vdit.plans.latency import Latencies, measure_latencies
 from sparse_vdit.plans.profile import ProfileHeader
 from torch import Tensor
@@ -30,8 +31,8 @@ DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
 
 
 def header(grid: tuple[int, int, int], heads: int, head_dim: int) -> ProfileHeader:
-    """Of a profile of all candidates on a grid."""
-    candidates = default_candidates()
+    """Of a profile on a grid of all candidates that have tiles before a head was profiled."""
+    candidates = tuple(pattern for pattern in default_candidates() if not isinstance(pattern, ProfiledStripe))
     builder = TileListBuilder(TokenGrid(*grid))
     for pattern in candidates:
         builder.add(pattern)

@@ -18,8 +18,9 @@ from small_wan_runs import FAMILY
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.patterns import Skip
-from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
+from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
 from sparse_vdit.plans.candidates import default_candidates
+from sparse_vdit.plans.columns import Cells, ProfiledStripe
 from sparse_vdit.plans.profile import MEASURES, Profile, ProfileHeader
 from sparse_vdit.plans.search import search_budget
 
@@ -34,10 +35,12 @@ TARGETS = (
 def made_up_profile() -> Profile:
     """As many heads as Wan 14B has, in as many bands as a plan may sensibly have."""
     candidates = default_candidates()
+    stripes = [pattern for pattern in candidates if isinstance(pattern, ProfiledStripe)]  # which are last
     builder = TileListBuilder(TokenGrid(*GRID))
-    for pattern in candidates:
+    for pattern in candidates[: -len(stripes)]:
         builder.add(pattern)
-    densities = builder.build().densities
+    cells = Cells(Tiling(TokenGrid(*GRID), ProfiledStripe.order, QUERY_TILE, KEY_TILE))
+    densities = (*builder.build().densities, *(cells.density(pattern.share) for pattern in stripes))
     bands = tuple((1 - n / BANDS, 1 - (n + 1) / BANDS) for n in range(BANDS))
     header = ProfileHeader(
         FAMILY, "made up", LAYERS, HEADS, HEAD_DIM, GRID, QUERY_TILE, KEY_TILE, candidates, densities, bands,
@@ -58,7 +61,8 @@ def made_up_profile() -> Profile:
     errors = torch.where(skips, power, errors)
     measures = {name: torch.ones_like(errors) for name in MEASURES}
     measures |= {"projected": errors, "power": power.expand_as(errors), "square": 2 * errors.square()}
-    return Profile(header, measures, torch.zeros_like(errors), torch.ones(BANDS, LAYERS, dtype=torch.int64))
+    columns = drawn(*heads[:-1], len(cells.boxes)).square().float()
+    return Profile(header, measures, torch.zeros_like(errors), torch.ones(BANDS, LAYERS, dtype=torch.int64), columns)
 
 
 def main() -> None:

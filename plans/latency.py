@@ -20,6 +20,7 @@ from ..kernels.call import AttentionCall
 from ..kernels.grid import TokenGrid
 from ..kernels.lists import TileListBuilder
 from ..kernels.patterns import Dense, Pattern, Routed, Skip
+from .columns import ProfiledStripe
 from .profile import ProfileHeader
 
 STATIC_DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
@@ -151,7 +152,8 @@ def knot_patterns(header: ProfileHeader) -> dict[Pattern, float]:
     """Patterns to measure and their densities: skip, and the candidates nearest to the densities of the table."""
     known = dict(zip(header.candidates, header.densities, strict=True))
     routed = {pattern: density for pattern, density in known.items() if isinstance(pattern, Routed)}
-    static = {pattern: density for pattern, density in known.items() if not isinstance(pattern, Routed | Skip)}
+    others = Routed | Skip | ProfiledStripe  # the last has tiles once it is a head's
+    static = {pattern: density for pattern, density in known.items() if not isinstance(pattern, others)}
     chosen = {Skip(): 0.0}
     for wanted, some in ((STATIC_DENSITIES, static), (ROUTED_DENSITIES, routed)):
         for density in wanted if some else ():

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 
 import torch
 from torch import Tensor
 
 from ..kernels.patterns import Skip
+from .chosen import plan_of
+from .columns import ProfiledStripe
 from .cost import HeadCosts, profile_costs
 from .lagrange import OutOfReachError, solve
-from .plan import Band, Plan, Provenance
+from .plan import Plan
 from .presets import PRESETS
 from .profile import Profile
 from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
 
 MOST_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)
+MOST_STRIPES = 128  # heads with columns of their own, whose tile lists take some 80 KB each at 75,600 tokens
 LEAST_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
 
 
@@ -51,7 +53,7 @@ def search_paper(
     parameters = {"lambda": lam, "epsilon": epsilon, "flow": profile.header.flow}
     errors, total = _relative_errors(profile, bands)
     parameters |= predicted_error(choice, errors, profile.sampling_variance()[bands] / total**2)
-    return _plan(profile, bands, choice, "paper", parameters, costs)
+    return plan_of(profile, bands, choice, "paper", parameters, costs)
 
 
 def search_budget(
@@ -108,7 +110,7 @@ def search_budget(
     parameters |= {"gap": float(f"{found.gap:.2g}"), "most_skipped": most_skipped}
     variance = profile.sampling_variance()[bands] * (1 if weights is None else weights[..., None].square())
     parameters |= predicted_error(found.choice, errors, variance / total**2)
-    return _plan(profile, bands, found.choice, "budget", parameters, costs)
+    return plan_of(profile, bands, found.choice, "budget", parameters, costs)
 
 
 def _one_target(given: dict[str, float | str | None]) -> tuple[str, float | str]:
@@ -183,9 +185,14 @@ def _out_of_reach(profile: Profile, name: str, target: float | str, times: float
 def _feasible(profile: Profile, bands: list[int], errors: Tensor, most_skipped: float) -> Tensor:
     """What each head may take: bool (bands, layers, heads, candidates), as the errors."""
     mass = profile.measures["kept_mass"][bands] >= LEAST_MASS
-    skip = torch.tensor([isinstance(pattern, Skip) for pattern in profile.header.candidates])
-    allowed = (mass | skip) & saving(torch.tensor(profile.header.densities, dtype=torch.float64))
-    return allowed & (~skip | _skippable(errors[..., skip], most_skipped))
+    densities = torch.tensor(profile.header.densities, dtype=torch.float64)
+    skip, striped = (
+        torch.tensor([isinstance(pattern, kind) for pattern in profile.header.candidates])
+        for kind in (Skip, ProfiledStripe)
+    )
+    allowed = (mass | skip) & saving(densities)
+    allowed &= ~skip | _skippable(errors[..., skip], most_skipped)
+    return allowed & (~striped | _stripable(errors.masked_fill(~allowed, torch.inf), densities, striped))
 
 
 def _skippable(errors: Tensor, share: float) -> Tensor:
@@ -201,48 +208,26 @@ def _skippable(errors: Tensor, share: float) -> Tensor:
     return allowed
 
 
+def _stripable(errors: Tensor, densities: Tensor, striped: Tensor) -> Tensor:
+    """Heads that may have columns of their own, those that gain most by it: bool (bands, layers, heads, 1).
+
+    Args:
+        errors: (bands, layers, heads, candidates), infinite for what must not be taken.
+        striped: which candidates have such columns, (candidates,).
+    """
+    gains = torch.zeros(errors.shape[:-1], dtype=errors.dtype)
+    for number in striped.nonzero().flatten().tolist():
+        others = errors.masked_fill(striped | (densities > densities[number]), torch.inf)
+        gain = others.amin(-1) - errors[..., number]
+        gains = torch.where(gain.isnan(), gains, torch.maximum(gains, gain))  # none of both can be taken
+    best = gains.flatten().argsort(descending=True)[:MOST_STRIPES]
+    allowed = torch.zeros(gains.numel(), dtype=torch.bool)
+    allowed[best] = gains.flatten()[best] > 0
+    return allowed.view(*gains.shape, 1)
+
+
 def _bands(profile: Profile) -> list[int]:
     bands = profile.measured_bands()
     if not bands:
         raise SearchError("no sigma band of the profile was observed in every layer; profile with more steps")
     return bands
-
-
-def _plan(
-    profile: Profile, bands: list[int], choice: Tensor, rule: str, parameters: dict, costs: HeadCosts | None
-) -> Plan:
-    """The plan of a choice (bands, layers, heads), with only the candidates that are used."""
-    header = profile.header
-    costs = costs or profile_costs(header)
-    densities = torch.tensor(header.densities, dtype=torch.float64)
-    used = sorted({int(number) for number in choice.flatten()})
-    short = {number: position for position, number in enumerate(used)}
-    tables = [tuple(tuple(short[n] for n in row) for row in band) for band in choice.tolist()]
-    return Plan(
-        family=header.family,
-        layers=header.layers,
-        heads=header.heads,
-        head_dim=header.head_dim,
-        grid=header.grid,
-        patterns=tuple(header.candidates[number] for number in used),
-        bands=tuple(Band(*header.bands[band], table) for band, table in zip(bands, tables, strict=True)),
-        grade="measured",
-        provenance=Provenance(
-            model=header.model,
-            rule=rule,
-            parameters={
-                **parameters,
-                "attention_speedup": round(costs.speedup(choice), 3),
-                "times": costs.times,
-                "mean_density": round(densities[choice].mean().item(), 4),
-                "projected": "yes" if header.projected else "no",
-                "query_tile": header.query_tile,
-                "key_tile": header.key_tile,
-                "candidates": len(header.candidates),
-                "samples": int(profile.samples.sum()),
-            },
-            prompts=header.prompts,
-            versions=dict(header.versions),
-            date=datetime.date.today().isoformat(),
-        ),
-    )

@@ -24,7 +24,8 @@ def made_up(errors, power=None, bands=None, kept_mass=1.0, flow="dense", votes=N
     measures["kept_mass"] = torch.full(shape, float(kept_mass), dtype=torch.float64)
     measures["kept_mass"][..., 0] = 1  # dense keeps all
     votes = torch.zeros(shape, dtype=torch.float64) if votes is None else votes
-    return Profile(header, measures, votes, torch.ones(shape[:2], dtype=torch.int64))
+    columns = torch.zeros(*shape[:3], 5 * 7 * 8)
+    return Profile(header, measures, votes, torch.ones(shape[:2], dtype=torch.int64), columns)
 
 
 def random_errors(seed, bands=2, layers=3, heads=4):

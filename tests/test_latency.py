@@ -9,6 +9,7 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
 from sparse_vdit.plans import latency
+from sparse_vdit.plans.columns import ProfiledStripe
 from sparse_vdit.plans.latency import Latencies, LatencyError, Launch, fit, knot_patterns, launch_heads
 from sparse_vdit.plans.profile import ProfileHeader
 
@@ -93,6 +94,12 @@ def test_densities_that_are_none_spoil_a_table(name):
     assert Latencies.from_numbers({**TABLE.numbers(), name: 1.0}, "a card") is None
     assert Latencies.from_numbers({**TABLE.numbers(), "dense": 0.0}, "a card") is None
     assert Latencies.from_numbers({}, "a card") is None
+
+
+def test_stripes_whose_columns_hang_on_the_head_are_no_part_of_launches():
+    head = header()
+    more = dataclasses.replace(head, candidates=(*CANDIDATES, ProfiledStripe(0.06)), densities=(*head.densities, 0.05))
+    assert knot_patterns(more) == knot_patterns(head)
 
 
 def test_launches_cover_every_pattern_alone_and_mixed_and_skip_beside_others():
