@@ -70,7 +70,7 @@ def plan_of(
 
 
 def pattern_of(profile: Profile, place: tuple[int, int, int], number: int) -> Pattern:
-    """The candidate of a head, at (band, layer, head) of the profile, as a plan has it: a stripe with the columns that its profile found."""
+    """The candidate of a head, its (band, layer, head) in a profile, as a plan has it: a stripe with its columns."""
     header = profile.header
     pattern = header.candidates[number]
     if not isinstance(pattern, ProfiledStripe):
