@@ -96,3 +96,19 @@ def compensation_table() -> str:
                 f"| {row['rule']} | {row['density']:.2f} | {row['psnr']:.1f} | {row['ssim']:.3f} | {row['loss']:.4f} |"
             )
     return "\n".join([*lines, "", made_by(result)])
+
+
+def solver_table() -> str:
+    """Searches at full size, by target."""
+    result = newest("solver")
+    lines = [
+        "| target | seconds | above the bound, at most | density | attention, times as fast | error |",
+        "|---" * 6 + "|",
+    ]
+    for row in result["rows"]:
+        cells = [f"{row['target']} {row['value']}", f"{row['seconds']:.1f}", f"{row['gap']:.0e}"]
+        cells += [f"{row['density']:.3f}", f"{row['speedup']:.2f}", f"{row['error']:.4f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    first = result["rows"][0]
+    size = "{layers} layers of {heads} heads, {candidates} candidates, {bands} bands.".format(**first)
+    return "\n".join([*lines, "", size, made_by(result)])

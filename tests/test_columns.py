@@ -5,16 +5,17 @@ import math
 
 import pytest
 import torch
+from made_up_profiles import made_up, random_errors
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.oracle import pattern_attention
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip, VerticalStripe, pattern_from_dict
 from sparse_vdit.kernels.tiling import Tiling
 from sparse_vdit.plans import search
+from sparse_vdit.plans.chosen import pattern_of
 from sparse_vdit.plans.columns import Cells, ProfiledStripe, candidate_from_dict, cell_grid
 from sparse_vdit.plans.profile import merge_profiles
 from sparse_vdit.plans.profiler import Profiler
-from test_search import made_up, random_errors
 
 GRID = TokenGrid(5, 9, 11, prefix=3, suffix=2)
 TILES = (32, 16)
@@ -70,7 +71,7 @@ def test_the_mass_is_of_the_video_alone():
 def test_the_profile_finds_the_columns_and_judges_the_stripe_that_the_plan_has():
     """All rows are sampled, so that the error must be that of the very stripe, computed directly."""
     profile = profiled()
-    stripe = search._pattern(profile, [0], (0, 0, 0), 3)
+    stripe = pattern_of(profile, (0, 0, 0), 3)
     assert isinstance(stripe, VerticalStripe)
     cells = Cells(Tiling(GRID, "flat", *TILES))
     wanted = {int(cells.of_key[(t * 9 + h) * 11 + w]) for t, h, w in PLACES}
@@ -90,7 +91,7 @@ def test_the_profile_finds_the_columns_and_judges_the_stripe_that_the_plan_has()
 def test_a_stripe_is_at_most_as_dense_as_is_counted(share):
     profile = profiled((Diagonal(1), ProfiledStripe(share)))
     for head in range(HEADS):
-        stripe = search._pattern(profile, [0], (0, 0, head), 2)
+        stripe = pattern_of(profile, (0, 0, head), 2)
         found = pattern_density(stripe, TokenGrid(*profile.header.grid), *TILES)
         assert found <= Cells(Tiling(TokenGrid(5, 9, 11), "flat", *TILES)).density(share) + 1e-6
     assert profile.header.densities[2] == pytest.approx(Cells(Tiling(GRID, "flat", *TILES)).density(share))
@@ -98,7 +99,7 @@ def test_a_stripe_is_at_most_as_dense_as_is_counted(share):
 
 def test_a_share_below_one_cell_keeps_one():
     profile = profiled((Diagonal(1), ProfiledStripe(0.001)))
-    assert len(search._pattern(profile, [0], (0, 0, 0), 2).columns) == 1
+    assert len(pattern_of(profile, (0, 0, 0), 2).columns) == 1
 
 
 def test_a_search_gives_each_head_columns_of_its_own():
