@@ -19,6 +19,9 @@ from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, s
 
 MOST_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)
 MOST_STRIPES = 128  # heads with columns of their own, whose tile lists take some 80 KB each at 75,600 tokens
+# Heads that look at single keys have most of their error in few rows. The candidate that seems best on sampled rows is
+# then the one whose worst rows were missed, so each is taken to be this many standard errors worse than it seems.
+CAUTION = 2.0
 LEAST_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
 
 
@@ -51,8 +54,7 @@ def search_paper(
         mse = profile.measures["mse"][bands].masked_fill(~allowed, torch.inf)
         choice = paper_choice(mse, densities, lam, epsilon)
     parameters = {"lambda": lam, "epsilon": epsilon, "flow": profile.header.flow}
-    errors, total = _relative_errors(profile, bands)
-    parameters |= predicted_error(choice, errors, profile.sampling_variance()[bands] / total**2)
+    parameters |= predicted_error(choice, *_relative_errors(profile, bands))
     return plan_of(profile, bands, choice, "paper", parameters, costs)
 
 
@@ -74,7 +76,7 @@ def search_budget(
 
     Args:
         density: wanted mean density over all heads.
-        error: wanted sqrt(sum w ||W_O dO||^2 / sum w ||W_O O||^2).
+        error: wanted sqrt(sum w ||W_O dO||^2 / sum w ||W_O O||^2), with CAUTION.
         weights: sensitivity w of the result to an error, broadcastable to (bands, layers, heads); 1 by default.
         most_skipped: largest share of heads, over all bands, that may be skipped.
         speedup: how many times as fast as the model's own attention.
@@ -92,24 +94,23 @@ def search_budget(
     if weights is not None:
         weights = weights.expand((*profile.samples.shape, profile.header.heads))[bands]
     costs = costs or profile_costs(profile.header)
-    errors, total = _relative_errors(profile, bands, weights)
+    errors, variance = _relative_errors(profile, bands, weights)
     feasible = _feasible(profile, bands, errors, most_skipped)
-    errors = errors.masked_fill(~feasible, torch.inf)
+    likely = (errors + CAUTION * variance.sqrt()).masked_fill(~feasible, torch.inf)
     densities = torch.tensor(profile.header.densities, dtype=torch.float64)
     times, densities = (shares.expand_as(errors) / feasible[..., 0].numel() for shares in (costs.relative, densities))
     try:
         if name == "density":
-            found = solve(errors, densities, target)
+            found = solve(likely, densities, target)
         elif name == "speedup":
-            found = solve(errors, times, 1 / target)
+            found = solve(likely, times, 1 / target)
         else:
-            found = solve(times, errors, (target if name == "error" else PRESETS[target]) ** 2)
+            found = solve(times, likely, (target if name == "error" else PRESETS[target]) ** 2)
     except OutOfReachError as reason:
         raise SearchError(_out_of_reach(profile, name, target, reason.times)) from reason
     parameters = {"preset": target, "error": PRESETS[target]} if name == "preset" else {name: target}
     parameters |= {"gap": float(f"{found.gap:.2g}"), "most_skipped": most_skipped}
-    variance = profile.sampling_variance()[bands] * (1 if weights is None else weights[..., None].square())
-    parameters |= predicted_error(found.choice, errors, variance / total**2)
+    parameters |= predicted_error(found.choice, errors, variance)
     return plan_of(profile, bands, found.choice, "budget", parameters, costs)
 
 
@@ -146,12 +147,14 @@ def predicted_error(choice: Tensor, errors: Tensor, variance: Tensor) -> dict[st
 
 
 def _relative_errors(profile: Profile, bands: list[int], weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """w ||W_O dO||^2 (bands, layers, heads, candidates) relative to the sum of w ||W_O O||^2, and that sum."""
+    """w ||W_O dO||^2 relative to the sum of w ||W_O O||^2, and its variance by sampling: both (bands, layers, heads,
+    candidates)."""
     errors, power = profile.measures["projected"][bands], profile.measures["power"][bands][..., 0]
+    variance = profile.sampling_variance()[bands]
     if weights is not None:
-        errors, power = errors * weights[..., None], power * weights
+        errors, variance, power = errors * weights[..., None], variance * weights[..., None].square(), power * weights
     total = power.sum().clamp_min(1e-30)
-    return errors / total, total
+    return errors / total, variance / total**2
 
 
 def skip_warning(plan: Plan) -> str | None:

@@ -23,6 +23,7 @@ def made_up(errors, power=None, bands=None, kept_mass=1.0, flow="dense", votes=N
     measures["power"] = torch.full(shape, 1.0, dtype=torch.float64) if power is None else power.expand(shape)
     measures["kept_mass"] = torch.full(shape, float(kept_mass), dtype=torch.float64)
     measures["kept_mass"][..., 0] = 1  # dense keeps all
+    measures["square"] = errors.square()  # all rows alike
     votes = torch.zeros(shape, dtype=torch.float64) if votes is None else votes
     columns = torch.zeros(*shape[:3], 5 * 7 * 8)
     return Profile(header, measures, votes, torch.ones(shape[:2], dtype=torch.int64), columns)
