@@ -5,6 +5,7 @@ from __future__ import annotations
 # the noise level decides
 WARM_UP = "warm-up"
 AFTER_END = "after end_percent"
+MEASURED = "measured for a plan"
 NO_BAND = "no band of the plan covers this noise level"
 
 # the call decides
@@ -37,6 +38,7 @@ NO_PLAN = (
     "or make a plan with Profile Heads and Search Sparse Plan"
 )
 PROFILING = "measured by Profile Heads"
+NOT_CALIBRATED = "no plan was found while sampling"
 OTHER_TEXT = "text of another length than the one that is measured"
 CUDA_GRAPHS = "the model is compiled with CUDA graphs, which would replay one decision for every step"
 SEVERAL_GPUS = "the model runs on several GPUs at once, where the pack cannot yet follow each of them"
@@ -50,6 +52,7 @@ BLOCKS_UNKNOWN = frozenset({NO_LAYER, BLOCK_ORDER})
 MENDS = {
     WARM_UP: "every step of this sampler lies in the warm-up; a smaller start_percent makes the later ones sparse",
     AFTER_END: "the steps of this sampler come after end_percent; a larger one makes them sparse",
+    MEASURED: "this run had only the step in which the heads were measured; the next one has a plan",
     NO_BAND: "the plan says nothing about the noise levels of this sampler; for the two models of Wan 2.2 it has to be "
     "measured on both",
     MASKED: "the model masks its attention, which the pack cannot follow in this model",
@@ -75,6 +78,8 @@ MENDS = {
     KERNEL_FAILED: "the sparse kernel does not run on this machine; another backend may, please report the message",
     OUT_OF_MEMORY: "the GPU's memory was full; a smaller video, or more of the model kept outside of the GPU, helps",
     PROFILING: "this run only measures",
+    NOT_CALIBRATED: "the heads could not be measured in this run, the note beside it says why; make a plan with "
+    "Profile Heads",
 }
 """What a user can make of a reason, and do about it."""
 
