@@ -31,8 +31,9 @@ def joined(earlier: Profile, profile: Profile) -> Profile:
     """
     before, now = earlier.header.parameters, profile.header.parameters
     levels = [level for header in (earlier.header, profile.header) for level in noise_levels(header) or ()]
-    notes = {**before, **now}
+    notes = {**now, **before}  # the model's first fingerprint, whichever copy of it runs now
     notes["rows"] = min(_number(parameters, "rows") or 1 for parameters in (before, now))
+    notes[PATCHED] = max(_number(parameters, PATCHED) or 0 for parameters in (before, now))
     if levels:
         notes |= {HIGHEST: max(levels), LOWEST: min(levels)}
     return noted(merge_profiles(earlier, profile), notes)

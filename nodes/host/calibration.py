@@ -90,11 +90,15 @@ class CalibrationEngine:
         return None if self._measures() else self._dense
 
     def _over(self, sigma: float) -> bool:
-        """Whether all that is to be measured was: at the end of the warm-up, or of one step where that left something
-        out."""
+        """Whether all that is to be measured was: at the end of the warm-up, or of one step more where something is
+        missing."""
         if self._warm:
             return False
-        if self.planned is not None or self.measuring.complete:
+        if self.planned is not None:
+            return True
+        if sigma == self.measuring.sigma:  # another forward of the same step
+            return False
+        if self.measuring.complete:
             return True
         self._first_below = self._first_below or sigma
         return sigma != self._first_below
@@ -165,7 +169,7 @@ class CalibrationEngine:
     def keep(self) -> None:
         """Keep what the run has found, now that it is over."""
         profile = None if self.measuring is None else self.measuring.profile()
-        if self.measuring is not None and self.measuring.levels:
+        if self.measuring is not None and self.measuring.met:
             self.notes.insert(0, self.measuring.told())
         try:
             self.notes = [*self.keeper.keep(profile), *self.notes]

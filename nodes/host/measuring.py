@@ -51,6 +51,11 @@ class Measuring:
         """Whether every layer was measured."""
         return len(self._seen) == self.layers
 
+    @property
+    def met(self) -> bool:
+        """Whether any call came that was wanted."""
+        return bool(self.levels or self.refused)
+
     def begin(self, sigma: float) -> None:
         """A forward at this noise level begins, the first of a step or another one of it."""
         if sigma != self.sigma:
