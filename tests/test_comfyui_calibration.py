@@ -71,7 +71,7 @@ def test_the_first_generation_finds_a_plan_and_the_second_runs_it(fresh: Server)
     assert counts(line) == ((STEPS - WARM_UP) * LAYERS, WARM_UP * LAYERS)
     assert f"{reasons.WARM_UP} {WARM_UP * LAYERS}" in line
     profile, plan = kept(fresh)
-    assert f"calibrated now; kept as user/calibrated/{plan.stem}; measured {LAYERS} calls in " in line
+    assert f"found in this run; kept as user/calibrated/{plan.stem}; measured {LAYERS} calls in " in line
     assert load_profile(profile).samples.tolist() == [[1] * LAYERS]
     content = profile.read_bytes(), plan.read_bytes()
 

@@ -209,6 +209,17 @@ def test_a_plan_of_fewer_prompts_than_the_profile_is_searched_again(folder: Path
     assert load_plan(plan).provenance.prompts == ("prompt a", "prompt b")
 
 
+def test_two_runs_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Both began without a plan; the one that ends last adds to what the first has kept."""
+    runs = [calibration(tmp_path, prompt=f"prompt {name}") for name in "ab"]
+    for run in runs:
+        assert generate(run) == [NONE, NONE, ALL, ALL]
+    profile, plan = files(tmp_path)
+    for known in (load_profile(profile).header, load_plan(plan).provenance):
+        assert known.prompts == ("prompt a", "prompt b")
+    assert "for the next run kept as" in runs[1].report()
+
+
 def test_a_folder_that_cannot_be_written_costs_the_keeping_alone(tmp_path: Path) -> None:
     place = tmp_path / "calibrated"
     place.write_text("a file where the folder should be")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...plans.plan import Plan
 from ...plans.profile import Profile
 from ...plans.search import SearchError
 from .calibrated_plan import joined, noise_levels, searched, up_to_date
-from .kept_plans import Kept, KeptPlans
+from .kept_plans import Kept, KeptPlans, plan_name
 from .plan_names import named
 
 MOST_PROMPTS = 4  # measured prompts, beyond which more are not worth their time
-NEW = "calibrated now"
+NONE_GIVEN = "no plan connected and none shipped: "
+NEW = "found in this run"
 
 
 class CalibratedModel:
@@ -35,7 +38,8 @@ class CalibratedModel:
         plan = self.kept.plan(found, self.preset)
         self._written = plan is not None and up_to_date(plan, found.profile, self.preset)
         try:
-            self.plan = plan if self._written else named(searched(found.profile, self.preset), NEW)
+            name = plan_name(found.stem, self.preset)
+            self.plan = plan if self._written else named(searched(found.profile, self.preset), name)
         except SearchError as error:
             self.trouble = f"no plan was found: {error}"
 
@@ -66,30 +70,33 @@ class CalibratedModel:
         Raises:
             SearchError: the measurements give no plan.
         """
-        used, notes = self._used(), []
-        if profile is not None and self.found is None:
-            plan = self.plan or self.search(profile)
-            used = f"no plan connected and none shipped: {NEW}"
-            notes.append(self.kept.keep(profile, plan, self.preset, None))
-        elif self.found is not None:
-            notes.append(self._renew(self.found, profile))
-        return list(filter(None, [used, *notes, self.trouble, *self.kept.messages]))
+        used = [NONE_GIVEN + self._used()] if self.plan is not None else []
+        kept = self._renew() if profile is None else self._add(profile)
+        return [*used, *filter(None, [kept, self.trouble, *self.kept.messages])]
 
     def _used(self) -> str:
-        """Which kept plan a run began with."""
-        if self.plan is None or self.found is None:
-            return ""
+        """The run's plan in words."""
+        if self.found is None:
+            return NEW
         count = len(self.plan.provenance.prompts)
-        prompts = f"{count} prompt{'' if count == 1 else 's'}"
-        return f"no plan connected and none shipped: calibrated plan of {self.plan.provenance.date}, {prompts}"
+        return f"calibrated plan of {self.plan.provenance.date}, {count} prompt{'' if count == 1 else 's'}"
 
-    def _renew(self, found: Kept, profile: Profile | None) -> str:
-        """Add a run's measurements to the kept ones, and search for the next run; what came of it."""
-        if profile is None and self._written:
-            return ""
+    def _add(self, profile: Profile) -> str:
+        """Add a run's measurements to what is kept by now, perhaps of another ComfyUI, and keep the plan of both."""
+        now = self.kept.find(profile.header.grid)
+        if now is None or now.grid != profile.header.grid:
+            own = self.plan if self.found is None else None
+            return self.kept.keep(profile, own or self.search(profile), self.preset, None)
         try:
-            profile = found.profile if profile is None else joined(found.profile, profile)
+            profile = joined(now.profile, profile)
         except ValueError as error:
             return f"what was measured was not added: {error}"
-        plan = self.plan if profile is found.profile else searched(profile, self.preset)
-        return "" if plan is None else f"for the next run {self.kept.keep(profile, plan, self.preset, found)}"
+        return self._keep(replace(now, profile=profile), searched(profile, self.preset))
+
+    def _renew(self) -> str:
+        """Keep a plan that was searched from the kept profile alone."""
+        searched_now = self.found is not None and self.plan is not None and not self._written
+        return self._keep(self.found, self.plan) if searched_now else ""
+
+    def _keep(self, kept: Kept, plan: Plan) -> str:
+        return f"for the next run {self.kept.keep(kept.profile, plan, self.preset, kept)}"

@@ -34,7 +34,7 @@ OUT_OF_MEMORY = "out of memory in sparse attention"
 
 # the run decides
 NO_PLAN = (
-    "no plan is connected and none is shipped for this model yet: connect Load Sparse Plan, "
+    "no plan is connected and none is shipped for this model yet: turn calibrate on, connect Load Sparse Plan, "
     "or make a plan with Profile Heads and Search Sparse Plan"
 )
 PROFILING = "measured by Profile Heads"
