@@ -119,16 +119,17 @@ def _measuring(sampling: Sampling, shape: tuple[int, int, int], known: Fingerpri
     family, model = sampling.family, sampling.model
 
     def engine(rows: int) -> ProfileEngine:
-        profiler = Profiler(
-            family.name,
-            describe(model, family),
-            *shape,
-            default_candidates(),
-            BANDS,
-            rows=rows,
-            prompts=(sampling.prompt,),
-            versions={"comfyui": comfyui_version.__version__},
-        )
+        with pause_malloc_graph():  # made in the first forward, whose size it hangs on
+            profiler = Profiler(
+                family.name,
+                describe(model, family),
+                *shape,
+                default_candidates(),
+                BANDS,
+                rows=rows,
+                prompts=(sampling.prompt,),
+                versions={"comfyui": comfyui_version.__version__},
+            )
         return ProfileEngine(profiler, model, family, pause_malloc_graph)
 
     steps = sum(sigma > start * (1 + SIGMA_SLACK) for sigma in sampling.sigmas[:-1])
