@@ -15,9 +15,9 @@ from .run import Run
 
 ROWS, LEAST_ROWS = 256, 64  # of each head and call; fewer say too little
 MOST_SHARE = 0.05  # of the time of the dense calls beside
-SLOWER = {"cuda": 8.0}
-"""How many times as long an operation of judging takes as one of dense attention, on GPUs, where one is in float32 and
-the other on tensor cores. Taken as such, not measured; 1 on a CPU."""
+SLOWER = {"cpu": 4.5, "cuda": 8.0}
+"""How many times as long an operation of judging takes as one of dense attention. On a CPU as measured (4.2 and 5.1
+with 8,736 and 3,564 tokens in float32); on GPUs, where one is in float32 and the other on tensor cores, a guess."""
 
 OTHER_SIZE = "video of another size than the one that is measured"
 
