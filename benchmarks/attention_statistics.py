@@ -8,7 +8,8 @@ Measured per head and prompt over some steps of a dense run, those after the fir
 
     python benchmarks/attention_statistics.py --grid 13 24 28 --prompts 8
 
-Writes benchmarks/results/attention_statistics-<device>-<date>.json and docs/attention.png, one head of each kind.
+Writes benchmarks/results/attention_statistics-<device>-<date>.json and docs/attention.png, one head of each kind; of
+another grid than the default one the picture has the grid in its name.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import results
@@ -24,7 +26,7 @@ from pictures import labelled_row
 from small_wan.model import AttentionHook, dense_attention
 from small_wan.sample import sample, sigma_schedule
 from small_wan.video import encode
-from small_wan_runs import GRID, MODEL, PROMPT_SEED, ROOT, STEPS, load_model, random_scene, warmup_steps
+from small_wan_runs import MODEL, PROMPT_SEED, ROOT, STEPS, load_model, random_scene, warmup_steps
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.order import FLAT, ORDERS
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
@@ -36,6 +38,7 @@ SAVING = 0.9  # a pattern has to keep fewer tiles than this share, or the head c
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 SAMPLED_TILES = 16  # query tiles of a head
 PICTURE = 260  # pixels of an attention map
+README_GRID = (9, 18, 22)  # of the table and the picture in benchmarks/README.md
 # Quantiles over heads of the same measure `keys`: SVOO's sparsity profiles (arXiv 2603.18636, Mutual-Luo/SVOO, commit
 # e4ae67b, Apache-2.0; wan_1.3B_t2v.csv, wan_14B_t2v.csv, hunyuan10_13B_t2v.csv), 720x1280, one prompt; of each head the
 # mean over the steps from 20 % on, then QUANTILES of heads.
@@ -154,18 +157,24 @@ def kind_row(collected: list[HeadStatistics]) -> dict:
     }  # fmt: skip
 
 
-def draw(statistics: HeadStatistics, kinds: list[str]) -> None:
-    """docs/attention.png: for every kind the map of its first head in the last observed step."""
+def picture_file(grid: tuple[int, int, int]) -> Path:
+    """Where the picture of a grid goes; only the README's grid makes the README's picture."""
+    name = "attention" if grid == README_GRID else f"attention-{'x'.join(map(str, grid))}"
+    return ROOT / "docs" / f"{name}.png"
+
+
+def draw(statistics: HeadStatistics, kinds: list[str], file: Path) -> None:
+    """For every kind the map of its first head in the last observed step."""
     panels = {}
     for (layer, head), kind in zip(sorted(statistics.maps), kinds, strict=True):
         panels.setdefault(kind, (f"layer {layer}, head {head}: {kind.replace('_', ' ')}", statistics.maps[layer, head]))
     shades = {name: (weights / weights.amax(-1, keepdim=True)).sqrt() for name, weights in panels.values()}
-    labelled_row(shades, ROOT / "docs" / "attention.png")
+    labelled_row(shades, file)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grid", type=int, nargs=3, default=GRID, help="tokens in time, height and width")
+    parser.add_argument("--grid", type=int, nargs=3, default=README_GRID, help="tokens in time, height and width")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--every", type=int, default=4, help="observe every n-th step after the warm-up")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -176,13 +185,16 @@ def main() -> None:
         parser.error(f"--grid {args.grid} has fewer than {QUERY_TILE} tokens")
     if args.prompts < 2 or not 1 <= args.every < STEPS:
         parser.error(f"--prompts has to be at least 2, to compare them, and --every 1 to {STEPS - 1}")
-    collected = generate_observed(tuple(args.grid), args.prompts, args.every, args.device)
-    known = {"model": MODEL, "grid": list(args.grid), "prompts": args.prompts}
+    grid = tuple(args.grid)
+    collected = generate_observed(grid, args.prompts, args.every, args.device)
+    known = {"model": MODEL, "grid": list(grid), "prompts": args.prompts}
     rows = [known | density_row(collected, measure) for measure in ("keys", *ORDERS)] + [known | kind_row(collected)]
     rows += [{"model": name, "measure": "keys", "quantiles": list(values)} for name, values in PUBLISHED.items()]
     print(*rows, sep="\n")
-    draw(collected[-1], next(row for row in rows if row["measure"] == "kind")["heads"])
-    print("Written to", results.save_results("attention_statistics", rows, args.device), "and docs/attention.png")
+    file = picture_file(grid)
+    draw(collected[-1], next(row for row in rows if row["measure"] == "kind")["heads"], file)
+    written = results.save_results("attention_statistics", rows, args.device)
+    print(f"Written to {written} and {file.relative_to(ROOT).as_posix()}")
 
 
 if __name__ == "__main__":

@@ -239,34 +239,51 @@ def sta_windows(grid: Grid, density: float) -> list[Pattern]:
 
 
 def psa_masks(grid: Grid) -> list[Mask]:
-    """PSA's family: |dt - to| mod ts < tw and |ds - so| mod ss < sw, in blocks; ds along the rows of a frame.
+    """PSA's family in blocks: |dt - to| mod ts < tw, |dw| < sw and |dh| < sh, with the sizes of the paper as far as the
+    grid has them.
 
-    With the sizes of the paper as far as the grid has them.
+    Its equation has one distance in space with a width and a period, |ds - so| mod ss < sw. Read so, most of the masks
+    that its appendix counts, such as (7, 0, inf)(3, 0, 3), would be dense. Read as a width and a height they have the
+    density that the paper reports, a fact that a test holds.
     """
     frames, rows, columns = (size // part for size, part in zip(grid, PSA_BLOCK, strict=True))
-    t = torch.arange(frames).repeat_interleave(rows * columns)
-    s = torch.arange(rows * columns).repeat(frames)
-    dt, ds = (x[None] - x[:, None] for x in (t, s))
+    spaces = itertools.product(range(1, columns + 1), [n for n in (1, 3, 5, 6) if n <= rows])
     masks, seen = [], set()
-    in_time, in_space = _windows(frames, 2, (1, 2, 3)), _windows(columns, 1, (1, 3, columns, rows))
-    for time, space in itertools.product(in_time, in_space):
-        mask = _periodic(dt, *time) & _periodic(ds, *space)
+    for time, space in itertools.product(_windows_in_time(frames), spaces):
+        mask = psa_mask((frames, rows, columns), time, space)
         key = mask.numpy().tobytes()
         if key not in seen and not mask.all():
             seen.add(key)
-            masks.append(Mask(f"{time}{space}", mask))
+            masks.append(Mask(f"time {time}, {space[0]} x {space[1]} blocks", mask))
     return masks
 
 
-def _windows(size: int, shifts: int, periods: Sequence[int]) -> list[tuple[int, int, int | None]]:
+def _windows_in_time(size: int) -> list[tuple[int, int, int | None]]:
     widths = range(1, size + 1)
-    found = [(w, o, None) for w in widths for o in range(-shifts, shifts + 1)]
-    return found + [(w, 0, p) for p in periods for w in widths if w < p or p == 1 == w]
+    found = [(w, o, None) for w in widths for o in range(-2, 3)]
+    return found + [(w, 0, p) for p in (1, 2, 3) for w in widths if w < p or p == 1 == w]
 
 
-def _periodic(distance: Tensor, width: int, shift: int, period: int | None) -> Tensor:
-    away = (distance - shift).abs()
-    return (away if period is None else away % period) <= width - 1
+def psa_mask(blocks: Grid, time: tuple[int, int, int | None], space: tuple[int, int]) -> Tensor:
+    """Blocks that attend each other, bool (blocks, blocks), frame after frame and row after row.
+
+    Args:
+        blocks: in time, height and width.
+        time: width tw, shift to and period ts, None for none.
+        space: width sw and height sh.
+    """
+    axes = [axis.flatten() for axis in torch.meshgrid(*(torch.arange(n) for n in blocks), indexing="ij")]
+    return psa_near(*(x[None] - x[:, None] for x in axes), time, space)
+
+
+def psa_near(
+    dt: Tensor, dh: Tensor, dw: Tensor, time: tuple[int, int, int | None], space: tuple[int, int]
+) -> Tensor:
+    """Whether blocks at these distances in time, height and width attend each other."""
+    width, shift, period = time
+    away = (dt - shift).abs()
+    near = (away if period is None else away % period) < width
+    return near & (dw.abs() < space[0]) & (dh.abs() < space[1])
 
 
 def topk(order: Order, density: float) -> Routed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +84,11 @@ Series = dict[str, list[tuple[float, float]]]
 _INKS = ((0, 90, 180), (214, 94, 0), (0, 140, 100), (150, 60, 140), (90, 90, 90))  # apart for colour-blind eyes too
 
 
-def plot(series: Series, labels: tuple[str, str], file: Path, log: bool = False, joined: bool = True) -> None:
-    """Points (x, y) of each series, joined in their order; `log` makes the vertical axis logarithmic."""
+def plot(
+    series: Series, labels: tuple[str, str], file: Path, log: bool = False, loose: Collection[str] = ()
+) -> None:
+    """Points (x, y) of each series, joined in their order but for the `loose` ones; `log` makes the vertical axis
+    logarithmic."""
     width, height, margin, top = 640, 340, 48, 26
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
@@ -106,7 +110,7 @@ def plot(series: Series, labels: tuple[str, str], file: Path, log: bool = False,
         pen.text((left - 10, height - margin + 6), f"{x:,.0f}" if high[0] > 10 else f"{x:.2f}", fill="black")
     for number, (name, values) in enumerate(series.items()):
         ink, places = _INKS[number % len(_INKS)], [place(*value) for value in values]
-        if joined:
+        if name not in loose:
             pen.line(places, fill=ink, width=2)
         for x, y in places if len(places) < 30 else ():
             pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=ink)

@@ -1,8 +1,8 @@
 """Which of the search's candidates each published mask is: how much of it that keeps, and how much more.
 
-Masks of STA (arXiv 2502.04507: the windows of HunyuanVideo and of Wan, by tiles) and SVG's bands (2502.01776), each on
-its own model's tokens, against every static candidate with the pack's own tiles. Shown is the candidate with the most
-overlap, pairs of both / pairs of any.
+Masks of STA (arXiv 2502.04507: the windows of HunyuanVideo and of Wan, by tiles), of PSA (2609.37001: those its
+appendix counts most, by blocks) and SVG's bands (2502.01776), each on its own model's tokens, against every static
+candidate with the pack's own tiles. Shown is the candidate with the most overlap, pairs of both / pairs of any.
 
     python benchmarks/published_masks.py
 
@@ -17,12 +17,13 @@ from dataclasses import dataclass
 
 import results
 import torch
-from peers import svg_width
+from peers import psa_near, svg_width
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.order import ORDERS
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
 from sparse_vdit.plans.candidates import static_candidates
+from sparse_vdit.plans.rules import MOST_DENSITY
 from torch import Tensor
 
 SAMPLED = 96  # queries
@@ -60,6 +61,16 @@ def window(tile: tuple[int, int, int], size: tuple[int, int, int]) -> Keeps:
     return keeps
 
 
+def psa(time: tuple[int, int, int | None], space: tuple[int, int]) -> Keeps:
+    """PSA: as `peers.psa_mask` reads it, in blocks around the query's."""
+
+    def keeps(query: Tensor, grid: TokenGrid) -> Tensor:
+        dt, dh, dw = (places(grid) // torch.tensor(PSA_TOKENS) - query // torch.tensor(PSA_TOKENS)).T
+        return psa_near(dt, dh, dw, time, space)
+
+    return keeps
+
+
 def svg_band(density: float, in_time: bool) -> Keeps:
     """SVG: a band around the diagonal, of the sequence as it is or with all frames of a place together."""
 
@@ -76,14 +87,20 @@ def svg_band(density: float, in_time: bool) -> Keeps:
 
 
 HUNYUAN_768P, WAN_768P, WAN_720P = (30, 48, 80), (18, 48, 80), (21, 45, 80)
-STA_TILE = (6, 8, 8)
+STA_TILE, PSA_TOKENS = (6, 8, 8), (3, 8, 16)
 STA = {
     HUNYUAN_768P: ((5, 3, 3), (1, 6, 10), (3, 3, 5), (5, 1, 10), (5, 6, 1)),
     WAN_768P: ((3, 1, 10), (1, 5, 7), (3, 3, 3), (1, 6, 5), (1, 3, 10), (3, 6, 1)),
 }
+PSA = (  # of Wan in 720p, the commonest first
+    ((7, 0, None), (3, 3)), ((1, 0, None), (5, 6)), ((7, 0, None), (1, 3)), ((7, 0, None), (3, 1)),
+    ((7, 0, None), (3, 5)), ((7, 0, None), (1, 5)), ((7, 0, None), (5, 3)), ((1, 0, 3), (5, 6)), ((3, 0, None), (5, 6)),
+)  # fmt: skip
 PUBLISHED = (
     *(Published("STA", f"window {'x'.join(map(str, size))} tiles", grid, window(STA_TILE, size))
       for grid, sizes in STA.items() for size in sizes),
+    *(Published("PSA", f"time {time[0]}" + (f" every {time[2]}" if time[2] else "") + f", {w} x {h} blocks", WAN_720P,
+                psa(time, (w, h))) for time, (w, h) in PSA),
     Published("SVG", "space, density .30", WAN_720P, svg_band(0.3, False)),
     Published("SVG", "time, density .30", WAN_720P, svg_band(0.3, True)),
 )  # fmt: skip
@@ -93,7 +110,10 @@ class Kept:
     """Tiles that all static candidates keep on one grid."""
 
     def __init__(self, grid: TokenGrid):
-        self.grid, self.candidates = grid, [p for p in static_candidates() if p.kind not in ("dense", "skip")]
+        self.grid = grid
+        self.candidates = [
+            p for p in static_candidates() if p.kind != "skip" and pattern_density(p, grid) <= MOST_DENSITY
+        ]
         self.tilings = {order: Tiling(grid, order, QUERY_TILE, KEY_TILE) for order in ORDERS}
         self.ranks = {order: tiling.index.argsort() for order, tiling in self.tilings.items()}
         self.masks = [pattern.tile_mask(self.tilings[pattern.order]) for pattern in self.candidates]

@@ -126,9 +126,11 @@ class Comparison:
         return distance | {"loss": round(held_out_loss(self.model, plan, len(self.scenes), self.steps), 5)}
 
     def measure(
-        self, plan: Plan | Attention, method: str, rule: str, warm: bool = True, density: float | None = None
-    ) -> dict:
-        """Generate with a plan, or attention of a density, and add its row; `warm`: the warm-up is dense."""
+        self, plan: Plan | Attention, method: str, rule: str, warm: bool = True, density: float | None = None,
+        judge: bool = True,
+    ) -> dict:  # fmt: skip
+        """Generate with a plan, or attention of a density, and add its row; `warm`: the warm-up is dense; `judge`:
+        compare with true videos too, which takes half as long again."""
         video, run = generate(self.model, self.scenes, plan, NOISE_SEED, self.steps)
         pairs = list(zip(self.dense, video, strict=True))
         if density is None:
@@ -139,7 +141,7 @@ class Comparison:
             "psnr": round(sum(video_psnr(a, b) for a, b in pairs) / len(pairs), 2),
             "ssim": round(sum(ssim(a, b).mean().item() for a, b in pairs) / len(pairs), 4),
             "flicker": round(sum(flicker(a, b).mean().item() for a, b in pairs) / len(pairs), 5),
-            **self.judge(video, plan, warm),
+            **(self.judge(video, plan, warm) if judge else {}),
             "seconds": round(run["seconds"], 1), "dense_seconds": round(self.dense_seconds, 1),
         })  # fmt: skip
 

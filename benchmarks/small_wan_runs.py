@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import load_pack  # noqa: E402, F401
 from small_wan.model import AttentionHook, SmallWan, dense_attention  # noqa: E402
-from small_wan.sample import WEIGHTS, load_model, sample, sigma_schedule  # noqa: E402
+from small_wan.sample import WEIGHTS, ReadError, sample, sigma_schedule  # noqa: E402
+from small_wan.sample import load_model as read_model  # noqa: E402
 from small_wan.video import Scene, encode, random_scene, to_video  # noqa: E402
 from sparse_vdit.kernels.attention import sparse_attention  # noqa: E402
 from sparse_vdit.kernels.grid import TokenGrid  # noqa: E402
@@ -51,6 +52,14 @@ __all__ = [
     "WEIGHTS", "Attention", "AttentionHook", "dense_attention", "generate", "load_model", "plan_attention",
     "profile_scenes", "random_scene", "warmup_sigma", "warmup_steps",
 ]  # fmt: skip
+
+
+def load_model(device: str = "cpu") -> SmallWan:
+    """The shipped model; ends the script where its file is missing or damaged."""
+    try:
+        return read_model(device=device)
+    except (OSError, ReadError) as error:
+        sys.exit(f"{error}; get a complete checkout")
 
 
 def warmup_steps(steps: int = STEPS) -> int:
@@ -114,9 +123,9 @@ def profile_scenes(
     return profiler.profile()
 
 
-def plan_attention(plan: Plan | Attention | None, calls: Counter[str]) -> Attention:
+def plan_attention(plan: Plan | Attention | None, calls: Counter[str], tail: bool = False) -> Attention:
     """Attention by a plan at each noise level, dense where it has no band; counts `sparse` and `dense` calls. What is
-    attention already stays as it is, and is not counted."""
+    attention already stays as it is, and is not counted. `tail`: tiles left out count as their mean."""
     if callable(plan):
         return plan
     bound = plan and BoundPlan(plan, QUERY_TILE, KEY_TILE)
@@ -130,7 +139,7 @@ def plan_attention(plan: Plan | Attention | None, calls: Counter[str]) -> Attent
                 calls["dense"] += 1
                 return dense_attention(layer, q, k, v, shape)
             calls["sparse"] += 1
-            return sparse_attention(q, k, v, lists, table[band][layer])
+            return sparse_attention(q, k, v, lists, table[band][layer], tail=tail)
 
         return hook
 

@@ -6,31 +6,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from plan_tables import masks_table, solver_table
+from result_files import ROOT, made_by, newest
+
 sys.path.insert(0, str(ROOT / "tests"))
 
-import load_pack  # noqa: E402, F401
-from sparse_vdit.nodes.host.families.table import families_table  # noqa: E402
+import load_pack  # noqa: F401
+from sparse_vdit.nodes.host.families.table import families_table
 
-RESULTS = ROOT / "benchmarks" / "results"
 QUALITY = "python benchmarks/quality.py --density 0.2 0.35 0.5 --singles 2 --paper"
 STATISTICS = "python benchmarks/attention_statistics.py --grid 9 18 22 --prompts 8"
-
-
-def newest(benchmark: str, command: str | None = None) -> dict:
-    """The latest result file of a benchmark, of one command where it is given."""
-    found = [(json.loads(file.read_text()), file.name) for file in RESULTS.glob(f"{benchmark}-*.json")]
-    wanted = [pair for pair in found if command in (None, pair[0]["command"])]
-    if not wanted:
-        sys.exit(f"no results of {benchmark} in {RESULTS.relative_to(ROOT)}; run benchmarks/{benchmark}.py first")
-    # of one day the one with the highest number, which is in the longer name
-    return max(wanted, key=lambda pair: (pair[0]["date"], len(pair[1]), pair[1]))[0]
 
 
 def quality_table() -> str:
@@ -230,17 +219,13 @@ def containers_table() -> str:
     return "\n".join([*lines, "", made_by(result)])
 
 
-def made_by(result: dict) -> str:
-    """The line below a table."""
-    return f"`{result['command']}`, {result['device']}, {result['date']}."
-
-
 TABLES = {
     "README.md": {"quality": quality_table, "families": families_table},
     "benchmarks/README.md": {
         "attention": attention_table,
         "code": code_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
         "compositions": compositions_table, "runs": memory_of_runs_table, "containers": containers_table,
+        "masks": masks_table, "solver": solver_table,
     },
 }  # fmt: skip
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
+from ..plans.cost import attention_share, plan_speedup, step_speedup
 from ..plans.drawing import draw_plan
 from ..plans.plan import Plan
 from ..plans.search import skip_warning
 from .sockets import CATEGORY, PlanType
+
+TARGETS = ("preset", "speedup", "density", "error", "lambda", "epsilon")  # as plans name them
 
 
 class PreviewPlan(io.ComfyNode):
@@ -50,13 +53,17 @@ def summary(plan: Plan) -> str:
         f"{plan.family}: {plan.layers} layers of {plan.heads} heads x {plan.head_dim}, grade {plan.grade}",
         f"mean density {density:.2f} on {frames}x{height}x{width} tokens",
         f"heads by pattern: {kinds}",
+        *speedups(plan),
     ]
     for number, band in enumerate(plan.bands):
         lines.append(f"band {number}: noise {band.sigma_low:g} to {band.sigma_high:g}")
     origin = plan.provenance
-    known = {"model": origin.model, "rule": origin.rule, "date": origin.date, "source": origin.source}
-    lines += [f"{name}: {value}" for name, value in known.items() if value]
     told = origin.parameters
+    targets = ", ".join(f"{name} {told[name]}" for name in TARGETS if name in told)
+    rule = f"{origin.rule}, {targets}" if targets else origin.rule
+    known = {"model": origin.model, "rule": rule, "date": origin.date, "source": origin.source}
+    lines += [f"{name}: {value}" for name, value in known.items() if value]
+    lines += [f"measured on: {', '.join(origin.prompts)}"] if origin.prompts else []
     if isinstance(told.get("predicted_error"), float) and isinstance(told.get("predicted_error_margin"), float):
         error, margin = told["predicted_error"], told["predicted_error_margin"]
         lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} or more (errors of heads added)")
@@ -64,3 +71,14 @@ def summary(plan: Plan) -> str:
     if origin.notes:
         lines.append(origin.notes)
     return "\n".join(lines)
+
+
+def speedups(plan: Plan) -> list[str]:
+    """What to expect of a plan, and how it is known."""
+    faster, times = plan_speedup(plan)
+    share = f"{attention_share(plan):.0%}"
+    return [
+        f"expected: attention {faster:.2f} times as fast, times {times}",
+        f"expected: a whole step {step_speedup(plan):.2f} times as fast, if attention is {share} of it (an estimate: "
+        "4 S^2 d FLOPs a layer beside 24 S d^2 of its linear maps; S tokens, d = heads x head_dim)",
+    ]

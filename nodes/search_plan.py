@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..plans.cost import HeadCosts, profile_costs
 from ..plans.plan import Plan
+from ..plans.presets import DEFAULT_PRESET, PRESETS
 from ..plans.profile import Profile
-from ..plans.search import search_budget, search_paper, skip_warning
+from ..plans.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
+from .host.latencies import latencies
 from .host.report import warn
 from .sockets import CATEGORY, PlanType, ProfileType, paper_inputs
 
-BY_DENSITY, BY_ERROR, BY_PAPER = "budget: density", "budget: error", "paper"
+BUDGETS = {"preset": "preset", "budget: speed-up": "speedup", "budget: density": "density", "budget: error": "error"}
+"""Names of the rules by one budget, and of their target, an input of the node as of `search_budget`."""
+BY_PAPER = "paper"
 
 
 class SearchPlan(io.ComfyNode):
@@ -24,7 +29,8 @@ class SearchPlan(io.ComfyNode):
             display_name="Search Sparse Plan",
             category=CATEGORY,
             description="Chooses a pattern for every head from a profile, so that the whole model meets a target. "
-            "Takes seconds and needs no new measurement; try several targets on one profile.",
+            "Takes seconds and needs no new video, so try several targets on one profile. On a GPU it first measures, "
+            "once for each size, how long attention takes there.",
             search_aliases=["search plan", "sparse plan", "calibrate", "sparse attention"],
             inputs=[
                 ProfileType.Input("profile", tooltip="Measurements from Profile Heads."),
@@ -33,36 +39,20 @@ class SearchPlan(io.ComfyNode):
                     tooltip="How to choose. A budget over all heads is the better rule; paper is the rule of "
                     "Sparse-vDiT (arXiv 2506.03065), a threshold per head.",
                     options=[
-                        io.DynamicCombo.Option(
-                            BY_DENSITY,
-                            [
-                                io.Float.Input(
-                                    "density",
-                                    default=0.35,
-                                    min=0.01,
-                                    max=1.0,
-                                    step=0.01,
-                                    tooltip="Share of all attention to compute, mean over heads. Lower is faster and "
-                                    "further from the dense video.",
-                                )
-                            ],
-                        ),
-                        io.DynamicCombo.Option(
-                            BY_ERROR,
-                            [
-                                io.Float.Input(
-                                    "error",
-                                    default=0.1,
-                                    min=0.001,
-                                    max=1.0,
-                                    step=0.001,
-                                    tooltip="Largest error of all heads together, relative to what attention adds. "
-                                    "The sparsest plan below it is taken.",
-                                )
-                            ],
-                        ),
+                        *(io.DynamicCombo.Option(name, [target_input(target)]) for name, target in BUDGETS.items()),
                         io.DynamicCombo.Option(BY_PAPER, paper_inputs()),
                     ],
+                ),
+                io.Float.Input(
+                    "most_skipped",
+                    default=MOST_SKIPPED,
+                    min=0.0,
+                    max=SKIP_LIMIT,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Largest share of heads that may be left out altogether. Not for the paper's rule, which "
+                    "leaves out what it likes.",
                 ),
             ],
             outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model or Save Sparse Plan.")],
@@ -70,20 +60,45 @@ class SearchPlan(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, profile: Profile, rule: dict) -> io.NodeOutput:
+    def execute(cls, profile: Profile, rule: dict, most_skipped: float = MOST_SKIPPED) -> io.NodeOutput:
         """The plan that the rule chooses; errors of the search are passed on as they are."""
-        plan = search(profile, rule)
+        costs = profile_costs(profile.header, latencies(profile.header, cls.hidden.unique_id))
+        plan = search(profile, rule, most_skipped, costs)
         warning = skip_warning(plan)
         if warning is not None:
             warn(warning, cls.hidden.unique_id)
         return io.NodeOutput(plan)
 
 
-def search(profile: Profile, rule: dict) -> Plan:
+def search(profile: Profile, rule: dict, most_skipped: float, costs: HeadCosts) -> Plan:
     """Plan for the DynamicCombo's value: {"rule": name, and the inputs of that rule}."""
-    name = rule["rule"]
-    if name == BY_DENSITY:
-        return search_budget(profile, density=rule["density"])
-    if name == BY_ERROR:
-        return search_budget(profile, error=rule["error"])
-    return search_paper(profile, lam=rule["lam"], epsilon=rule["epsilon"])
+    target = BUDGETS.get(rule["rule"])
+    if target is None:
+        return search_paper(profile, lam=rule["lam"], epsilon=rule["epsilon"], costs=costs)
+    return search_budget(profile, most_skipped=most_skipped, costs=costs, **{target: rule[target]})
+
+
+def target_input(target: str) -> io.Input:
+    """The input of a target."""
+    if target == "preset":
+        return io.Combo.Input(
+            "preset",
+            options=list(PRESETS),
+            default=DEFAULT_PRESET,
+            tooltip="How near to the dense video: faithful stays closest to it, fast is quickest.",
+        )
+    tooltip, numbers = {
+        "speedup": (
+            "How many times as fast attention shall be as the model's own. The error is made as small as it can be.",
+            {"default": 3.0, "min": 1.0, "max": 20.0, "step": 0.1},
+        ),
+        "density": (
+            "Share of all attention to compute, mean over heads. Lower is faster and further from the dense video.",
+            {"default": 0.35, "min": 0.01, "max": 1.0, "step": 0.01},
+        ),
+        "error": (
+            "Largest error of all heads together, relative to what attention adds. The fastest plan below it is taken.",
+            {"default": 0.1, "min": 0.001, "max": 1.0, "step": 0.001},
+        ),
+    }[target]
+    return io.Float.Input(target, tooltip=tooltip, **numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..kernels.order import DEEP, FLAT
 from ..kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip, Union, VerticalStripe
+from .columns import STRIPE_SHARES, ProfiledStripe
 
 FIRST_FRAME = (0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
 LAST_FRAME = (1.0, 1.0, 0.0, 1.0, 0.0, 1.0)
@@ -17,17 +18,18 @@ _MIDDLE = (0.0, 1.0, 0.35, 0.65, 0.35, 0.65)  # the middle of every frame
 
 def default_candidates() -> tuple[Pattern, ...]:
     """Dense first, then all others."""
-    return (*static_candidates(), *(Routed(share) for share in ROUTED_SHARES))
+    routed = (Routed(share) for share in ROUTED_SHARES)
+    return (*static_candidates(), *routed, *(ProfiledStripe(share) for share in STRIPE_SHARES))
 
 
 def static_candidates() -> tuple[Pattern, ...]:
-    """Those that keep the same tiles whatever is shown: dense first, then skip, windows, unions and stripes."""
+    """Those that keep the same tiles for every head and video: dense first, then skip, windows, unions and stripes."""
     return (Dense(), Skip(), *_diagonals(), *_multi_diagonals(), *_unions(), *_stripes())
 
 
 def _diagonals() -> list[Pattern]:
     """Bands of frames, local cubes in both token orders, and strips as wide or as high as the frame."""
-    bands = [Diagonal(frames) for frames in (0, 1, 2, 4, 8)] + [Diagonal(shift=-1), Diagonal(shift=1)]
+    bands = [Diagonal(frames) for frames in (0, 1, 2, 3, 4, 8)] + [Diagonal(shift=-1), Diagonal(shift=1)]
     cubes = [Diagonal(frames, size, size) for frames in (0, 1, 2, 4) for size in (0.05, 0.1, 0.15, 0.2, 0.3)]
     deep = [Diagonal(frames, size, size, order=DEEP) for frames in (2, 4, 8) for size in (0.05, 0.1, 0.2)]
     strips = [
@@ -39,6 +41,7 @@ def _diagonals() -> list[Pattern]:
 def _multi_diagonals() -> list[Pattern]:
     """Places, rows and columns through all frames, through every n-th frame, and repeated within the frame."""
     places = [MultiDiagonal(size, size) for size in (0.0, 0.05, 0.1, 0.15, 0.25, 0.35)]
+    places += [MultiDiagonal(0.25, 0.15), MultiDiagonal(0.4, 0.1)]  # STA's and PSA's commonest
     lines = [MultiDiagonal(*part) for size in (0.0, 0.1, 0.25) for part in _either(size)]
     some = [MultiDiagonal(size, size, every, order=FLAT) for every in (2, 4) for size in (0.1, 0.25)]
     again = [MultiDiagonal(0.05, None, height_period=period) for period in (0.25, 0.5)]

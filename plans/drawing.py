@@ -11,56 +11,31 @@ from torch import Tensor
 
 from ..kernels.grid import TokenGrid
 from ..kernels.lists import pattern_density
-from ..kernels.patterns import PATTERNS, Pattern
+from ..kernels.patterns import Pattern
 from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from .colours import PLAIN, head_cell, kind_colour
+from .cost import plan_speedup, step_speedup
 from .plan import Band, Plan
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart; dense and skip, the extremes, are greys
-COLOURS = {
-    "dense": (64, 64, 64),
-    "skip": (222, 222, 222),
-    "diagonal": (0, 114, 178),
-    "multi_diagonal": (230, 159, 0),
-    "vertical_stripe": (0, 158, 115),
-    "union": (86, 180, 233),
-}
-_OTHER_COLOURS = ((204, 121, 167), (213, 94, 0), (240, 228, 66))
-_PLAIN = ("dense", "skip")  # kinds whose density says nothing
-_PALEST = 0.25  # how much colour is left at density 0
 
 _INK, _GREY, _PAPER = (34, 34, 34), (120, 120, 120), (255, 255, 255)
 _TEXT, _TITLE, _GAP = 16, 20, 24  # pixels
 _LEFT, _BOTTOM, _TOP, _RIGHT = 72, 52, 8, 24  # pixels for ticks and labels of the axes, and room for half a tick
 _MAP_PIXELS, _LARGEST_CELL = 640, 48
 _PICTURE_PIXELS, _MOST_SAMPLES = 640, 2048
-
-
-def kind_colour(kind: str) -> tuple[int, int, int]:
-    """RGB of a kind of pattern at full density."""
-    others = [name for name in PATTERNS if name not in COLOURS]
-    if kind in COLOURS or kind not in others:
-        return COLOURS.get(kind, _GREY)
-    return _OTHER_COLOURS[others.index(kind) % len(_OTHER_COLOURS)]
-
-
-def shaded_colour(kind: str, density: float) -> tuple[int, int, int]:
-    """RGB of a head: its kind's colour, paler where the density is lower."""
-    # the square root spreads the low densities, where most heads of a good plan are
-    part = 1.0 if kind in _PLAIN else _PALEST + (1 - _PALEST) * math.sqrt(density)
-    return tuple(round(255 + (channel - 255) * part) for channel in kind_colour(kind))
+_SHOWN_DENSITIES, _SWATCH = (0.0, 0.1, 0.4, 1.0), 28
 
 
 def draw_plan(plan: Plan, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> np.ndarray:
-    """Map of layers (down) and heads (across) for each band, coloured by kind: uint8 RGB (H, W, 3).
+    """Map of layers (down) and heads (across) for each band, coloured and marked by kind: uint8 RGB (H, W, 3).
 
     Densities are those of tiles of so many tokens on the plan's own grid.
     """
     densities = plan.pattern_densities(None, query_tile, key_tile)
     columns = math.ceil(math.sqrt(len(plan.bands))) if len(plan.bands) > 3 else len(plan.bands)
-    pixels = _MAP_PIXELS if len(plan.bands) <= 4 else _MAP_PIXELS // 2
+    pixels = _MAP_PIXELS if len(plan.bands) <= 4 else _MAP_PIXELS * 2 // 3
     cell = max(1, min(_LARGEST_CELL, pixels // max(plan.layers, plan.heads)))
     panels = [_band_panel(plan, number, densities, cell) for number in range(len(plan.bands))]
     panels = [_widened(panel, max(other.width for other in panels)) for panel in panels]
@@ -77,7 +52,7 @@ def draw_pattern(
     attended = _sampled_mask(pattern, grid, query_tile, key_tile)
     scale = max(1, _PICTURE_PIXELS // len(attended))
     ink = np.kron(attended, np.ones((scale, scale))) if scale > 1 else attended
-    picture = _from_share(ink, kind_colour("dense" if pattern.kind in _PLAIN else pattern.kind))
+    picture = _from_share(ink, kind_colour("dense" if pattern.kind in PLAIN else pattern.kind))
     density = pattern_density(pattern, grid, query_tile, key_tile)
     caption = _text_block(
         [
@@ -122,17 +97,20 @@ def _heading(plan: Plan, density: float) -> Image.Image:
     name = _one_line(plan.provenance.model or plan.family)
     grid = "x".join(str(size) for size in plan.grid)
     about = f"{plan.grade}, {plan.layers} layers of {plan.heads} heads, grid {grid} tokens"
-    lines = [(name, _TITLE, _INK), (about, _TEXT, _GREY), (f"mean density {density:.3f}", _TEXT, _INK)]
-    return _text_block(lines)
+    faster, times = plan_speedup(plan)
+    expected = f"expected: attention {faster:.2f} times as fast ({times}), a whole step {step_speedup(plan):.2f} times"
+    origin = plan.provenance
+    made = ", ".join(part for part in (origin.rule, origin.date, _one_line(origin.source)) if part)
+    lines = [(name, _TITLE, _INK), (f"{about}; {made}" if made else about, _TEXT, _GREY)]
+    return _text_block([*lines, (f"mean density {density:.3f}", _TEXT, _INK), (expected, _TEXT, _INK)])
 
 
 def _band_panel(plan: Plan, number: int, densities: dict[int, float], cell: int) -> Image.Image:
     from PIL import Image
 
     band = plan.bands[number]
-    colours = {n: shaded_colour(plan.patterns[n].kind, density) for n, density in densities.items()}
-    small = np.array([[colours[n] for n in row] for row in band.heads], dtype=np.uint8)
-    picture = Image.fromarray(np.kron(small, np.ones((cell, cell, 1), dtype=np.uint8)))
+    cells = {n: head_cell(plan.patterns[n].kind, density, cell) for n, density in densities.items()}
+    picture = Image.fromarray(np.vstack([np.hstack([cells[n] for n in row]) for row in band.heads]))
     if cell >= 6:  # hairlines, so that single heads can be told apart
         _rule(picture, cell)
     title = _text_block([(f"{_band_name(band)}: density {_mean(band, densities):.3f}", _TEXT, _INK)])
@@ -164,22 +142,37 @@ def _rule(picture: Image.Image, cell: int) -> None:
 
 
 def _legend(plan: Plan) -> Image.Image:
-    """A row for each kind in use: its colour from low to high density, its name and number of heads."""
+    """A row for each kind in use: how its heads look at some densities, its name and number of heads."""
     counts = {kind: count for kind, count in plan.counts().items() if count}
-    total = sum(counts.values())
-    rows = []
+    total, gap = sum(counts.values()), 2
+    rows = [_swatch_heads(gap)]
     for kind, count in counts.items():
         label = f"{kind.replace('_', ' ')}: {count} head{'s' if count > 1 else ''} ({count / total:.1%})"
-        rows.append(_stack([_ramp(kind), _text_block([(label, _TEXT, _INK)])], across=True, gap=10))
-    rows.append(_text_block([("colour: kind of pattern; paler: lower density (bars run from 0 to 1)", 13, _GREY)]))
+        swatches = _stack([_swatch(kind, density) for density in _SHOWN_DENSITIES], across=True, gap=gap)
+        rows.append(_stack([swatches, _text_block([(label, _TEXT, _INK)])], across=True, gap=10))
     return _stack(rows, gap=6)
 
 
-def _ramp(kind: str, width: int = 72, height: int = 18) -> Image.Image:
+def _swatch_heads(gap: int) -> Image.Image:
+    """What the columns of swatches are."""
     from PIL import Image
 
-    colours = [shaded_colour(kind, x / (width - 1)) for x in range(width)]
-    return Image.fromarray(np.array([colours] * height, dtype=np.uint8))
+    width = len(_SHOWN_DENSITIES) * (_SWATCH + gap) - gap
+    canvas = Image.new("RGB", (width, 16), _PAPER)
+    for number, density in enumerate(_SHOWN_DENSITIES):
+        place = number * (_SWATCH + gap) + _SWATCH / 2, 8
+        _pen(canvas).text(place, f"{density:g}", fill=_GREY, font=_font(13), anchor="mm")
+    return _stack([canvas, _text_block([("density; the mark is the kind's", 13, _GREY)])], across=True, gap=10)
+
+
+def _swatch(kind: str, density: float) -> Image.Image:
+    """A head of a kind; nothing but at their own densities for those that have one."""
+    from PIL import Image
+
+    own = {"dense": 1.0, "skip": 0.0}.get(kind, density)
+    if density != own:
+        return Image.new("RGB", (_SWATCH, _SWATCH), _PAPER)
+    return Image.fromarray(head_cell(kind, density, _SWATCH))
 
 
 def _with_axes(picture: Image.Image, across: int, down: int, labels: tuple[str, str]) -> Image.Image:

@@ -6,7 +6,8 @@ denominator, against the row's own maximum. What a candidate would have given is
     o_c = sum_{tiles of c} n_tile / sum_{tiles of c} d_tile ,   dO_c = o_c - o
 
 so a hundred candidates cost little more than one. Rows are judged with the list of the query tile they lie in. Routed
-candidates choose their tiles from the queries and keys at hand, as they do when they run.
+candidates choose their tiles from the queries and keys at hand, as they do when they run, and profiled stripes their
+columns from the mass that the head has shown so far.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..kernels.grid import TokenGrid
 from ..kernels.patterns import Pattern, Routed, Skip
 from ..kernels.routing import choose_tiles
 from ..kernels.tiling import Tiling
+from .columns import Cells, ProfiledStripe
 
 CHUNK_BYTES = 256 << 20  # partial sums held at a time
 
@@ -77,21 +79,39 @@ class CandidateJudge:
             order: torch.tensor([isinstance(self.candidates[n], Skip) for n in chosen])
             for order, chosen in self.of_order.items()
         }
+        self.cells = Cells(Tiling(grid, ProfiledStripe.order, query_tile, key_tile))
         if not grid.video_tokens // query_tile:
             raise ValueError(f"{grid} tokens hold no full tile of {query_tile}: too small a video to profile")
 
     def _static_mask(self, pattern: Pattern) -> Tensor:
-        """Tiles that a pattern keeps whatever is shown: none of a routed one."""
+        """Tiles that a pattern keeps whatever is shown: none of a routed one, the own ones of a profiled stripe."""
         tiling = self.tilings[pattern.order]
         if isinstance(pattern, Routed):
             return torch.zeros(tiling.query_tiles, tiling.key_tiles, dtype=torch.bool)
+        if isinstance(pattern, ProfiledStripe):
+            own = torch.arange(tiling.key_tiles) * tiling.key_tile // tiling.query_tile
+            return own == torch.arange(tiling.query_tiles)[:, None]
         return pattern.tile_mask(tiling)
 
-    def errors(self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, generator: torch.Generator) -> HeadErrors:
-        """Errors of every candidate for every head of q, k, v (B, S, H, D); gram (H, D, D) = W_O^T W_O per head."""
+    def errors(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gram: Tensor | None,
+        generator: torch.Generator,
+        columns: Tensor | None = None,
+    ) -> HeadErrors:
+        """Errors of every candidate for every head of q, k, v (B, S, H, D).
+
+        Args:
+            gram: (H, D, D) = W_O^T W_O per head.
+            columns: softmax mass that earlier calls showed, float64 (H, cells); this call's is added, in place.
+        """
         tokens = self.sample_tokens(generator)
+        columns = torch.zeros(q.shape[2], len(self.cells.boxes), dtype=torch.float64) if columns is None else columns
         parts = [
-            self._head(q[:, :, h], k[:, :, h], v[:, :, h], None if gram is None else gram[h], tokens)
+            self._head(q[:, :, h], k[:, :, h], v[:, :, h], None if gram is None else gram[h], tokens, columns[h])
             for h in range(q.shape[2])
         ]
         return HeadErrors(*(torch.stack(column) for column in zip(*parts, strict=True)))
@@ -102,9 +122,11 @@ class CandidateJudge:
         tokens = first.index[sample_rows(first, self.rows, generator)]
         for tiling in others:
             tokens = tokens[self.ranks[tiling.order][tokens] < tiling.query_tiles * tiling.query_tile]
-        return tokens
+        return tokens[torch.randperm(len(tokens), generator=generator)]  # so that the first part knows all columns
 
-    def _head(self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, tokens: Tensor) -> tuple[Tensor, ...]:
+    def _head(
+        self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, tokens: Tensor, columns: Tensor
+    ) -> tuple[Tensor, ...]:
         sums = torch.zeros(6, len(self.candidates), dtype=torch.float64)
         tiles = max(tiling.key_tiles for tiling in self.tilings.values())
         row_bytes = 4 * (tiles * q.shape[-1] + 3 * self.grid.tokens)
@@ -112,21 +134,25 @@ class CandidateJudge:
             for batch in range(q.shape[0]):
                 scores = q[batch, part.to(q.device)].float() @ k[batch].float().T
                 weights = (scores * q.shape[-1] ** -0.5).softmax(-1)  # a row's sum is 1, so denominators are masses
+                columns += self.cells.mass(weights)
                 for order, chosen in self.of_order.items():
                     rows = self.ranks[order][part]
-                    masks = self._masks(order, rows, q[batch], k[batch])
+                    masks = self._masks(order, rows, q[batch], k[batch], columns)
                     sums[:, chosen] += _judge(weights, v[batch], self.tilings[order], masks, self.skips[order], gram)
         seen = max(1, len(tokens) * q.shape[0])
         projected, squared, output, mass, power, square = sums
         mse = squared / (seen * q.shape[-1])
         return projected / seen, squared / output.clamp_min(1e-30), mse, mass / seen, power / seen, square / seen
 
-    def _masks(self, order: str, rows: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def _masks(self, order: str, rows: Tensor, q: Tensor, k: Tensor, columns: Tensor) -> Tensor:
         """Key tiles that an order's candidates keep for queries at positions `rows` of it, (C, rows, key_tiles)."""
         tiling, chosen = self.tilings[order], self.of_order[order]
         masks = torch.stack([self.masks[c][rows // tiling.query_tile] for c in chosen]).to(q.device)
         routed = [(n, self.candidates[c]) for n, c in enumerate(chosen) if isinstance(self.candidates[c], Routed)]
         fill_routed(masks, routed, q, k, rows, tiling)
+        for n, c in enumerate(chosen):
+            if isinstance(self.candidates[c], ProfiledStripe):
+                masks[n] |= self.cells.tiles(columns, self.candidates[c].share).to(q.device)
         return masks
 
 

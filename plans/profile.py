@@ -6,12 +6,14 @@ Kept whole, not only the best candidate, so that another rule or target needs no
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..kernels.patterns import Pattern
+from .columns import cell_grid
 from .plan import MOST_ENTRIES, MOST_NAME
 
 MEASURES = ("projected", "relative", "mse", "kept_mass", "power", "square")
@@ -61,6 +63,8 @@ class Profile:
         measures: by the names in MEASURES.
         votes: how often Algorithm 1 chose each candidate, (bands, layers, heads, candidates); zeros in dense flow.
         samples: observations per (bands, layers), int64.
+        columns: share of the softmax mass in each cell of the video (`columns.Cells`), float32 (bands, layers, heads,
+            cells).
 
     Raises:
         ValueError: a tensor of another shape than the header says, or a number that is not finite.
@@ -70,6 +74,7 @@ class Profile:
     measures: dict[str, Tensor]
     votes: Tensor
     samples: Tensor
+    columns: Tensor
 
     def __post_init__(self) -> None:
         head = self.header
@@ -83,6 +88,12 @@ class Profile:
                 )
             if not torch.isfinite(tensor).all() or (tensor < 0).any():
                 raise ValueError(f"{name} has values that are not finite or below zero; profile again")
+        cells = (*shape[:3], math.prod(cell_grid(head.grid)))
+        if tuple(self.columns.shape) != cells or not torch.isfinite(self.columns).all() or (self.columns < 0).any():
+            raise ValueError(
+                f"columns is {tuple(self.columns.shape)}, expected {cells} (bands, layers, heads, cells) numbers not "
+                "below zero"
+            )
         if tuple(self.samples.shape) != shape[:2]:
             raise ValueError(f"samples is {tuple(self.samples.shape)}, expected {shape[:2]} (bands, layers)")
 
@@ -141,7 +152,9 @@ def merge_profiles(first: Profile, second: Profile) -> Profile:
     samples = first.samples + second.samples
     share = (first.samples / samples.clamp_min(1)).double()[..., None, None]
     measures = {name: first.measures[name] * share + second.measures[name] * (1 - share) for name in MEASURES}
-    return Profile(_merged_header(first, second, first.header.bands), measures, first.votes + second.votes, samples)
+    columns = (first.columns * share + second.columns * (1 - share)).float()
+    header, votes = _merged_header(first, second, first.header.bands), first.votes + second.votes
+    return Profile(header, measures, votes, samples, columns)
 
 
 def _join_bands(first: Profile, second: Profile) -> Profile:
@@ -152,7 +165,8 @@ def _join_bands(first: Profile, second: Profile) -> Profile:
     measures = {name: torch.stack([p.measures[name][row] for _, p, row in parts]) for name in MEASURES}
     votes = torch.stack([p.votes[row] for _, p, row in parts])
     samples = torch.stack([p.samples[row] for _, p, row in parts])
-    return Profile(_merged_header(first, second, bands), measures, votes, samples)
+    columns = torch.stack([p.columns[row] for _, p, row in parts])
+    return Profile(_merged_header(first, second, bands), measures, votes, samples, columns)
 
 
 def _merged_header(first: Profile, second: Profile, bands: tuple[tuple[float, float], ...]) -> ProfileHeader:

@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save
 
-from ..kernels.patterns import pattern_from_dict
+from .columns import candidate_from_dict
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader
 from .writing import write_new
 
-FORMAT, VERSION = "sparse-vdit-profile", 2  # 1 had no measure `square`
+FORMAT, VERSION = "sparse-vdit-profile", 3  # 1 had no measure `square`, 2 no columns
 MOST_BYTES = 1 << 30
 
 
@@ -38,7 +38,7 @@ def profile_bytes(profile: Profile) -> bytes:
     header["candidates"] = [pattern.to_dict() for pattern in profile.header.candidates]
     # one entry only: safetensors writes several in no fixed order, and equal profiles shall be equal files
     text = json.dumps({"format": FORMAT, "version": VERSION, "header": header}, sort_keys=True)
-    tensors = {**profile.measures, "votes": profile.votes, "samples": profile.samples}
+    tensors = {**profile.measures, "votes": profile.votes, "samples": profile.samples, "columns": profile.columns}
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"profile": text})
 
 
@@ -54,12 +54,13 @@ def load_profile(path: str | Path) -> Profile:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
-    missing = {*MEASURES, "votes", "samples"} - tensors.keys()
+    missing = {*MEASURES, "votes", "samples", "columns"} - tensors.keys()
     if missing:
         raise ProfileError(f"{path.name}: lacks the tensor {sorted(missing)[0]!r}")
     try:
         measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
-        return Profile(header, measures, tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64))
+        votes, samples = tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64)
+        return Profile(header, measures, votes, samples, tensors["columns"].to(torch.float32))
     except (ValueError, TypeError) as error:
         raise ProfileError(f"{path.name}: header: {error}") from error
 
@@ -114,7 +115,7 @@ def _header(data: dict) -> ProfileHeader:
         raise ValueError(f"flow: {data['flow']!r}, expected one of {', '.join(FLOWS)}")
     if len(data["grid"]) != 3 or not all(isinstance(size, int) and size >= 1 for size in data["grid"]):
         raise ValueError(f"grid: {data['grid']!r}, expected three numbers of tokens")
-    candidates = tuple(pattern_from_dict(pattern) for pattern in data["candidates"])
+    candidates = tuple(candidate_from_dict(pattern) for pattern in data["candidates"])
     densities = tuple(float(value) for value in data["densities"])
     if not all(0 <= value <= 1 for value in densities):
         raise ValueError(f"densities: {densities!r}, expected numbers from 0 to 1")

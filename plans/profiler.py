@@ -17,6 +17,7 @@ from ..kernels.grid import TokenGrid
 from ..kernels.lists import TileListBuilder, TileLists
 from ..kernels.patterns import Dense, Pattern
 from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from .columns import ProfiledStripe
 from .errors import CandidateJudge
 from .plan import clean_text
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader, check_mergeable, merge_profiles
@@ -66,7 +67,8 @@ class Profiler:
         if rows < 1:
             raise ValueError(f"rows is {rows}, expected at least 1 query row to sample")
         self.names = {"family": family, "model": model, "layers": layers, "heads": heads, "head_dim": head_dim}
-        self.candidates = (Dense(), *(p for p in candidates if not isinstance(p, Dense)))
+        others = (p for p in candidates if not isinstance(p, Dense))
+        self.candidates = (Dense(), *sorted(others, key=lambda pattern: isinstance(pattern, ProfiledStripe)))
         self.bands, self.rows, self.flow, self.prompts = tuple(bands), rows, flow, tuple(map(clean_text, prompts))
         self.tiles = {"query_tile": query_tile, "key_tile": key_tile}
         self.lam, self.epsilon, self.seed = lam, epsilon, seed
@@ -81,6 +83,7 @@ class Profiler:
         self.sums = {name: torch.zeros(shape, dtype=torch.float64) for name in MEASURES}
         self.votes = torch.zeros(shape, dtype=torch.float64)
         self.samples = torch.zeros(shape[:2], dtype=torch.int64)
+        self.columns: Tensor | None = None
 
     @torch.no_grad()
     def observe(
@@ -104,13 +107,13 @@ class Profiler:
             return None
         self.projected &= gram is not None
         self._bind(grid, q.device)
-        errors = self.judge.errors(q, k, v, gram, self.generator)
+        errors = self.judge.errors(q, k, v, gram, self.generator, self.columns[band, layer])
         for name in MEASURES:
             self.sums[name][band, layer] += getattr(errors, name)
         self.samples[band, layer] += 1
         if self.flow == "dense":
             return None
-        densities = torch.tensor(self.lists.densities)
+        densities = torch.tensor(self.densities)
         mse = errors.mse.masked_fill(~(saving(densities) & paper_kinds(self.candidates)), torch.inf)
         chosen = paper_choice(mse, densities, self.lam, self.epsilon)
         self.votes[band, layer, torch.arange(len(chosen)), chosen] += 1
@@ -126,7 +129,8 @@ class Profiler:
             raise ValueError("nothing was observed: no attention call was recognised, or no step lay in a band")
         count = self.samples.clamp_min(1)[..., None, None]
         measures = {name: total / count for name, total in self.sums.items()}
-        profile = Profile(self._header(), measures, self.votes.clone(), self.samples.clone())
+        columns = (self.columns / self.columns.sum(-1, keepdim=True).clamp_min(1e-30)).float()
+        profile = Profile(self._header(), measures, self.votes.clone(), self.samples.clone(), columns)
         return profile if self.previous is None else merge_profiles(self.previous, profile)
 
     def _header(self) -> ProfileHeader:
@@ -135,7 +139,7 @@ class Profiler:
             **self.tiles,
             grid=self.grid.shape,
             candidates=self.candidates,
-            densities=self.lists.densities,
+            densities=self.densities,
             bands=self.bands,
             flow=self.flow,
             projected=self.projected,
@@ -151,8 +155,12 @@ class Profiler:
             self.judge = CandidateJudge(grid, self.candidates, self.rows, **self.tiles)
             builder = TileListBuilder(grid, **self.tiles)
             for pattern in self.candidates:
-                builder.add(pattern)
+                if not isinstance(pattern, ProfiledStripe):  # which are last, and never flow on
+                    builder.add(pattern)
             self.lists = builder.build().to(device)
+            self.columns = torch.zeros(*self.votes.shape[:3], len(self.judge.cells.boxes), dtype=torch.float64)
+            stripes = [p.share for p in self.candidates if isinstance(p, ProfiledStripe)]
+            self.densities = (*self.lists.densities, *map(self.judge.cells.density, stripes))
             if self.previous is not None:  # now, and not after minutes of sampling
                 check_mergeable(self.previous.header, self._header())
         elif grid != self.grid:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 
 import torch
 from torch import Tensor
 
 from ..kernels.patterns import Skip
+from .chosen import plan_of
+from .columns import ProfiledStripe
+from .cost import HeadCosts, profile_costs
 from .lagrange import OutOfReachError, solve
-from .plan import Band, Plan, Provenance
+from .plan import Plan
+from .presets import PRESETS
 from .profile import Profile
 from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
 
 MOST_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)
+MOST_STRIPES = 128  # heads with columns of their own, whose tile lists take some 80 KB each at 75,600 tokens
 LEAST_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
 
 
@@ -22,9 +26,17 @@ class SearchError(ValueError):
     """The profile or the target gives no plan; the message says what to change."""
 
 
-def search_paper(profile: Profile, lam: float = DEFAULT_LAMBDA, epsilon: float = DEFAULT_EPSILON) -> Plan:
+def search_paper(
+    profile: Profile,
+    lam: float = DEFAULT_LAMBDA,
+    epsilon: float = DEFAULT_EPSILON,
+    costs: HeadCosts | None = None,
+) -> Plan:
     """Eq. 2 and 3 per head. On a profile of sequential flow with the same lambda and epsilon this is Algorithm 1:
     the choices made while the sparse outputs flowed on, by majority over the observations of a band.
+
+    Args:
+        costs: of the candidates, for the speed-up that the plan tells of; by a FLOP model by default.
 
     Raises:
         SearchError: no band was observed in every layer.
@@ -41,7 +53,7 @@ def search_paper(profile: Profile, lam: float = DEFAULT_LAMBDA, epsilon: float =
     parameters = {"lambda": lam, "epsilon": epsilon, "flow": profile.header.flow}
     errors, total = _relative_errors(profile, bands)
     parameters |= predicted_error(choice, errors, profile.sampling_variance()[bands] / total**2)
-    return _plan(profile, bands, choice, "paper", parameters)
+    return plan_of(profile, bands, choice, "paper", parameters, costs)
 
 
 def search_budget(
@@ -50,48 +62,72 @@ def search_budget(
     error: float | None = None,
     weights: Tensor | None = None,
     most_skipped: float = MOST_SKIPPED,
+    *,
+    speedup: float | None = None,
+    preset: str | None = None,
+    costs: HeadCosts | None = None,
 ) -> Plan:
     """One budget over all bands, layers and heads on the output-projected error (`lagrange.py`).
 
-    Minimises the sum of densities for an error, or the sum of errors w * ||W_O dO||^2 for a density.
+    Minimises the time of attention for an error or a preset, or the sum of errors w * ||W_O dO||^2 for a density or a
+    speed-up. Exactly one of the four is given.
 
     Args:
-        density: wanted mean density over all heads, or
-        error: wanted sqrt(sum w ||W_O dO||^2 / sum w ||W_O O||^2); exactly one of the two.
+        density: wanted mean density over all heads.
+        error: wanted sqrt(sum w ||W_O dO||^2 / sum w ||W_O O||^2).
         weights: sensitivity w of the result to an error, broadcastable to (bands, layers, heads); 1 by default.
         most_skipped: largest share of heads, over all bands, that may be skipped.
+        speedup: how many times as fast as the model's own attention.
+        preset: name of an error in PRESETS.
+        costs: of the candidates; by a FLOP model by default.
 
     Raises:
         SearchError: not exactly one target, a target out of range or out of reach, or nothing was observed.
     """
-    if (density is None) == (error is None):
-        raise SearchError("give exactly one target, a density or an error")
-    target = density if error is None else error
-    if not 0 < target <= 1:
-        name = "density" if error is None else "error"
-        raise SearchError(f"target {name} is {target}, expected above 0 and at most 1")
+    given = {"density": density, "error": error, "speedup": speedup, "preset": preset}
+    name, target = _one_target(given)
     if not 0 <= most_skipped <= SKIP_LIMIT:
         raise SearchError(f"most_skipped is {most_skipped}, expected 0 to {SKIP_LIMIT}: more heads than that matter")
     bands = _bands(profile)
     if weights is not None:
         weights = weights.expand((*profile.samples.shape, profile.header.heads))[bands]
+    costs = costs or profile_costs(profile.header)
     errors, total = _relative_errors(profile, bands, weights)
+    feasible = _feasible(profile, bands, errors, most_skipped)
+    errors = errors.masked_fill(~feasible, torch.inf)
     densities = torch.tensor(profile.header.densities, dtype=torch.float64)
-    cost = densities.expand_as(errors) / errors[..., 0].numel()
-    feasible = profile.measures["kept_mass"][bands] >= LEAST_MASS
-    skip = torch.tensor([isinstance(pattern, Skip) for pattern in profile.header.candidates])
-    feasible = (feasible | skip) & saving(densities)
-    feasible &= ~skip | _skippable(errors[..., skip], most_skipped)
-    errors, cost = (values.masked_fill(~feasible, torch.inf) for values in (errors, cost))
+    times, densities = (shares.expand_as(errors) / feasible[..., 0].numel() for shares in (costs.relative, densities))
     try:
-        found = solve(errors, cost, density) if error is None else solve(cost, errors, error**2)
+        if name == "density":
+            found = solve(errors, densities, target)
+        elif name == "speedup":
+            found = solve(errors, times, 1 / target)
+        else:
+            found = solve(times, errors, (target if name == "error" else PRESETS[target]) ** 2)
     except OutOfReachError as reason:
-        raise SearchError(_out_of_reach(profile, target, reason.times, error is None)) from reason
-    parameters = {"density": density} if error is None else {"error": error}
+        raise SearchError(_out_of_reach(profile, name, target, reason.times)) from reason
+    parameters = {"preset": target, "error": PRESETS[target]} if name == "preset" else {name: target}
     parameters |= {"gap": float(f"{found.gap:.2g}"), "most_skipped": most_skipped}
     variance = profile.sampling_variance()[bands] * (1 if weights is None else weights[..., None].square())
     parameters |= predicted_error(found.choice, errors, variance / total**2)
-    return _plan(profile, bands, found.choice, "budget", parameters)
+    return plan_of(profile, bands, found.choice, "budget", parameters, costs)
+
+
+def _one_target(given: dict[str, float | str | None]) -> tuple[str, float | str]:
+    """Name and value of the only target that is given, checked."""
+    targets = [(name, value) for name, value in given.items() if value is not None]
+    if len(targets) != 1:
+        raise SearchError(f"give exactly one target of {', '.join(given)}, not {len(targets)}")
+    ((name, value),) = targets
+    if name == "preset":
+        if value not in PRESETS:
+            raise SearchError(f"preset {value!r} is unknown, expected one of {', '.join(PRESETS)}")
+    elif name == "speedup":
+        if not 1 <= value < math.inf:
+            raise SearchError(f"target speedup is {value}, expected a number of at least 1")
+    elif not 0 < value <= 1:
+        raise SearchError(f"target {name} is {value}, expected above 0 and at most 1")
+    return name, value
 
 
 def predicted_error(choice: Tensor, errors: Tensor, variance: Tensor) -> dict[str, float]:
@@ -130,16 +166,33 @@ def skip_warning(plan: Plan) -> str | None:
     )
 
 
-def _out_of_reach(profile: Profile, target: float, times: float, is_density: bool) -> str:
-    """What to type instead of a target, and why."""
-    grid = "x".join(map(str, profile.header.grid))
-    if is_density:
+def _out_of_reach(profile: Profile, name: str, target: float | str, times: float) -> str:
+    """What to give instead of a target that needs `times` the least that is possible, and why."""
+    larger = "or profile a larger video, where windows are a smaller part"
+    grid = f"{'x'.join(map(str, profile.header.grid))} tokens"
+    if name == "density":
         lowest = math.ceil(100 * target * times) / 100
-        return (
-            f"density {target} cannot be reached on {grid} tokens, the lowest is {lowest}: raise it, or "
-            "profile a larger video, where windows are a smaller part"
-        )
-    return f"error {target} cannot be reached, the lowest is {target * times**0.5:.3g}: raise it"
+        return f"density {target} cannot be reached on {grid}, the lowest is {lowest}: raise it, {larger}"
+    if name == "speedup":
+        highest = math.floor(100 * target / times) / 100
+        return f"speed-up {target} cannot be reached on {grid}, the highest is {highest}: lower it, {larger}"
+    if name == "error":
+        return f"error {target} cannot be reached, the lowest is {target * times**0.5:.3g}: raise it"
+    lowest = f"the lowest error is {PRESETS[target] * times**0.5:.3g}"
+    return f"preset {target} (error {PRESETS[target]}) cannot be reached, {lowest}: ask for that error"
+
+
+def _feasible(profile: Profile, bands: list[int], errors: Tensor, most_skipped: float) -> Tensor:
+    """What each head may take: bool (bands, layers, heads, candidates), as the errors."""
+    mass = profile.measures["kept_mass"][bands] >= LEAST_MASS
+    densities = torch.tensor(profile.header.densities, dtype=torch.float64)
+    skip, striped = (
+        torch.tensor([isinstance(pattern, kind) for pattern in profile.header.candidates])
+        for kind in (Skip, ProfiledStripe)
+    )
+    allowed = (mass | skip) & saving(densities)
+    allowed &= ~skip | _skippable(errors[..., skip], most_skipped)
+    return allowed & (~striped | _stripable(errors.masked_fill(~allowed, torch.inf), densities, striped))
 
 
 def _skippable(errors: Tensor, share: float) -> Tensor:
@@ -155,41 +208,26 @@ def _skippable(errors: Tensor, share: float) -> Tensor:
     return allowed
 
 
+def _stripable(errors: Tensor, densities: Tensor, striped: Tensor) -> Tensor:
+    """Heads that may have columns of their own, those that gain most by it: bool (bands, layers, heads, 1).
+
+    Args:
+        errors: (bands, layers, heads, candidates), infinite for what must not be taken.
+        striped: which candidates have such columns, (candidates,).
+    """
+    gains = torch.zeros(errors.shape[:-1], dtype=errors.dtype)
+    for number in striped.nonzero().flatten().tolist():
+        others = errors.masked_fill(striped | (densities > densities[number]), torch.inf)
+        gain = others.amin(-1) - errors[..., number]
+        gains = torch.where(gain.isnan(), gains, torch.maximum(gains, gain))  # none of both can be taken
+    best = gains.flatten().argsort(descending=True)[:MOST_STRIPES]
+    allowed = torch.zeros(gains.numel(), dtype=torch.bool)
+    allowed[best] = gains.flatten()[best] > 0
+    return allowed.view(*gains.shape, 1)
+
+
 def _bands(profile: Profile) -> list[int]:
     bands = profile.measured_bands()
     if not bands:
         raise SearchError("no sigma band of the profile was observed in every layer; profile with more steps")
     return bands
-
-
-def _plan(profile: Profile, bands: list[int], choice: Tensor, rule: str, parameters: dict) -> Plan:
-    """The plan of a choice (bands, layers, heads), with only the candidates that are used."""
-    header = profile.header
-    used = sorted({int(number) for number in choice.flatten()})
-    short = {number: position for position, number in enumerate(used)}
-    tables = [tuple(tuple(short[n] for n in row) for row in band) for band in choice.tolist()]
-    return Plan(
-        family=header.family,
-        layers=header.layers,
-        heads=header.heads,
-        head_dim=header.head_dim,
-        grid=header.grid,
-        patterns=tuple(header.candidates[number] for number in used),
-        bands=tuple(Band(*header.bands[band], table) for band, table in zip(bands, tables, strict=True)),
-        grade="measured",
-        provenance=Provenance(
-            model=header.model,
-            rule=rule,
-            parameters={
-                **parameters,
-                "projected": "yes" if header.projected else "no",
-                "query_tile": header.query_tile,
-                "key_tile": header.key_tile,
-                "candidates": len(header.candidates),
-                "samples": int(profile.samples.sum()),
-            },
-            prompts=header.prompts,
-            versions=dict(header.versions),
-            date=datetime.date.today().isoformat(),
-        ),
-    )

@@ -9,7 +9,16 @@ from load_pack import ROOT
 from sparse_vdit.kernels.grid import TokenGrid
 
 sys.path.append(str(ROOT / "benchmarks"))
-from attention_statistics import HeadStatistics, coarse_map, density_row, kind_row, smallest_share
+import tables
+from attention_statistics import (
+    README_GRID,
+    HeadStatistics,
+    coarse_map,
+    density_row,
+    kind_row,
+    picture_file,
+    smallest_share,
+)
 
 GRID = TokenGrid(9, 15, 17)
 
@@ -80,6 +89,12 @@ def test_prompts_that_differ_in_a_kind_agree_less() -> None:
     prompts = [seen([0.1] * 2, kinds) for kinds in (["dense", "union"], ["dense", "union"], ["dense", "diagonal"])]
     row = kind_row(prompts)
     assert row["heads"] == ["dense", "union"] and row["agreement"] == pytest.approx(5 / 6, abs=1e-4)
+
+
+def test_only_the_readmes_grid_makes_the_readmes_picture() -> None:
+    assert f"--grid {' '.join(map(str, README_GRID))} " in tables.STATISTICS
+    assert picture_file(README_GRID) == ROOT / "docs" / "attention.png"
+    assert picture_file((13, 24, 28)) == ROOT / "docs" / "attention-13x24x28.png"
 
 
 def test_maps_keep_all_the_attention() -> None:

@@ -128,6 +128,13 @@ def test_example_workflows_have_only_known_nodes_and_valid_inputs(server: Server
             assert nodes[target]["inputs"][slot]["link"] == number
 
 
+def test_values_that_workflows_saved_before_still_find_their_inputs(server: Server) -> None:
+    """They are kept by place: options have kept their names and first inputs, and what is new comes after them."""
+    described = server.get("/object_info/SparseVDiTSearchPlan")["SparseVDiTSearchPlan"]["input"]
+    for values in (["budget: density", 0.35], ["budget: error", 0.1], ["paper", 0.5, 1.0]):
+        check_widgets("before", described, [*values, 0.03])
+
+
 def check_widgets(file: str, description: dict, values: list) -> None:
     """All widgets of a node have a value of their kind, in order; combos one of their options. Empties `values`."""
     kinds = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}

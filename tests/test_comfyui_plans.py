@@ -86,14 +86,47 @@ def test_the_warm_up_is_not_measured(server: Server) -> None:
         server.run({**base(), **profiled(steps=1, start_percent=0.2), "search": search(), "keep": keep})
 
 
-@pytest.mark.parametrize(
-    ("rule", "options"), [("budget: error", {"error": 0.1}), ("paper", {"lam": 0.5, "epsilon": 1.0})]
-)
-def test_the_other_rules(server: Server, rule: str, options: dict) -> None:
+RULES = {
+    "preset": ({"preset": "fast"}, "rule: budget, preset fast, error 0.1"),
+    "budget: speed-up": ({"speedup": 1.2}, "rule: budget, speedup 1.2"),
+    "budget: density": ({"density": 0.9}, "rule: budget, density 0.9"),
+    "budget: error": ({"error": 0.1}, "rule: budget, error 0.1"),
+    "paper": ({"lam": 0.5, "epsilon": 1.0}, "rule: paper, lambda 0.5, epsilon 1.0"),
+}
+
+
+def test_all_rules_on_one_profile(server: Server) -> None:
+    prompt = {**base(), **profiled(steps=2)}
+    for rule, (options, _) in RULES.items():
+        prompt[rule] = search(rule, **options)
+        prompt[f"show {rule}"] = node("SparseVDiTPreviewPlan", plan=(rule, 0))
+    outputs = server.run(prompt)
+    for rule, (_, told) in RULES.items():
+        text = outputs[f"show {rule}"]["text"][0]
+        for line in ("mean density", "expected error of attention", "expected: a whole step", told):
+            assert line in text, rule
+        assert "times as fast, times by a FLOP model" in text  # the server computes on a CPU
+        assert "measured on: scene 3" in text
+
+
+def test_targets_out_of_reach_name_what_is_possible(server: Server) -> None:
     show = node("SparseVDiTPreviewPlan", plan=("search", 0))
-    outputs = server.run({**base(), **profiled(steps=2), "search": search(rule, **options), "show": show})
-    assert "mean density" in outputs["show"]["text"][0]
-    assert "expected error of attention" in outputs["show"]["text"][0]
+    wanted = search("budget: speed-up", speedup=20.0)
+    with pytest.raises(PromptError, match=r"speed-up 20.0 cannot be reached on 5x8x11 tokens, the highest is"):
+        server.run({**base(), **profiled(steps=1), "search": wanted, "show": show})
+
+
+@pytest.mark.parametrize("most_skipped, refused", [(0.06, False), (0.07, True)])
+def test_most_skipped_has_a_limit(server: Server, most_skipped: float, refused: bool) -> None:
+    wanted = search("budget: density", density=0.9)
+    wanted["inputs"]["most_skipped"] = most_skipped
+    prompt = {**base(), **profiled(steps=1), "search": wanted}
+    prompt["show"] = node("SparseVDiTPreviewPlan", plan=("search", 0))
+    if refused:
+        with pytest.raises(PromptError, match="bigger than max"):
+            server.run(prompt)
+    else:
+        assert server.run(prompt)["show"]["text"]
 
 
 def test_a_plan_that_skips_too_many_heads_is_warned_of(server: Server) -> None:

@@ -6,15 +6,25 @@ import numpy as np
 import pytest
 from sample_plans import large_plan, small_plan
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
-from sparse_vdit.plans.drawing import COLOURS, draw_pattern, draw_plan, shaded_colour
+from sparse_vdit.kernels.patterns import PATTERNS, Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.plans.colours import (
+    COLOURS,
+    MARKS,
+    PLAIN,
+    SMALLEST_MARKED,
+    head_cell,
+    ink_on,
+    kind_colour,
+    shaded_colour,
+)
+from sparse_vdit.plans.drawing import draw_pattern, draw_plan
 from sparse_vdit.plans.plan import Band, uniform_plan
 
 pytest.importorskip("PIL")
 
 
 def test_plan_map_has_a_cell_for_each_head():
-    """Heads of 48 pixels, the map 72 pixels from the left: what is drawn in the middle of each cell."""
+    """Heads of 48 pixels, the map 72 pixels from the left: what is drawn beside and in the middle of each cell."""
     kinds = ("skip", "dense", "diagonal")
     heads = ((1, 0, 0), (0, 0, 2), (0, 0, 0), (2, 1, 0))
     alone = uniform_plan("wan", 4, 3, 128, (5, 4, 32), Dense())
@@ -28,8 +38,55 @@ def test_plan_map_has_a_cell_for_each_head():
     colours = {**COLOURS, "diagonal": shaded_colour("diagonal", 0.2)}
     for layer, row in enumerate(heads):
         for head, number in enumerate(row):
-            y, x = top + 48 * layer + 24, 24 + 72 + 48 * head + 24
-            assert tuple(picture[y, x]) == colours[kinds[number]], (layer, head)
+            y, x = top + 48 * layer, 24 + 72 + 48 * head
+            colour = colours[kinds[number]]
+            assert tuple(picture[y + 4, x + 24]) == colour, (layer, head)
+            marked = kinds[number] == "diagonal"
+            assert tuple(picture[y + 24, x + 24]) == (ink_on(colour) if marked else colour), (layer, head)
+
+
+@pytest.mark.parametrize("size", [*range(SMALLEST_MARKED, 30), 48])
+def test_kinds_differ_by_more_than_hue(size):
+    """Marks of two kinds are never the same, and each is three times as light or dark as its cell, or more."""
+    masks = set()
+    for kind in PATTERNS:
+        for density in (0.0, 0.03, 0.3, 1.0):
+            cell = head_cell(kind, density, size)
+            colour = tuple(cell[0, 0])
+            assert colour == shaded_colour(kind, density)
+            mask = (cell != colour).any(-1)
+            assert mask.any() == (kind not in PLAIN)
+            assert not mask[0].any() and not mask[:, 0].any()  # where hairlines run
+            if kind in MARKS:
+                lights = sorted(light(c) + 0.05 for c in (colour, ink_on(colour)))
+                assert lights[1] / lights[0] > 3
+        masks.add(mask.tobytes())
+    assert len(masks) == len(PATTERNS) - len(PLAIN) + 1
+    plain = sorted(light(kind_colour(kind)) + 0.05 for kind in PLAIN)
+    assert plain[1] / plain[0] > 3
+
+
+def light(colour):
+    """Relative luminance of sRGB."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in np.array(colour) / 255]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def test_cells_without_room_have_colours_alone():
+    for kind in MARKS:
+        assert (head_cell(kind, 0.4, SMALLEST_MARKED - 1) == shaded_colour(kind, 0.4)).all()
+
+
+def test_the_picture_says_what_to_expect_and_from_whom():
+    """More is written where a plan tells more: the heading alone differs."""
+    plan = small_plan()
+    told = {
+        "attention_speedup": 2.5,
+        "times": "measured on a card with quite a long name, as cards have them, all of it",
+    }
+    longer = dataclasses.replace(plan.provenance, parameters=told)
+    first, second = (draw_plan(p) for p in (plan, dataclasses.replace(plan, provenance=longer)))
+    assert second.shape[1] > first.shape[1]
 
 
 @pytest.mark.parametrize("plan", [small_plan(), large_plan(grid=(9, 16, 12))], ids=["4x3", "40x40"])

@@ -116,19 +116,57 @@ def test_after_three_failures_the_run_goes_on_dense(run: Run, monkeypatch: pytes
     assert len(run.ledger.failures) == MOST_FAILURES
 
 
+@pytest.mark.parametrize("layers", [(1, 4), (4, 1)])
+def test_two_layers_that_are_not_finite_are_found_one_after_the_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch, layers: tuple[int, int]
+) -> None:
+    """As on a GPU: the later one may be bad because the earlier one was, so it is tried again beside it."""
+    monkeypatch.setattr(output_check, "checks_at_once", lambda device: False)
+    x = qkv()
+    dense, tried = model_attention(*x, HEADS), []
+
+    def bad(number: int, out: torch.Tensor) -> torch.Tensor:
+        layer = run.at_work.last
+        tried.append(layer)
+        return out * torch.nan if layer in layers else out
+
+    trouble(monkeypatch, bad)
+    out = forward(run, x)
+    assert all(torch.equal(out[layer], dense) for layer in layers)
+    assert [failure["what"].split(",")[0] for failure in run.ledger.failures] == ["layer 1", "layer 4"]
+    assert [tried.count(layer) for layer in (0, 1, 4)] == [3, 1, 2]
+    assert (run.ledger.sparse, run.ledger.dense) == (LAYERS - 2, {reasons.NOT_FINITE: 2})
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_inputs_are_looked_at_in_a_repeated_forward_alone(
+    run: Run, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """On a GPU a call that goes well costs one sum over its output."""
+    monkeypatch.setattr(output_check, "checks_at_once", lambda device: False)
+    looked, plain = [], output_check.not_finite
+    monkeypatch.setattr(output_check, "not_finite", lambda x: looked.append(x.shape) or plain(x))
+    trouble(monkeypatch, nan_in_head_1(2) if looks else lambda number, out: out)
+    forward(run, qkv())
+    assert len(looked) == 3 * looks
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("bad", [0, 1, 2])
 def test_a_model_that_gives_nan_itself_is_not_blamed_on_the_kernel(
     run: Run, monkeypatch: pytest.MonkeyPatch, at_once: bool, bad: int
 ) -> None:
-    """Whatever the number of forwards: none is repeated, and none counts as a failure."""
+    """Whatever the number of forwards: none counts as a failure, and on a GPU the first alone is repeated, in which the
+    first layer's q, k and v are looked at."""
     monkeypatch.setattr(output_check, "checks_at_once", lambda device: at_once)
     x = qkv()
     x[bad][0, 5] = torch.nan
     calls = trouble(monkeypatch, lambda number, out: out)
     for _ in range(MOST_FAILURES):
         forward(run, x)
-    assert len(calls) == run.ledger.sparse == MOST_FAILURES * LAYERS
+    asked = 0 if at_once else 1
+    assert len(calls) == MOST_FAILURES * LAYERS + asked * (LAYERS - 1)
+    assert run.ledger.sparse == MOST_FAILURES * LAYERS - asked
     assert (run.stopped, run.ledger.failures) == (None, [])
     assert run.report().count("were not finite before sparse attention") == 1
     assert "head" not in run.report()

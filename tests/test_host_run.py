@@ -195,6 +195,28 @@ def test_report_line() -> None:
     assert Run(None, None, refusal="why").report() == "Sparse-vDiT: everything runs dense: why"
 
 
+@pytest.mark.parametrize(
+    ("sparse", "dense", "helps"),
+    [
+        (75, {reasons.OTHER_TOKENS: 25}, None),  # a quarter is not yet much
+        (74, {reasons.OTHER_TOKENS: 26}, reasons.OTHER_TOKENS),
+        (4, {reasons.OTHER_TOKENS: 26, reasons.REFUSED: 30, reasons.WARM_UP: 40}, reasons.REFUSED),
+        (74, {reasons.OTHER_TOKENS: 26, reasons.CROSS_ATTENTION: 500}, reasons.OTHER_TOKENS),  # which are no plan's
+        (1, dict.fromkeys(reasons.INTENDED, 90), None),
+        (10, {"guides that are not whole frames": 90}, None),  # says itself what there is to say
+    ],
+)
+def test_what_keeps_much_of_a_sparse_run_dense_is_said_with_its_mend(
+    sparse: int, dense: dict, helps: str | None
+) -> None:
+    run = Run(None, None)
+    run.ledger.sparse = sparse
+    run.ledger.dense.update(dense)
+    line = run.report()
+    assert [mend for mend in reasons.MENDS.values() if mend in line] == ([reasons.MENDS[helps]] if helps else [])
+    assert ("much ran dense" in line) == bool(helps)
+
+
 def test_every_reason_is_a_text_of_its_own() -> None:
     texts = [value for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str)]
     assert len(set(texts)) == len(texts) > 10

@@ -117,7 +117,7 @@ def test_a_model_without_a_fingerprint_runs_its_plan_once(folder: Path) -> None:
     before = listing(folder)
     run = calibration(folder, fingerprint=None)
     assert generate(run) == [NONE, NONE, ALL, ALL]
-    assert "not kept, as nothing tells this model from others" in run.report()
+    assert "not kept: nothing tells this model from others" in run.report()
     assert listing(folder) == before
 
 
@@ -251,7 +251,7 @@ def test_what_cannot_be_put_aside_is_not_overwritten(folder: Path, monkeypatch: 
     monkeypatch.setattr(Path, "rename", fixed)
     run = second(folder)
     assert "could not be put aside" in run.report()
-    assert f"not kept, as {plan.name} is in the way" in run.report()
+    assert f"not kept: {plan.name} is in the way" in run.report()
     assert plan.read_text() == "{}"
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from load_pack import ROOT
-from test_search import made_up, random_errors
+from made_up_profiles import made_up, random_errors
 
 sys.path.append(str(ROOT / "benchmarks"))
 from small_wan_runs import GRID, warmup_sigma

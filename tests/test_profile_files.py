@@ -32,6 +32,7 @@ def assert_same(first, second):
     for name in MEASURES:
         assert torch.equal(first.measures[name], second.measures[name])
     assert torch.equal(first.votes, second.votes)
+    assert torch.equal(first.columns, second.columns)
     assert torch.equal(first.samples, second.samples)
 
 
@@ -138,8 +139,9 @@ BROKEN = {
     "a missing tensor": (lambda t, m: t.pop("mse"), "'mse'"),
     "a tensor of another shape": (lambda t, m: t.update(mse=torch.zeros(2, 2, 3, 4)), "mse"),
     "infinite errors": (lambda t, m: t["relative"].fill_(torch.inf), "relative has values that are not finite"),
+    "columns of another grid": (lambda t, m: t.update(columns=torch.zeros(2, 2, 3, 7)), r"columns is \(2, 2, 3, 7\)"),
     "another format": (_about(lambda a: a.update(format="plan")), "'plan'"),
-    "a newer version": (_about(lambda a: a.update(version=3)), ", 2"),
+    "a newer version": (_about(lambda a: a.update(version=4)), ", 3"),
     "no metadata": (lambda t, m: m.clear(), "'profile'"),
     "half a header": (lambda t, m: m.update(profile=m["profile"][:50]), "'profile'"),
     "a list": (lambda t, m: m.update(profile="[1]"), "format and version"),

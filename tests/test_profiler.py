@@ -250,7 +250,7 @@ def test_wrong_settings_are_named(settings, message):
 
 def test_default_candidates_are_about_a_hundred_of_every_kind():
     candidates = default_candidates()
-    kinds = {"dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe", "union", "routed"}
+    kinds = {"dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe", "union", "routed", "profiled_stripe"}
     assert {c.kind for c in candidates} == kinds
     assert 90 <= len(candidates) <= 120
     assert len(set(candidates)) == len(candidates)

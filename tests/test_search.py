@@ -5,11 +5,10 @@ from collections import Counter
 
 import pytest
 import torch
+from made_up_profiles import CANDIDATES, DENSITIES, brute_force, chosen, made_up, random_errors
 from planted import KINDS, planted_head
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip
 from sparse_vdit.plans.candidates import default_candidates
-from sparse_vdit.plans.profile import MEASURES, Profile, ProfileHeader
 from sparse_vdit.plans.profiler import Profiler
 from sparse_vdit.plans.search import SKIP_LIMIT, SearchError, search_budget, search_paper, skip_warning
 
@@ -51,48 +50,6 @@ def test_paper_rule_finds_planted_kinds(planted):
     profile, truth = planted
     # raw MSE depends on the scale of v; lambda and epsilon are set to that of these heads
     assert found(search_paper(profile, lam=0.012, epsilon=0.012), truth) >= 0.95
-
-
-CANDIDATES = (Dense(), Skip(), Diagonal(0), Diagonal(1), MultiDiagonal(0.1, 0.1))
-DENSITIES = (1.0, 0.0, 0.2, 0.5, 0.3)
-
-
-def made_up(errors, power=None, bands=None, kept_mass=1.0, flow="dense", votes=None, parameters=None):
-    """Profile with given projected errors (bands, layers, heads, candidates)."""
-    errors = torch.tensor(errors, dtype=torch.float64)
-    shape = errors.shape
-    bands = bands or tuple((1 - n / shape[0], 1 - (n + 1) / shape[0]) for n in range(shape[0]))
-    header = ProfileHeader("wan", "made up", shape[1], shape[2], 8, (5, 7, 9), 32, 16, CANDIDATES, DENSITIES, bands,
-                           flow=flow, parameters=parameters or {})  # fmt: skip
-    measures = {name: errors.clone() for name in MEASURES}
-    measures["power"] = torch.full(shape, 1.0, dtype=torch.float64) if power is None else power.expand(shape)
-    measures["kept_mass"] = torch.full(shape, float(kept_mass), dtype=torch.float64)
-    measures["kept_mass"][..., 0] = 1  # dense keeps all
-    votes = torch.zeros(shape, dtype=torch.float64) if votes is None else votes
-    return Profile(header, measures, votes, torch.ones(shape[:2], dtype=torch.int64))
-
-
-def random_errors(seed, bands=2, layers=3, heads=4):
-    generator = torch.Generator().manual_seed(seed)
-    errors = torch.rand(bands, layers, heads, len(CANDIDATES), generator=generator)
-    errors[..., 0] = 0
-    errors[..., 1] = 1
-    return errors.tolist()
-
-
-def chosen(plan):
-    return torch.tensor([[[CANDIDATES.index(plan.patterns[n]) for n in row] for row in b.heads] for b in plan.bands])
-
-
-def brute_force(errors, limit):
-    """Least error at mean density <= limit over all combinations of a few heads, of which none may be skipped."""
-    heads = torch.tensor(errors).flatten(0, 2)
-    best = None
-    for combination in itertools.product(range(len(CANDIDATES)), repeat=len(heads)):
-        if 1 not in combination and sum(DENSITIES[c] for c in combination) / len(heads) <= limit + 1e-9:
-            error = sum(heads[h, c].item() for h, c in enumerate(combination))
-            best = error if best is None else min(best, error)
-    return best
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -193,6 +150,11 @@ def test_algorithm_1_takes_the_choices_that_flowed_on():
         ({"density": 0.0}, "density is 0"),
         ({"density": 1.5}, "density is 1.5"),
         ({"error": -0.1}, "error is -0.1"),
+        ({"speedup": 0.9}, "speedup is 0.9, expected a number of at least 1"),
+        ({"speedup": float("nan")}, "speedup is nan"),
+        ({"speedup": float("inf")}, "speedup is inf"),
+        ({"preset": "best"}, "preset 'best' is unknown, expected one of faithful, balanced, fast"),
+        ({"preset": "fast", "speedup": 2.0}, "exactly one target"),
     ],
     ids=str,
 )

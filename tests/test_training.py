@@ -50,6 +50,72 @@ def test_a_resumed_training_keeps_its_seed(tmp_path: Path, monkeypatch: pytest.M
         assert says in capsys.readouterr().err
 
 
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """The last line that the script says when it refuses its arguments."""
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_resumed_training_keeps_its_clips_until_others_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "choose_shape", lambda progress, generator: (1, 6, 10, 2))
+    assert train.Run(tmp_path, seed=3).clips == 1
+    train.Run(tmp_path, seed=3, clips=3).save()
+    resumed = train.Run(tmp_path, seed=3)
+    assert resumed.clips == 3
+    sizes = []
+    resumed.train_step(0.3, lambda noised, *rest: sizes.append(len(noised)) or resumed.model(noised, *rest))
+    assert sizes == [3 * 2]
+    train.Run(tmp_path, seed=3, clips=2).save()
+    assert train.Run(tmp_path, seed=3).clips == 2
+
+
+@pytest.mark.parametrize("option", [("--new-stage",), ("--export", "x.safetensors")])
+def test_what_needs_a_run_is_refused_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, option: tuple[str, ...]
+) -> None:
+    says = refusal(monkeypatch, capsys, "--out", tmp_path / "new", *option)
+    assert f"{option[0]}: {tmp_path / 'new'} has no checkpoint" in says
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "half", "other model", "no run"])
+def test_a_damaged_checkpoint_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, damage: str
+) -> None:
+    run, file = train.Run(tmp_path, seed=3), tmp_path / "checkpoint.pt"
+    run.save()
+    whole = file.read_bytes()
+    if damage == "other model":
+        monkeypatch.setattr(train, "SmallWan", lambda: SmallWan(dim=384, ffn_dim=96, num_layers=1))
+    elif damage == "no run":
+        torch.save(run.model.state_dict(), file)
+    else:
+        file.write_bytes({"empty": b"", "text": b"version https", "half": whole[: len(whole) // 2]}[damage])
+    assert f"{file} is damaged or of another model" in refusal(monkeypatch, capsys, "--out", tmp_path)
+
+
+def test_weights_to_begin_with_that_are_none_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "weights.safetensors"
+    file.write_text("version https")
+    says = refusal(monkeypatch, capsys, "--out", tmp_path / "new", "--init", file)
+    assert f"{file} is damaged or of another model" in says and "--init" in says
+
+
+def test_an_export_to_no_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    train.Run(tmp_path, seed=3).save()
+    for file in (tmp_path, tmp_path / "nowhere" / "x.safetensors"):
+        assert f"--export {file}" in refusal(monkeypatch, capsys, "--out", tmp_path, "--export", file)
+
+
 def test_seeds_of_evaluations_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
     for seed in ("0", "20"):
         monkeypatch.setattr(sys, "argv", ["train", "--out", str(tmp_path), "--seed", seed])

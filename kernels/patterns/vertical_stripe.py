@@ -38,8 +38,8 @@ class VerticalStripe(Pattern):
                 raise ValueError(f"columns[{number}] is {box!r}, a lower bound is above its upper bound")
         object.__setattr__(self, "columns", tuple(tuple(box) for box in self.columns))
 
-    def tile_mask(self, tiling: Tiling) -> Tensor:
-        """The same key tiles for every query tile, and the own ones."""
+    def column_tiles(self, tiling: Tiling) -> Tensor:
+        """Key tiles that meet a column, bool (key_tiles,)."""
         chosen = torch.zeros(tiling.key_tiles, dtype=torch.bool)
         for box in self.columns:
             inside = torch.ones_like(chosen)
@@ -47,6 +47,11 @@ class VerticalStripe(Pattern):
                 low, high = (min(size - 1, int(bound * size)) for bound in box[2 * axis : 2 * axis + 2])
                 inside &= (tiling.key_boxes[:, axis, 0] <= high) & (tiling.key_boxes[:, axis, 1] >= low)
             chosen |= inside
+        return chosen
+
+    def tile_mask(self, tiling: Tiling) -> Tensor:
+        """The same key tiles for every query tile, and the own ones."""
+        chosen = self.column_tiles(tiling)
         own = torch.arange(tiling.key_tiles) * tiling.key_tile // tiling.query_tile
         return chosen | (own == torch.arange(tiling.query_tiles)[:, None])
 

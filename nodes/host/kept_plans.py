@@ -94,7 +94,7 @@ class KeptPlans:
     def keep(self, profile: Profile, plan: Plan, preset: str, before: Kept | None) -> str:
         """Keep what a run has found, in the place of what it began with; says where, or why not."""
         if self.fingerprint is None:
-            return "not kept, as nothing tells this model from others"
+            return "not kept: nothing tells this model from others"
         stem = self.folder / f"{self._architecture()}-{self.fingerprint.digest}-{_text(profile.header.grid)}"
         if before is not None and before.grid == profile.header.grid:
             stem = before.stem
@@ -103,7 +103,7 @@ class KeptPlans:
             if path.exists():
                 self._plan(path)  # puts aside what is none of ours
             if path in self._stuck:
-                return f"not kept, as {path.name} is in the way"
+                return f"not kept: {path.name} is in the way"
             self.folder.mkdir(parents=True, exist_ok=True)
             write_new(Path(f"{stem}.safetensors"), profile_bytes(profile), overwrite=True)
             write_new(path, plan_bytes(plan), overwrite=True)
@@ -144,6 +144,7 @@ class KeptPlans:
         except (PlanError, ProfileError) as error:
             content, why = None, str(error)
         except OSError as error:
+            self._stuck.add(path)
             self._say(f"{path.name} could not be read: {error}")
             return None
         if why is None:
@@ -158,7 +159,7 @@ class KeptPlans:
             path.rename(target)
         except OSError as error:
             self._stuck.add(path)
-            self._say(f"{path.name} cannot be used: {why}; it could not be put aside: {error}")
+            self._say(f"{path.name} is of no use: {why}; it could not be put aside: {error}")
             return
         self._say(f"{path.name} cannot be used and was put aside as {target.name}: {why}")
 

@@ -12,6 +12,7 @@ from . import reasons
 from .families import Layout
 
 LAYOUTS_SHOWN = 2
+MUCH = 0.25  # of the calls; what keeps more of them dense is worth a word
 UNKNOWN = "unknown"  # in JSON, a layer without a number
 REPEATED = ("sparse", "dense", "density_sum", "reached", "layers", "layouts", "devices", "backends")
 """What is counted again when a forward is repeated."""
@@ -107,6 +108,8 @@ class Ledger:
         if self.sparse:
             text += f", mean density {self.density_sum / self.sparse:.2f}, backend {self.backend}"
             text += f", {1000 * self.seconds:.0f} ms in sparse attention"
+            much = mend_of_much(dense, self.calls())
+            text += f"; much ran dense: {much}" if much else ""
         else:
             text += f"; nothing ran sparse: {mend(dense)}"
         return "; ".join(filter(None, [text, told, *self.notes]))
@@ -151,3 +154,10 @@ def mend(dense: Counter) -> str:
         dense = Counter({reason: calls for reason, calls in dense.items() if reason != last}) or Counter({last: 1})
     likely = max(dense, key=dense.get)
     return reasons.MENDS.get(likely, likely)
+
+
+def mend_of_much(dense: Counter, calls: int) -> str | None:
+    """What helps against the commonest reason that nobody intended, where it keeps much of so many calls dense."""
+    unintended = {reason: count for reason, count in dense.items() if reason not in reasons.INTENDED}
+    likely = max(unintended, key=unintended.get, default=None)
+    return reasons.MENDS.get(likely) if unintended.get(likely, 0) > MUCH * calls else None

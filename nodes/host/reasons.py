@@ -49,12 +49,15 @@ NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION, REFINER})
 BLOCKS_UNKNOWN = frozenset({NO_LAYER, BLOCK_ORDER})
 """Reasons of calls whose block the pack cannot tell; the run's list of blocks has gaps where they are."""
 
+INTENDED = frozenset({WARM_UP, AFTER_END, MEASURED, VACE_BLOCK, DENSE_HEADS, NOT_FASTER, PROFILING, OTHER_TEXT})
+"""Reasons that follow from settings, plan and times: with sparse calls beside them nothing has to be done."""
+
 MENDS = {
     WARM_UP: "every step of this sampler lies in the warm-up; a smaller start_percent makes the later ones sparse",
     AFTER_END: "the steps of this sampler come after end_percent; a larger one makes them sparse",
     MEASURED: "this run had only the step in which the heads were measured; the next one has a plan",
-    NO_BAND: "the plan says nothing about the noise levels of this sampler; for the two models of Wan 2.2 it has to be "
-    "measured on both",
+    NO_BAND: "the plan says nothing about these noise levels; it has to be measured there too, for Wan 2.2 on both "
+    "models",
     MASKED: "the model masks its attention, which the pack cannot follow in this model",
     OWN_SCALE: "the model computes attention in a way of its own, which the pack cannot follow",
     NO_LAYER: "the model does not say which block is at work; ComfyUI may be too old for this pack, or another node "
@@ -63,7 +66,7 @@ MENDS = {
     "compiler of TorchCompileModel has mixed them up, without which they run",
     VACE_BLOCK: "only VACE's own blocks reached the pack; perhaps another node runs the others itself",
     NO_TEXT: "the model ran without a text, and how its tokens lie is then unknown",
-    OTHER_TEXT: "prompts of several lengths were measured at once; profile with a prompt of one length",
+    OTHER_TEXT: "of prompts of unequal length, such as a negative one, only the first is measured, which is enough",
     OTHER_TOKENS: "the model adds tokens that the pack does not know of, perhaps another node's reference or control",
     OTHER_HEADS: "the model's heads are not those it was loaded with, perhaps another node changes it",
     UNSEEN_FORWARD: "another node runs the model in a way of its own, past the pack",
@@ -75,7 +78,7 @@ MENDS = {
     NOT_FASTER: "longer or larger videos gain more, and so does a plan of smaller density",
     NOT_FINITE: "sparse attention gave numbers that are not finite; please report it with the plan",
     OFTEN_NOT_FINITE: "sparse attention gave numbers that are not finite; please report it with the plan",
-    KERNEL_FAILED: "the sparse kernel does not run on this machine; another backend may, please report the message",
+    KERNEL_FAILED: "the sparse kernel failed on this machine; another backend may work, please report the message",
     OUT_OF_MEMORY: "the GPU's memory was full; a smaller video, or more of the model kept outside of the GPU, helps",
     PROFILING: "this run only measures",
     NOT_CALIBRATED: "the heads could not be measured in this run, the note beside it says why; make a plan with "
@@ -84,8 +87,8 @@ MENDS = {
 """What a user can make of a reason, and do about it."""
 
 UNREACHED = (
-    "no self-attention of the model reached the pack: another node computes attention itself (put it before this one, "
-    "or leave it out), or every step came from a cache"
+    "no self-attention of the model reached the pack: another node computes attention itself (leave out one of the "
+    "two, their order does not matter), or every step came from a cache"
 )
 
 

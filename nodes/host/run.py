@@ -68,7 +68,7 @@ class Run:
         call = replace(call, layer=self.at_work.take_layer(call.layer))
         self.ledger.reached[call.layer] += 1
         self.ledger.layouts[call.layout] += 1
-        out = self._refusal(call.layer) or self._sparse(call)
+        out = self._refusal(call) or self._sparse(call)
         if not isinstance(out, str):
             return out
         self.ledger.count_dense(out, call.layer)
@@ -77,10 +77,13 @@ class Run:
                 self._dense_timer = self.engine.dense_timer(self, call.layout, call.q, call.mask is not None)
         return None
 
-    def _refusal(self, layer: int | None) -> str | None:
-        """Why a call of a layer has to be dense, None where nothing is known against it."""
-        reason = self.reason or self.at_work.refusal(layer)
-        return reason or (reasons.NOT_FINITE if layer in self.check.dense_layers else None)
+    def _refusal(self, call: Call) -> str | None:
+        """Why a call has to be dense, None where nothing is known against it."""
+        reason = self.reason or self.at_work.refusal(call.layer)
+        if reason is None and call.layer in self.check.dense_layers:
+            self.check.look_at(call.layer, (call.q, call.k, call.v))
+            return reasons.NOT_FINITE
+        return reason
 
     def _sparse(self, call: Call) -> Tensor | str:
         """What the engine makes of a call and the key bias of its mask, or why the call has to be dense."""
@@ -175,19 +178,17 @@ class Run:
     def must_repeat(self) -> bool:
         """Whether a sparse output of the forward that ended was not finite: its calls are then taken back, and the
         first layer with such an output is dense when the forward is repeated."""
-        if self._mark is None or self.ledger.sparse == self._mark["sparse"]:
+        if self._mark is None or (self.ledger.sparse == self._mark["sparse"] and self.check.suspect is None):
             return False
-        found = self.check.first_spoiled()
-        if found is None:
-            return False
-        layer, bad = found
-        device, sigma = self.check.flags.device, self.ledger.forwards[-1]["sigma"]
-        dense_layers = {*self.check.dense_layers, layer}
-        self.ledger.back_to(self._mark)
-        self.check.count(layer, bad)
+        suspect = self.check.next_suspect()
         self._stop_where_often_spoiled()
+        if suspect is None:
+            return False
+        device, sigma = self.check.flags.device, self.ledger.forwards[-1]["sigma"]
+        dense_layers = {*self.check.dense_layers, suspect[0]}
+        self.ledger.back_to(self._mark)
         self.begin_forward(device, sigma)
-        self.check.dense_layers = dense_layers
+        self.check.dense_layers, self.check.suspect = dense_layers, suspect
         return True
 
     def _stop_where_often_spoiled(self) -> None:

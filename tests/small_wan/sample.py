@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,10 +20,31 @@ SHIFT = 8.0  # of the sigma schedule towards noise, as ComfyUI has it for Wan
 GUIDANCE = 3.0
 
 
+class ReadError(ValueError):
+    """A file holds no small Wan. The message begins with its name."""
+
+
+@contextmanager
+def read(file: Path) -> Iterator[None]:
+    """Around reading weights or a checkpoint: whatever a damaged file, or one of another model, leads to is a
+    ReadError."""
+    try:
+        yield
+    except (EOFError, KeyError, RuntimeError, TypeError, ValueError, UnpicklingError, SafetensorError) as error:
+        first_line = (str(error).strip().splitlines() or ["it is empty"])[0]
+        raise ReadError(f"{file} is damaged or of another model ({type(error).__name__}: {first_line})") from error
+
+
 def load_model(file: Path = WEIGHTS, device: str = "cpu") -> SmallWan:
-    """The trained model in fp32, ready to sample."""
+    """The trained model in fp32, ready to sample.
+
+    Raises:
+        ReadError: the file holds none.
+        OSError: there is no such file.
+    """
     model = SmallWan()
-    model.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+    with read(file):
+        model.load_state_dict({name: value.float() for name, value in load_file(file).items()})
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -39,11 +63,12 @@ def sample(
     seed: int = 0,
     attention: Callable[[float], AttentionHook] | None = None,
     on_step: Callable[[], None] = lambda: None,
+    watch: Callable[[float, Tensor], None] = lambda sigma, x: None,
 ) -> Tensor:
     """Latents (B, 16, T, 2H, 2W) for context (B, L, 4096) on a token grid (T, H, W), where the model is.
 
     Noise is the CPU's, so that a seed gives the same video on every device. `attention(sigma)` gives the hook for each
-    step; the words' and the wordless half of the guidance run as one batch.
+    step; `watch(sigma, latents)` sees what each step begins with.
     """
     frames, height, width = grid
     device = model.patch_embedding.weight.device
@@ -51,12 +76,19 @@ def sample(
     shape = (context.shape[0], LATENT_CHANNELS, frames, 2 * height, 2 * width)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
     sigmas = sigma_schedule(steps).tolist()
-    both = torch.cat([context, torch.zeros_like(context)])
     for sigma, following in itertools.pairwise(sigmas):
         hook = attention(sigma) if attention else dense_attention
-        timestep = torch.full((2 * len(x),), 1000 * sigma, device=device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            words, wordless = model(torch.cat([x, x]), timestep, both, hook).float().chunk(2)
-        x = x + (following - sigma) * (wordless + GUIDANCE * (words - wordless))
+        watch(sigma, x)
+        x = x + (following - sigma) * guided(model, x, sigma, context, hook)
         on_step()
     return x
+
+
+@torch.inference_mode()
+def guided(model: SmallWan, x: Tensor, sigma: float, context: Tensor, hook: AttentionHook) -> Tensor:
+    """The model's velocity with guidance; the words' and the wordless half of it run as one batch."""
+    both = torch.cat([context, torch.zeros_like(context)])
+    timestep = torch.full((2 * len(x),), 1000 * sigma, device=x.device)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        words, wordless = model(torch.cat([x, x]), timestep, both, hook).float().chunk(2)
+    return wordless + GUIDANCE * (words - wordless)

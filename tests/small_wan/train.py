@@ -3,8 +3,8 @@
     python -m small_wan.train --minutes 300 --seed 9 --compile --out runs/small_wan             # CPU, hours, in stages
     python -m small_wan.train --minutes 25 --seed 9 --compile --device cuda --clips 8 --out runs/small_wan     # GPU
 
-Run from tests/; a folder that has a run is resumed, with its own seed. `--clips 8` puts eight times as many into every
-step.
+Run from tests/; a folder that has a run is resumed, with its own seed. `--clips 8` puts eight times as many clips into
+every step, also when it is resumed, until another number is given.
 Saves `checkpoint.pt` (to resume), `loss.csv` (step, seconds, mean loss since the last line) and, at the end or with
 `--export`, the averaged weights in fp16 as ComfyUI loads them.
 """
@@ -19,12 +19,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .model import SmallWan
-from .sample import SHIFT
+from .sample import SHIFT, ReadError, read
 from .video import sample_batch
 
 # (frames, latent height, latent width, batch): about 3,000 tokens a step, at most 2,000 a clip, odd sizes among them
@@ -94,8 +93,8 @@ def make_optimizers(model: SmallWan) -> list[torch.optim.Optimizer]:
 class Run:
     """Everything that a training resumes from."""
 
-    def __init__(self, folder: Path, seed: int, device: str = "cpu", clips: int = 1):
-        self.folder, self.seed, self.device, self.clips = folder, seed, device, clips
+    def __init__(self, folder: Path, seed: int, device: str = "cpu", clips: int | None = None):
+        self.folder, self.seed, self.device, self.clips = folder, seed, device, clips or 1
         torch.manual_seed(seed)
         self.model = SmallWan().to(device)
         self.average = copy.deepcopy(self.model)
@@ -105,22 +104,27 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "checkpoint.pt").exists():
             self.resume()
+            self.clips = clips or self.clips
 
     def begin_with(self, file: Path) -> None:
         """Take the weights of a file, and nothing else of the run that made them."""
-        weights = {name: value.float() for name, value in load_file(file).items()}
-        self.model.load_state_dict(weights)
-        self.average.load_state_dict(weights)
+        with read(file):
+            weights = {name: value.float() for name, value in load_file(file).items()}
+            self.model.load_state_dict(weights)
+            self.average.load_state_dict(weights)
 
     def resume(self) -> None:
-        state = torch.load(self.folder / "checkpoint.pt", weights_only=True, map_location="cpu")
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
-        self.stage_start = state["stage_start"]
+        file = self.folder / "checkpoint.pt"
+        with read(file):
+            state = torch.load(file, weights_only=True, map_location="cpu")
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+            self.stage_start = state["stage_start"]
         self.seed = state.get("seed", self.seed)  # runs of before it was kept have none
+        self.clips = state.get("clips", self.clips)
 
     def save(self) -> None:
         state = {
@@ -128,6 +132,7 @@ class Run:
             "average": self.average.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "seed": self.seed,
+            "clips": self.clips,
             "step": self.step,
             "seconds": self.seconds,
             "stage_start": self.stage_start,
@@ -182,21 +187,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/small_wan"))
     parser.add_argument("--seed", type=int, help="of a new run's data; 7 by default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--clips", type=int, default=1, help="factor on the clips of a step, for large devices")
+    parser.add_argument("--clips", type=int, help="factor on the clips of a step, for large devices; 1 in a new run")
     parser.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler")
     parser.add_argument("--init", type=Path, help="weights to begin a new run with, for example the shipped ones")
     parser.add_argument("--new-stage", action="store_true", help="on resuming, begin the rate's schedule anew")
     parser.add_argument("--export", type=Path, help="write the averaged weights here and train no further")
     args = parser.parse_args()
-    if not 0 < args.minutes < math.inf or args.clips < 1:
-        parser.error("--minutes has to be above 0 and --clips at least 1")
+    if not 0 < args.minutes < math.inf:
+        parser.error(f"--minutes {args.minutes} is not above 0")
+    if args.clips is not None and args.clips < 1:
+        parser.error(f"--clips {args.clips} is not at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no such device here")
     if args.init and not args.init.is_file():
         parser.error(f"--init {args.init}: there is no such file")
-    if args.export and not (args.out / "checkpoint.pt").is_file():
-        parser.error(f"--export: {args.out} has no checkpoint")
     resumed = (args.out / "checkpoint.pt").is_file()
+    for name in ("export", "new_stage"):
+        if getattr(args, name) and not resumed:
+            parser.error(f"--{name.replace('_', '-')}: {args.out} has no checkpoint; name a run's folder with --out")
+    if args.export and (args.export.is_dir() or not args.export.absolute().parent.is_dir()):
+        parser.error(f"--export {args.export}: name a file in a folder that exists")
     if resumed and args.init:
         parser.error(f"--init: {args.out} has a run already, which goes on with its own weights; choose another --out")
     seed = 7 if args.seed is None else args.seed
@@ -206,15 +216,16 @@ def main() -> None:
         run = Run(args.out, seed, args.device, args.clips)
         if args.init:
             run.begin_with(args.init)
-    except (OSError, SafetensorError) as error:
-        parser.error(f"--out {args.out} or --init {args.init} cannot be used: {error}")
+    except (OSError, ReadError) as error:
+        parser.error(f"{error}; choose another {'--init or --out' if args.init else '--out'}")
     if resumed and args.seed not in (None, run.seed):
         parser.error(f"--seed {args.seed}: {args.out} has a run of seed {run.seed}; leave --seed out to resume it")
     if args.export:
         export(run.average, args.export, run)
         return
     so_far = f"{run.step} steps and {run.seconds / 60:.1f} minutes so far"
-    print(f"Training in {args.out}, seed {run.seed}, {so_far}, {args.minutes:g} in all", flush=True)
+    clips = f", {run.clips} times the clips" if run.clips > 1 else ""
+    print(f"Training in {args.out}, seed {run.seed}{clips}, {so_far}, {args.minutes:g} in all", flush=True)
     torch._dynamo.config.recompile_limit = 2 * len(STILLS + CLIPS + LARGE)  # beyond it shapes run uncompiled
     compiled = torch.compile(run.model, dynamic=False) if args.compile else run.model
     if args.new_stage:

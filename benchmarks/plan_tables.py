@@ -1,0 +1,114 @@
+"""Tables of benchmarks/README.md about plans, for `tables.py`."""
+
+from __future__ import annotations
+
+from result_files import made_by, newest
+
+METHODS = {
+    "ours_budget": "searched, one error budget",
+    "ours_paper": "searched, the paper's rule",
+    "uniform": "one window for all heads, the better of two",
+    "sta": "STA's windows, best of five for each head",
+    "psa": "PSA's rule, relative error for each head",
+    "radial": "radial attention",
+    "svg": "SVG, space or time at each call",
+    "topk64": "pooled top-k at each call, one k for all",
+}
+
+
+def masks_table() -> str:
+    """The candidate closest to each published mask."""
+    result = newest("published_masks")
+    lines = [
+        "| published mask | its density | closest candidate | order | density | of the mask it keeps | overlap |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        grid = "x".join(map(str, row["grid"]))
+        lines.append(
+            f"| {row['source']}, {grid} tokens: {row['mask']} | {row['density']:.2f} | {row['candidate']} | "
+            f"{row['order']} | {row['candidate_density']:.2f} | {row['recall']:.0%} | {row['overlap']:.2f} |"
+        )
+    return "\n".join([*lines, "", "Overlap: pairs of both / pairs of any. " + made_by(result)])
+
+
+def methods_table() -> str:
+    """PSNR of every method at every density that was asked for."""
+    result = newest("plans")
+    rows = [row for row in result["rows"] if "wanted" in row]
+    densities = sorted({row["wanted"] for row in rows})
+    lines = [
+        "| method | " + " | ".join(f"density {density:g}" for density in densities) + " |",
+        "|---|" + "---|" * len(densities),
+    ]
+    for method, name in METHODS.items():
+        best = {}
+        for row in rows:
+            if row["method"] == method and row["psnr"] > best.get(row["wanted"], row)["psnr"] - 1e-9:
+                best[row["wanted"]] = row
+        if best:
+            cells = (best.get(density) for density in densities)
+            lines.append(f"| {name} | " + " | ".join(map(_psnr, cells)) + " |")
+    first = rows[0]
+    grid = "x".join(map(str, first["grid"]))
+    about = (
+        f"PSNR in dB against the dense video, in brackets the density; mean of {first['prompts']} prompts that no "
+        f"profile has seen, {grid} tokens, {first['steps']} steps, the first {first['warmup']:.0%} dense."
+    )
+    return "\n".join([*lines, "", f"{about} {made_by(result)}"])
+
+
+def _psnr(row: dict | None) -> str:
+    return "-" if row is None else f"{row['psnr']:.1f} ({row['density']:.2f})"
+
+
+def sensitivity_table() -> str:
+    """Real error per predicted one, by layer and band, and what searching with it gives."""
+    result = newest("sensitivity")
+    parts = [row for row in result["rows"] if "layer" in row]
+    lines = [
+        "| band | layer | predicted error | of the video | per predicted | of the model's output | per predicted |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in parts:
+        real = " | ".join(f"{row[name]:.2e} | {row[name] / row['predicted']:.2f}" for name in ("video", "forward"))
+        lines.append(f"| {row['band']} | {row['layer']} | {row['predicted']:.2e} | {real} |")
+    whole = next(row for row in result["rows"] if row.get("method") == "whole plan")
+    told = [
+        f"All errors are squared and relative. Whole plan: {whole['video']:.2e} of the video, its parts add up to "
+        f"{whole['sum_of_parts']:.2e}."
+    ]
+    told += [
+        f"Density {row['density']:g}, with {row['method']}: {row['psnr']} dB, without {row['psnr_without']} dB."
+        for row in result["rows"]
+        if "psnr_without" in row
+    ]
+    return "\n".join([*lines, "", " ".join([*told, made_by(result)])])
+
+
+def compensation_table() -> str:
+    """Plans plainly, with the tail, and of equal work."""
+    result = newest("compensation")
+    lines = ["| plan | work, of dense | PSNR, dB | SSIM | loss on true videos |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        if "psnr" in row:
+            lines.append(
+                f"| {row['rule']} | {row['density']:.2f} | {row['psnr']:.1f} | {row['ssim']:.3f} | {row['loss']:.4f} |"
+            )
+    return "\n".join([*lines, "", made_by(result)])
+
+
+def solver_table() -> str:
+    """Searches at full size, by target."""
+    result = newest("solver")
+    lines = [
+        "| target | seconds | above the bound, at most | density | attention, times as fast | error |",
+        "|---" * 6 + "|",
+    ]
+    for row in result["rows"]:
+        cells = [f"{row['target']} {row['value']}", f"{row['seconds']:.1f}", f"{row['gap']:.0e}"]
+        cells += [f"{row['density']:.3f}", f"{row['speedup']:.2f}", f"{row['error']:.4f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    first = result["rows"][0]
+    size = "{layers} layers of {heads} heads, {candidates} candidates, {bands} bands.".format(**first)
+    return "\n".join([*lines, "", size, made_by(result)])

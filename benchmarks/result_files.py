@@ -1,0 +1,25 @@
+"""Finds the result files that tables and pictures are made from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def newest(benchmark: str, command: str | None = None) -> dict:
+    """The latest result file of a benchmark, of one command where it is given."""
+    found = [(json.loads(file.read_text()), file.name) for file in RESULTS.glob(f"{benchmark}-*.json")]
+    wanted = [pair for pair in found if command in (None, pair[0]["command"])]
+    if not wanted:
+        sys.exit(f"no results of {benchmark} in {RESULTS.relative_to(ROOT)}; run benchmarks/{benchmark}.py first")
+    # of one day the one with the highest number, which is in the longer name
+    return max(wanted, key=lambda pair: (pair[0]["date"], len(pair[1]), pair[1]))[0]
+
+
+def made_by(result: dict) -> str:
+    """The line below a table."""
+    return f"`{result['command']}`, {result['device']}, {result['date']}."
