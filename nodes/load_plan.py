@@ -10,7 +10,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..plans.files import load_plan
 from ..plans.profile_files import ProfileError, load_profile
-from .host.plan_folders import FOLDER, plan_files
+from .host.plan_folders import FOLDER, plan_files, profile_beside
 from .host.plan_names import named
 from .sockets import CATEGORY, PlanType, ProfileType
 
@@ -63,7 +63,7 @@ class LoadPlan(io.ComfyNode):
         path = plan_files().get(plan_name)
         if path is None:
             return ""
-        beside = path.with_suffix(".safetensors")
+        beside = profile_beside(path)
         changed = f"{beside.stat().st_mtime_ns}" if beside.is_file() else ""
         return hashlib.sha256(path.read_bytes()).hexdigest() + changed
 
@@ -73,7 +73,7 @@ class LoadPlan(io.ComfyNode):
         path = plan_files().get(plan_name)
         if path is None:
             raise ValueError(cls.validate_inputs(plan_name))
-        beside = path.with_suffix(".safetensors")
+        beside = profile_beside(path)
         try:
             profile = load_profile(beside)
         except ProfileError as error:  # matters to those alone who want it

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from comfy_api.latest import io
-from torch import nn
 
 from ..kernels.attention import AUTO, BACKENDS
-from ..plans.binding import BoundPlan
 from ..plans.plan import Plan
 from ..plans.presets import DEFAULT_PRESET, PRESETS
-from ..plans.versions import installed_versions
-from .host import reasons
-from .host.families import Family
-from .host.install import install, pause_malloc_graph
-from .host.plan_engine import PlanEngine
-from .host.plan_names import plan_name
-from .host.race import Race, facts
-from .host.report import report, say, speeds_file
+from .host.calibration import CalibrationEngine
+from .host.choice import Wishes, choose
+from .host.install import install
+from .host.report import report
 from .host.run import Run
-from .host.shipped_plans import shipped_plan
 from .sockets import CATEGORY, PlanType
 
 
@@ -46,13 +41,14 @@ class PatchModel(io.ComfyNode):
                     "plan",
                     optional=True,
                     tooltip="Which pattern each head runs, from Load Sparse Plan or Search Sparse Plan. Without one, "
-                    "the plan shipped for the model is used; where none is shipped, everything runs dense.",
+                    "the plan shipped for the model is used; where none is shipped, one is found in the dense steps of "
+                    "the first run, and kept for the next.",
                 ),
                 io.Combo.Input(
                     "preset",
                     options=list(PRESETS),
                     default=DEFAULT_PRESET,
-                    tooltip="Which shipped plan to use: faithful stays closest to the dense video, fast is quickest. "
+                    tooltip="Which plan to use or find: faithful stays closest to the dense video, fast is quickest. "
                     "Ignored when a plan is connected.",
                 ),
                 io.Float.Input(
@@ -104,6 +100,15 @@ class PatchModel(io.ComfyNode):
                     tooltip="Write every detail of the run (pattern and density of each head, counts of each step, "
                     "times) as JSON to the log and to a new file under output/sparse_vdit.",
                 ),
+                io.Boolean.Input(
+                    "calibrate",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where no plan is connected and none ships for the model: measure its heads in the dense "
+                    "steps of the first runs, and keep the plan they give in models/sparse_vdit_plans/calibrated. Off "
+                    "leaves such models dense.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with sparse attention.")],
             hidden=[io.Hidden.unique_id],
@@ -121,6 +126,7 @@ class PatchModel(io.ComfyNode):
         plan: Plan | None = None,
         only_if_faster: bool = True,
         verbose: bool = False,
+        calibrate: bool = True,
     ) -> io.NodeOutput:
         """The patched clone.
 
@@ -133,44 +139,15 @@ class PatchModel(io.ComfyNode):
             )
         node_id = cls.hidden.unique_id
         preset_ignored = plan is not None and preset != DEFAULT_PRESET
-
-        def make_engine(patcher: object, diffusion_model: nn.Module, family: Family) -> PlanEngine | str:
-            shape = family.shape(diffusion_model)
-            chosen = plan or shipped_plan(family.name, shape, preset)
-            reason = refusal(chosen, family.name, shape)
-            if reason is not None:
-                return reason
-            percent_to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
-            return PlanEngine(
-                chosen,
-                float(percent_to_sigma(start_percent)),
-                float(percent_to_sigma(end_percent)),
-                backend,
-                pause_malloc_graph,
-                lambda text: say(text, node_id),
-                Race(model_facts(family, shape), speeds_file()) if only_if_faster else None,
-            )
+        wishes = Wishes(plan, preset, start_percent, end_percent, backend, only_if_faster, calibrate, node_id)
 
         def finish(run: Run) -> None:
             if preset_ignored:
                 run.ledger.note(f"preset {preset} ignored, a plan is connected")
+            if isinstance(run.engine, CalibrationEngine):
+                run.engine.keep()
             report(run, node_id, strict, verbose)
 
         patched = model.clone()
-        install(patched, make_engine, finish)
+        install(patched, partial(choose, wishes), finish)
         return io.NodeOutput(patched)
-
-
-def model_facts(family: Family, shape: tuple[int, int, int]) -> tuple[str, ...]:
-    """What the speed of a model's attention hangs on, beside the call and the device."""
-    layers, heads, head_dim = shape
-    versions = {name: version for name, version in installed_versions().items() if name != "python"}
-    return facts({"model": f"{family.name} {layers} x {heads} x {head_dim}", **versions})
-
-
-def refusal(plan: Plan | None, family: str, shape: tuple[int, int, int]) -> str | None:
-    """Why a plan cannot run on a model of (layers, heads, head_dim), None when it can."""
-    if plan is None:
-        return reasons.NO_PLAN
-    mismatch = BoundPlan(plan).mismatch(family, *shape)
-    return mismatch and reasons.other_model(plan_name(plan), mismatch)

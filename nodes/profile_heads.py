@@ -12,18 +12,19 @@ import comfy.utils
 import comfyui_version
 import latent_preview
 from comfy_api.latest import io
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..plans.candidates import default_candidates
 from ..plans.profile import Profile
 from ..plans.profiler import Profiler
 from .host import reasons
-from .host.families import Family, describe
+from .host.families import describe
 from .host.install import install, pause_malloc_graph
 from .host.plan_engine import SIGMA_SLACK
 from .host.profile_engine import ProfileEngine
 from .host.report import show_on_node
 from .host.run import Run
+from .host.sampling import Sampling
 from .sockets import CATEGORY, ProfileType, paper_inputs
 
 DENSE, SEQUENTIAL = "dense", "sequential"
@@ -132,9 +133,9 @@ class ProfileHeads(io.ComfyNode):
         node_id = cls.hidden.unique_id
         engines: list[ProfileEngine] = []
 
-        def make_engine(patcher: object, model: nn.Module, family: Family) -> ProfileEngine:
+        def make_engine(sampling: Sampling) -> ProfileEngine:
+            model, family = sampling.model, sampling.family
             layers, heads, head_dim = family.shape(model)
-            percent_to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
             choice = {name: flow[name] for name in ("lam", "epsilon") if name in flow}
             profiler = Profiler(
                 family.name,
@@ -143,7 +144,7 @@ class ProfileHeads(io.ComfyNode):
                 heads,
                 head_dim,
                 default_candidates(),
-                noise_bands(sigmas, bands, float(percent_to_sigma(start_percent))),
+                noise_bands(sigmas, bands, sampling.percent_to_sigma(start_percent)),
                 rows=rows,
                 flow=flow["flow"],
                 seed=noise.seed % 2**31,

@@ -49,6 +49,29 @@ def load_profile(path: str | Path) -> Profile:
         ProfileError: no readable profile; the message says what is wrong with which field.
     """
     path = Path(path)
+    header = load_header(path)
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    missing = {*MEASURES, "votes", "samples", "columns"} - tensors.keys()
+    if missing:
+        raise ProfileError(f"{path.name}: lacks the tensor {sorted(missing)[0]!r}")
+    try:
+        measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
+        votes, samples = tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64)
+        return Profile(header, measures, votes, samples, tensors["columns"].to(torch.float32))
+    except (ValueError, TypeError) as error:
+        raise ProfileError(f"{path.name}: header: {error}") from error
+
+
+def load_header(path: str | Path) -> ProfileHeader:
+    """Read what was measured, and not the measures, which are much larger.
+
+    Raises:
+        ProfileError: as `load_profile`.
+    """
+    path = Path(path)
     try:
         if not path.is_file():
             raise ProfileError(f"{path.name}: there is no such file")
@@ -56,20 +79,17 @@ def load_profile(path: str | Path) -> Profile:
             raise ProfileError(f"{path.name}: {path.stat().st_size} bytes are too many for a profile")
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ProfileError(f"{path.name}: cannot be read as safetensors: {error}") from error
+        raise _unreadable(path, error) from error
     about = _about(path.name, metadata.get("profile"))
-    missing = {*MEASURES, "votes", "samples", "columns"} - tensors.keys()
-    if missing:
-        raise ProfileError(f"{path.name}: lacks the tensor {sorted(missing)[0]!r}")
     try:
-        header = _header(about.get("header"))
-        measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
-        votes, samples = tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64)
-        return Profile(header, measures, votes, samples, tensors["columns"].to(torch.float32))
+        return _header(about.get("header"))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ProfileError(f"{path.name}: header: {error}") from error
+
+
+def _unreadable(path: Path, error: Exception) -> ProfileError:
+    return ProfileError(f"{path.name}: cannot be read as safetensors: {error}")
 
 
 def _about(name: str, text: str | None) -> dict:

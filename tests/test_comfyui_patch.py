@@ -38,7 +38,7 @@ def test_all_dense_plan_through_our_kernels_changes_nothing(server: Server, plai
 
 def test_without_a_plan_the_model_is_bit_equal_and_says_what_to_do(server: Server, plain: torch.Tensor) -> None:
     before = len(server.log_text())
-    assert torch.equal(latents(server, patched(None)), plain)
+    assert torch.equal(latents(server, patched(None, calibrate=False)), plain)
     line = report(server, before)
     assert "no plan is connected" in line
     assert "Profile Heads" in line
@@ -80,7 +80,7 @@ def test_strict_names_the_reasons(server: Server) -> None:
         latents(server, patched("sparse", start_percent=1.0, strict=True))
     assert "warm-up" in str(error.value)
     with pytest.raises(PromptError, match="no plan is connected"):
-        latents(server, patched(None, strict=True))
+        latents(server, patched(None, strict=True, calibrate=False))
 
 
 def test_plan_of_another_model_runs_dense_and_says_why(server: Server, plain: torch.Tensor) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
 import torch
+from calibrations import calibration, generate, kept
 from load_pack import ROOT
 from model_stand_ins import (
     GRID,
@@ -95,9 +98,34 @@ def notes() -> list[str]:
     ]
 
 
+def calibrated() -> list[str]:
+    """What is said of runs without a plan: the first, the next, one of a model that is not known again, and of a file
+    that is broken. The last five as their sources, which take other trouble, have them."""
+    told = []
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        for options in ({}, {"prompt": "prompt b"}, {"fingerprint": None}):
+            run = calibration(folder, **options)
+            generate(run)
+            told += run.engine.notes
+        (plan,) = folder.glob("*.json")
+        plan.write_text("{}")
+        files = kept(folder)
+        files.plan(files.find(None), "fast")
+        told += files.messages
+    return [
+        *told,
+        "wan.json could not be read: denied",
+        "wan.json is of no use: it is broken; it could not be put aside: denied",
+        "no plan was found: no attention call could be measured",
+        "what was measured was not added: profiles cannot be merged",
+        "calibration failed (ValueError: trouble)",
+    ]
+
+
 CONSTANTS = {name: text for name, text in vars(reasons).items() if name.isupper() and isinstance(text, str)}
 MESSAGES = [text for name, text in CONSTANTS.items() if name not in NEVER_SAID]
-MESSAGES += [*layouts(), *whole_runs(), *verdicts(), *notes()]
+MESSAGES += [*layouts(), *whole_runs(), *verdicts(), *notes(), *calibrated()]
 LINE = re.search(r"^```\n(.*)\n```$", PAGE, re.M)[1]
 PARTS, ROWS = (first_cells(part) for part in PAGE[PAGE.index(LINE) :].split("### Nothing is wrong"))
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
 from sparse_vdit.plans.profile import MEASURES, merge_profiles
-from sparse_vdit.plans.profile_files import ProfileError, load_profile, save_profile
+from sparse_vdit.plans.profile_files import ProfileError, load_header, load_profile, save_profile
 from sparse_vdit.plans.profiler import Profiler
 from sparse_vdit.plans.search import search_budget
 
@@ -39,7 +39,9 @@ def assert_same(first, second):
 @pytest.mark.parametrize("flow", ["dense", "sequential"])
 def test_round_trip(tmp_path, flow):
     profile = make_profile(flow=flow)
-    assert_same(load_profile(save_profile(profile, tmp_path / "a.safetensors")), profile)
+    path = save_profile(profile, tmp_path / "a.safetensors")
+    assert_same(load_profile(path), profile)
+    assert load_header(path) == profile.header
 
 
 def test_saving_never_overwrites_silently(tmp_path):

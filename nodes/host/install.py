@@ -21,12 +21,13 @@ from .override import CHAINED, REFUSED, attention_override, describe_forward
 from .own_attention import model_attention, undecorated
 from .replaced import OVERRIDE, Watch
 from .run import Run
+from .sampling import Sampling, foreseen_grid, prompt_label
 
 KEY = "sparse_vdit"
 LOG = logging.getLogger("sparse_vdit")
 
-MakeEngine = Callable[[object, nn.Module, Family], Engine | str]
-"""From the MODEL, its diffusion model and family: the run's engine, or why everything stays dense."""
+MakeEngine = Callable[[Sampling], Engine | str]
+"""From what is about to be sampled: the run's engine, or why everything stays dense."""
 
 Finish = Callable[[Run], None]
 """Called with the run when sampling ended without an error, or before it when the whole run stays dense."""
@@ -60,7 +61,7 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
     model = guider.model_patcher.model.diffusion_model
     options = guider.model_options.setdefault("transformer_options", {})
     family, why = detect(model)
-    engine = _whole_run_reason(guider, options) or why or make_engine(guider.model_patcher, model, family)
+    engine = _whole_run_reason(guider, options) or why or make_engine(_sampling(guider, model, family, args, kwargs))
     if isinstance(engine, str):
         finish(Run(None, None, refusal=engine))  # before sampling: strict mode need not wait for a video to fail
         return executor(*args, **kwargs)
@@ -88,6 +89,14 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
         run.ledger.note(verdict)
     finish(run)
     return result
+
+
+def _sampling(guider: object, model: nn.Module, family: Family, args: tuple, kwargs: dict) -> Sampling:
+    """What is known from the arguments of ComfyUI's `outer_sample`: noise, latents, sampler, sigmas ..."""
+    given = {**dict(zip(("noise", "latent_image", "sampler", "sigmas"), args, strict=False)), **kwargs}
+    grid = foreseen_grid(model, family, given["noise"], kwargs.get("latent_shapes"), guider.model_options)
+    sigmas = tuple(given["sigmas"].tolist())
+    return Sampling(guider.model_patcher, model, family, sigmas, grid, prompt_label(guider.conds))
 
 
 def _whole_run_reason(guider: object, options: dict) -> str | None:

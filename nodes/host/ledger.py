@@ -150,7 +150,7 @@ def mend(dense: Counter) -> str:
     that no plan is about only where there is no other."""
     if not dense:
         return reasons.UNREACHED
-    for last in (reasons.VACE_BLOCK, reasons.WARM_UP):
+    for last in (reasons.VACE_BLOCK, reasons.WARM_UP, reasons.MEASURED):
         dense = Counter({reason: calls for reason, calls in dense.items() if reason != last}) or Counter({last: 1})
     likely = max(dense, key=dense.get)
     return reasons.MENDS.get(likely, likely)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ...plans.presets import PRESETS
+from .kept_plans import CALIBRATED
 from .shipped_plans import SHIPPED
 
 FOLDER = "sparse_vdit_plans"
@@ -37,6 +39,18 @@ def plan_files() -> dict[str, Path]:
             name = USER_PREFIX + path.relative_to(root).with_suffix("").as_posix()
             found.setdefault(name, path)
     return found
+
+
+def calibrated_folder() -> Path:
+    """Where the plans lie that were found while sampling; it need not be there."""
+    return Path(folder_paths.get_folder_paths(FOLDER)[0]) / CALIBRATED
+
+
+def profile_beside(path: Path) -> Path:
+    """Where a plan's profile is looked for: plans of several presets share one, `name.fast.json` that of `name`."""
+    beside = path.with_suffix(".safetensors")
+    name, preset = Path(path.stem).stem, Path(path.stem).suffix[1:]
+    return path.with_name(f"{name}.safetensors") if preset in PRESETS and not beside.exists() else beside
 
 
 def plain_name(name: str) -> str:

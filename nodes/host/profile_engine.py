@@ -53,28 +53,40 @@ class ProfileEngine:
 
     def attention(self, run: Run, call: Call) -> Tensor | str:
         """The profiler's output where attention flows on sparse, else the reason for dense."""
-        layer, inputs = call.layer, (call.q, call.k, call.v)
-        if call.mask is not None:
-            return reasons.MASKED
-        if not 0 <= layer < len(self.profiler.samples[0]):
-            return reasons.NO_LAYER
-        grid, measured = TokenGrid(*call.layout), self.profiler.grid
-        if measured is not None and grid != measured and grid.shape == measured.shape:
-            return reasons.OTHER_TEXT
+        why = self.refusal(call)
+        if why is not None:
+            return why
         stop = run.time(call.q.device, "profiling")
-        with self.pause():  # what is measured outlives the forward
-            if layer not in self._grams:
-                self._grams[layer] = head_grams(self.family.output(self.model, layer), call.q)
-            flowing = self.profiler.observe(layer, self.sigma, *inputs, grid, self._grams[layer])
-        self.observed += 1
+        flowing = self.observe(call, self.sigma)
         out = None if flowing is None else flowing.clone()  # what flows on is the forward's own
         stop()
         if out is None:
             return reasons.PROFILING
-        if run.spoiled(layer, out, inputs):
+        if run.spoiled(call.layer, out, (call.q, call.k, call.v)):
             return reasons.NOT_FINITE
-        run.ledger.count_sparse(layer, 1.0, "profiling", call.q.device)
+        run.ledger.count_sparse(call.layer, 1.0, "profiling", call.q.device)
         return out
+
+    def refusal(self, call: Call) -> str | None:
+        """Why a call cannot be measured, None when it can."""
+        if call.mask is not None:
+            return reasons.MASKED
+        if not 0 <= call.layer < self.shape[0]:
+            return reasons.NO_LAYER
+        grid, measured = TokenGrid(*call.layout), self.profiler.grid
+        if measured is not None and grid != measured and grid.shape == measured.shape:
+            return reasons.OTHER_TEXT
+        return None
+
+    def observe(self, call: Call, sigma: float) -> Tensor | None:
+        """Measure a call; the profiler's output where attention flows on sparse."""
+        with self.pause():  # what is measured outlives the forward
+            if call.layer not in self._grams:
+                self._grams[call.layer] = head_grams(self.family.output(self.model, call.layer), call.q)
+            gram = self._grams[call.layer]
+            flowing = self.profiler.observe(call.layer, sigma, call.q, call.k, call.v, TokenGrid(*call.layout), gram)
+        self.observed += 1
+        return flowing
 
     def told(self) -> str:
         """Nothing: the node says it all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 # the noise level decides
 WARM_UP = "warm-up"
 AFTER_END = "after end_percent"
+MEASURED = "measured for a plan"
 NO_BAND = "no band of the plan covers this noise level"
 
 # the call decides
@@ -33,10 +34,11 @@ OUT_OF_MEMORY = "out of memory in sparse attention"
 
 # the run decides
 NO_PLAN = (
-    "no plan is connected and none is shipped for this model yet: connect Load Sparse Plan, "
+    "no plan is connected and none is shipped for this model yet: turn calibrate on, connect Load Sparse Plan, "
     "or make a plan with Profile Heads and Search Sparse Plan"
 )
 PROFILING = "measured by Profile Heads"
+NOT_CALIBRATED = "no plan was found while sampling"
 OTHER_TEXT = "text of another length than the one that is measured"
 CUDA_GRAPHS = "the model is compiled with CUDA graphs, which would replay one decision for every step"
 SEVERAL_GPUS = "the model runs on several GPUs at once, where the pack cannot yet follow each of them"
@@ -47,12 +49,13 @@ NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION, REFINER})
 BLOCKS_UNKNOWN = frozenset({NO_LAYER, BLOCK_ORDER})
 """Reasons of calls whose block the pack cannot tell; the run's list of blocks has gaps where they are."""
 
-INTENDED = frozenset({WARM_UP, AFTER_END, VACE_BLOCK, DENSE_HEADS, NOT_FASTER, PROFILING, OTHER_TEXT})
+INTENDED = frozenset({WARM_UP, AFTER_END, MEASURED, VACE_BLOCK, DENSE_HEADS, NOT_FASTER, PROFILING, OTHER_TEXT})
 """Reasons that follow from settings, plan and times: with sparse calls beside them nothing has to be done."""
 
 MENDS = {
     WARM_UP: "every step of this sampler lies in the warm-up; a smaller start_percent makes the later ones sparse",
     AFTER_END: "the steps of this sampler come after end_percent; a larger one makes them sparse",
+    MEASURED: "this run had only the step in which the heads were measured; the next one has a plan",
     NO_BAND: "the plan says nothing about these noise levels; it has to be measured there too, for Wan 2.2 on both "
     "models",
     MASKED: "the model masks its attention, which the pack cannot follow in this model",
@@ -78,6 +81,8 @@ MENDS = {
     KERNEL_FAILED: "the sparse kernel failed on this machine; another backend may work, please report the message",
     OUT_OF_MEMORY: "the GPU's memory was full; a smaller video, or more of the model kept outside of the GPU, helps",
     PROFILING: "this run only measures",
+    NOT_CALIBRATED: "the heads could not be measured in this run, the note beside it says why; make a plan with "
+    "Profile Heads",
 }
 """What a user can make of a reason, and do about it."""
 

@@ -80,4 +80,5 @@ COGVIDEOX = Family(
     outside=outside,
     layout=layout,
     output=output,
+    unquantized=r"blocks\.\d+\.(norm_q\.weight|norm1\.norm\.weight)",
 )

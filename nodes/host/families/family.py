@@ -64,6 +64,8 @@ class Family:
         outside: why a call outside of these blocks stays dense.
         layout: token layout of a forward, or why it is unknown; from shapes alone, as it may be traced by a compiler.
         output: what takes all heads' outputs (.., H*D) of a layer through W_O.
+        unquantized: pattern of the names of small tensors of the blocks that quantised copies of a model keep as they
+            are: what `fingerprint.py` tells models by.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Family:
     outside: Callable[[nn.Module], str]
     layout: Callable[[nn.Module, Inputs], Layout | str]
     output: Callable[[nn.Module, int], Callable[[Tensor], Tensor]]
+    unquantized: str
 
 
 def class_names(model: nn.Module) -> list[str]:

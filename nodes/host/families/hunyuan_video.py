@@ -109,4 +109,5 @@ HUNYUAN_VIDEO = Family(
     outside=outside,
     layout=layout,
     output=output,
+    unquantized=r"(double_blocks\.\d+\.img_attn|single_blocks\.\d+)\.norm\.(query|key)_norm\.(weight|scale)",
 )

@@ -86,4 +86,5 @@ LTX = Family(
     outside=outside,
     layout=layout,
     output=output,
+    unquantized=r"transformer_blocks\.\d+\.(scale_shift_table|attn1\.q_norm\.weight)",
 )

@@ -70,4 +70,5 @@ MINIMAX_H3 = Family(
     outside=outside,
     layout=layout,
     output=output,
+    unquantized=r"blocks\.\d+\.(attn\.q_norm|norm1)\.weight",
 )

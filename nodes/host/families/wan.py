@@ -124,4 +124,5 @@ WAN = Family(
     outside=outside,
     layout=layout,
     output=output,
+    unquantized=r"blocks\.\d+\.(modulation|self_attn\.norm_q\.weight)",
 )

@@ -1,0 +1,102 @@
+"""The calibrated plan of one model for one preset: what is kept of it, what a run adds, which plan comes of both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...plans.plan import Plan
+from ...plans.profile import Profile
+from ...plans.search import SearchError
+from .calibrated_plan import joined, noise_levels, searched, up_to_date
+from .kept_plans import Kept, KeptPlans, plan_name
+from .plan_names import named
+
+MOST_PROMPTS = 4  # measured prompts, beyond which more are not worth their time
+NONE_GIVEN = "no plan connected and none shipped: "
+NEW = "found in this run"
+
+
+class CalibratedModel:
+    """A `calibration.Keeper`.
+
+    Args:
+        kept: files of the model.
+        preset: whose error plans have.
+        grid: of the run, (frames, height, width) in tokens; None where it is not known yet.
+    """
+
+    def __init__(self, kept: KeptPlans, preset: str, grid: tuple[int, int, int] | None):
+        self.kept, self.preset, self.grid = kept, preset, grid
+        self.found: Kept | None = kept.find(grid)
+        self.plan: Plan | None = None
+        self.trouble: str | None = None
+        self._written = False
+        if self.found is not None:
+            self._known_plan(self.found)
+
+    def _known_plan(self, found: Kept) -> None:
+        plan = self.kept.plan(found, self.preset)
+        self._written = plan is not None and up_to_date(plan, found.profile, self.preset)
+        try:
+            name = plan_name(found.stem, self.preset)
+            self.plan = plan if self._written else named(searched(found.profile, self.preset), name)
+        except SearchError as error:
+            self.trouble = f"no plan was found: {error}"
+
+    def wants(self, prompt: str) -> bool:
+        """Whether a run with this prompt is to be measured."""
+        if self.found is None:
+            return True
+        prompts = self.found.profile.header.prompts
+        return self.found.grid == self.grid and len(prompts) < MOST_PROMPTS and prompt not in prompts
+
+    def measured_up_to(self) -> float:
+        """The highest noise level that the kept plan was measured at, 0 where there is none."""
+        levels = None if self.found is None else noise_levels(self.found.profile.header)
+        return 0.0 if levels is None else levels[0]
+
+    def search(self, profile: Profile) -> Plan:
+        """The plan of a first run.
+
+        Raises:
+            SearchError: there is none.
+        """
+        self.plan = named(searched(profile, self.preset), NEW)
+        return self.plan
+
+    def keep(self, profile: Profile | None) -> list[str]:
+        """Keep what a run has measured, if anything; the run's plan in words, and what came of it.
+
+        Raises:
+            SearchError: the measurements give no plan.
+        """
+        used = [NONE_GIVEN + self._used()] if self.plan is not None else []
+        kept = self._renew() if profile is None else self._add(profile)
+        return [*used, *filter(None, [kept, self.trouble, *self.kept.messages])]
+
+    def _used(self) -> str:
+        """The run's plan in words."""
+        if self.found is None:
+            return NEW
+        count = len(self.plan.provenance.prompts)
+        return f"calibrated plan of {self.plan.provenance.date}, {count} prompt{'' if count == 1 else 's'}"
+
+    def _add(self, profile: Profile) -> str:
+        """Add a run's measurements to what is kept by now, perhaps of another ComfyUI, and keep the plan of both."""
+        now = self.kept.find(profile.header.grid)
+        if now is None or now.grid != profile.header.grid:
+            own = self.plan if self.found is None else None
+            return self.kept.keep(profile, own or self.search(profile), self.preset, None)
+        try:
+            profile = joined(now.profile, profile)
+        except ValueError as error:
+            return f"what was measured was not added: {error}"
+        return self._keep(replace(now, profile=profile), searched(profile, self.preset))
+
+    def _renew(self) -> str:
+        """Keep a plan that was searched from the kept profile alone."""
+        searched_now = self.found is not None and self.plan is not None and not self._written
+        return self._keep(self.found, self.plan) if searched_now else ""
+
+    def _keep(self, kept: Kept, plan: Plan) -> str:
+        return f"for the next run {self.kept.keep(kept.profile, plan, self.preset, kept)}"

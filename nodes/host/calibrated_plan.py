@@ -1,0 +1,74 @@
+"""What generations have shown of a model, as a profile that grows, and the plans that are searched from it.
+
+A profile of this kind has one band for all noise levels: which of them were measured is noted beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...plans.plan import EVERY_SIGMA, Plan
+from ...plans.presets import PRESETS
+from ...plans.profile import Profile, ProfileHeader, merge_profiles
+from ...plans.search import search_budget
+
+BANDS = ((EVERY_SIGMA, 0.0),)
+SOURCE = "measured in the warm-up of generations"
+FINGERPRINT, HIGHEST, LOWEST, PATCHED = "fingerprint", "sigma_high", "sigma_low", "patched_weights"
+
+
+def noted(profile: Profile, notes: dict[str, float | int | str]) -> Profile:
+    """The profile with notes among its parameters, such as those named above."""
+    header = replace(profile.header, parameters={**profile.header.parameters, **notes})
+    return replace(profile, header=header)
+
+
+def joined(earlier: Profile, profile: Profile) -> Profile:
+    """Both profiles' measures together.
+
+    Raises:
+        ValueError: they were not measured alike.
+    """
+    before, now = earlier.header.parameters, profile.header.parameters
+    levels = [level for header in (earlier.header, profile.header) for level in noise_levels(header) or ()]
+    notes = {**now, **before}  # the model's first fingerprint, whichever copy of it runs now
+    notes["rows"] = min(_number(parameters, "rows") or 1 for parameters in (before, now))
+    notes[PATCHED] = max(_number(parameters, PATCHED) or 0 for parameters in (before, now))
+    if levels:
+        notes |= {HIGHEST: max(levels), LOWEST: min(levels)}
+    return noted(merge_profiles(earlier, profile), notes)
+
+
+def searched(profile: Profile, preset: str) -> Plan:
+    """The plan with a preset's error that a profile gives, for all noise levels.
+
+    Raises:
+        SearchError: there is none.
+    """
+    plan = search_budget(profile, error=PRESETS[preset])
+    levels, known = noise_levels(profile.header), profile.header.parameters
+    notes = {name: known[name] for name in (FINGERPRINT, PATCHED) if isinstance(known.get(name), str | int | float)}
+    text = f"Found for preset {preset}, and used at all noise levels."
+    if levels is not None:
+        notes |= {HIGHEST: levels[0], LOWEST: levels[1]}
+        text = f"{text} Measured at those from {levels[0]:.4g} to {levels[1]:.4g}."
+    parameters = {**plan.provenance.parameters, **notes}
+    return replace(plan, provenance=replace(plan.provenance, parameters=parameters, source=SOURCE, notes=text))
+
+
+def noise_levels(header: ProfileHeader) -> tuple[float, float] | None:
+    """(highest, lowest) noise level that was measured, None where nothing says it."""
+    high, low = (_number(header.parameters, name) for name in (HIGHEST, LOWEST))
+    return None if high is None or low is None or high < low else (high, low)
+
+
+def up_to_date(plan: Plan, profile: Profile, preset: str) -> bool:
+    """Whether a plan is what `searched` gives, as far as its provenance tells."""
+    known = plan.provenance
+    return known.prompts == profile.header.prompts and known.parameters.get("error") == PRESETS[preset]
+
+
+def _number(parameters: dict, name: str) -> float | None:
+    """A parameter of a file of unknown origin, None where it is no number."""
+    value = parameters.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None

@@ -1,0 +1,126 @@
+"""Runs that calibrate, without ComfyUI: the engine as the patch node makes it, on a small Wan and few candidates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from small_wan.model import SmallWan
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
+from sparse_vdit.nodes.host.attention_op import split_heads
+from sparse_vdit.nodes.host.calibrated_model import CalibratedModel
+from sparse_vdit.nodes.host.calibrated_plan import BANDS, FINGERPRINT
+from sparse_vdit.nodes.host.calibration import CalibrationEngine
+from sparse_vdit.nodes.host.engine import Call
+from sparse_vdit.nodes.host.families import WAN
+from sparse_vdit.nodes.host.fingerprint import Fingerprint
+from sparse_vdit.nodes.host.kept_plans import KeptPlans
+from sparse_vdit.nodes.host.kernel_choice import KernelChoice
+from sparse_vdit.nodes.host.measuring import Measuring
+from sparse_vdit.nodes.host.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.profile_engine import ProfileEngine
+from sparse_vdit.nodes.host.race import Race
+from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.plans.profiler import Profiler
+
+GRID = (5, 8, 9)
+LAYERS, START = 3, 0.9
+CANDIDATES = (
+    Dense(),
+    Skip(),
+    Diagonal(0),
+    Diagonal(1, 0.3, 0.3),
+    MultiDiagonal(0.1, 0.1),
+    VerticalStripe(),
+    Routed(0.4),
+)
+KNOWN = Fingerprint("float32", tuple(number / 7 for number in range(40)))
+
+
+def model(layers: int = LAYERS) -> SmallWan:
+    torch.manual_seed(5)
+    return SmallWan(num_layers=layers)
+
+
+def measuring(steps: int, prompt: str = "prompt a", rows: int = 32, fingerprint: Fingerprint = KNOWN) -> Measuring:
+    network = model()
+
+    def engine(_: int) -> ProfileEngine:
+        profiler = Profiler("wan", "toy", LAYERS, 3, 128, CANDIDATES, BANDS, rows=rows, prompts=(prompt,))
+        return ProfileEngine(profiler, network, WAN)
+
+    return Measuring(engine, LAYERS, steps, {FINGERPRINT: str(fingerprint)})
+
+
+def kept(folder: Path, fingerprint: Fingerprint | None = KNOWN) -> KeptPlans:
+    return KeptPlans(folder, "wan", (LAYERS, 3, 128), fingerprint)
+
+
+def calibration(
+    folder: Path,
+    steps: int = 2,
+    prompt: str = "prompt a",
+    preset: str = "fast",
+    few: bool = False,
+    race: Race | None = None,
+    fingerprint: Fingerprint | None = KNOWN,
+) -> Run:
+    """A run about to begin, as `choice.py` makes it; `steps` of its sampler are dense."""
+    found = CalibratedModel(kept(folder, fingerprint), preset, GRID)
+    begin = max(START, found.measured_up_to() if few else 0.0)
+    backend = "torch" if race is None else "auto"
+    engine = CalibrationEngine(
+        "wan, calibrating",
+        (LAYERS, 3),
+        found,
+        measuring(steps, prompt, fingerprint=fingerprint or KNOWN) if found.wants(prompt) else None,
+        lambda plan: PlanEngine(plan, begin, 0.0, backend, race=race),
+        found.plan,
+        KernelChoice(race, torch.no_grad),
+        START,
+        0.0,
+    )
+    return Run(engine, function=None)
+
+
+def qkv(seed: int, grid: tuple[int, int, int] = GRID, batch: int = 1) -> tuple[torch.Tensor, ...]:
+    """Of heads that look near by: keys and queries follow the place in the frame."""
+    generator = torch.Generator().manual_seed(seed)
+    frames, height, width = grid
+    places = torch.randn(height * width, 384, generator=generator).repeat(frames, 1)
+    noise = [torch.randn(batch, frames * height * width, 384, generator=generator) for _ in range(3)]
+    return tuple(split_heads(x, 3, False) for x in (0.7 * places + noise[0], 0.7 * places + noise[1], noise[2]))
+
+
+def forward(
+    run: Run,
+    sigma: float,
+    seed: int = 0,
+    grid: tuple[int, int, int] = GRID,
+    layers: range = range(LAYERS),
+    **call: object,
+) -> list[bool]:
+    """One forward; whether each layer ran sparse."""
+    run.reason = run.stopped or run.engine.reason(sigma)
+    run.begin_forward(torch.device("cpu"), sigma)
+    if run.reason is None:
+        run.prepare((*grid, 0, 0), 1, torch.device("cpu"))
+    sparse = []
+    for layer in layers:
+        with_layer = Call(layer, (*grid, 0, 0), *qkv(7 * seed + layer, grid), **call)
+        sparse.append(run.attend(with_layer) is not None)
+        with run.timing_dense():
+            pass
+    run.forget_blocks()
+    return sparse
+
+
+def generate(run: Run, sigmas: tuple[float, ...] = (1.0, 0.95, 0.6, 0.3), **call: object) -> list[list[bool]]:
+    """A whole run, ended as ComfyUI and the patch node end it."""
+    sparse = [forward(run, sigma, seed, **call) for seed, sigma in enumerate(sigmas)]
+    run.free()
+    run.engine.keep()
+    return sparse
+
+
+ALL, NONE = [True] * LAYERS, [False] * LAYERS
