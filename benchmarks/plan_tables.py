@@ -6,6 +6,7 @@ from result_files import made_by, newest
 
 METHODS = {
     "ours_budget": "searched, one error budget",
+    "ours_weighted": "the same, with measured sensitivities",
     "ours_paper": "searched, the paper's rule",
     "uniform": "one window for all heads, the better of two",
     "sta": "STA's windows, best of five for each head",

@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Iterator
 
+import sensitivity
 import torch
 from peers import (
     PSA_BLOCK,
@@ -57,6 +58,7 @@ DENSITIES = (0.1, 0.2, 0.3, 0.5)
 HALVINGS = 24
 NO_EPSILON = 1e9  # the paper's limit out of the way, so that lambda alone sets the density
 SINGLES = 2
+STA_SIZES = range(8, 60, 3)  # densities of windows, in percent
 
 Measured = Iterator[tuple[Plan | Attention, str, float | None]]
 """What to run, its rule in words, and its density where it is no plan of the pack."""
@@ -81,6 +83,15 @@ class Rules:
         """One budget over all heads."""
         yield search_budget(self.profile("ours"), density=density), f"budget, density {density}", None
 
+    def ours_weighted(self, density: float) -> Measured:
+        """The same with measured sensitivities, of the model's output on the prompts of the profile."""
+        plan = search_budget(self.profile("ours"), density=density)
+        found = sensitivity.Injections(self.run.profiled, self.run.steps, plan)
+        real = sensitivity.by_band(found.forward_errors(), plan)
+        weights = sensitivity.sensitivities(real, sensitivity.predicted_parts(self.profile("ours"), plan))
+        plan = search_budget(self.profile("ours"), density=density, weights=weights)
+        yield plan, f"budget with w, density {density}", None
+
     def ours_paper(self, density: float) -> Measured:
         """Eq. 2 of Sparse-vDiT with the lambda that gives the density."""
         lam = paper_lambda(self.profile("ours"), density)
@@ -96,9 +107,13 @@ class Rules:
             yield plan, pattern.describe(), None
 
     def sta(self, density: float) -> Measured:
-        """The window of the least error for each head and band, of five of one size."""
-        profile = self.profile(f"sta {density}", tuple(sta_windows(GRID, density)))
-        choice = profile.measures["mse"][..., 1:].argmin(-1) + 1
+        """The window of the least error for each head and band, of five of one size; the size that comes closest."""
+        sizes = [sta_windows(GRID, size / 100) for size in STA_SIZES]
+        offered = tuple({window: None for windows in sizes for window in windows})
+        profile = self.profile("sta", offered)
+        choices = [sta_choice(profile, windows) for windows in sizes]
+        densities = torch.tensor(profile.header.densities)
+        choice = min(choices, key=lambda choice: abs(densities[choice].mean().item() - density))
         yield chosen_plan(profile, choice), "best of five windows", None
 
     def psa(self, density: float) -> Measured:
@@ -129,7 +144,7 @@ class Rules:
 
 METHODS: dict[str, Callable[[Rules, float], Measured]] = {
     name: getattr(Rules, name)
-    for name in ("ours_budget", "ours_paper", "svg", "sta", "radial", "topk64", "psa", "uniform")
+    for name in ("ours_budget", "ours_weighted", "ours_paper", "svg", "sta", "radial", "topk64", "psa", "uniform")
 }
 
 
@@ -139,6 +154,12 @@ def bisected(density_at: Callable[[float], float], density: float, low: float, h
         middle = (low * high) ** 0.5
         low, high = (middle, high) if density_at(middle) > density else (low, middle)
     return min((low, high), key=lambda value: abs(density_at(value) - density))
+
+
+def sta_choice(profile: Profile, windows: list[Pattern]) -> Tensor:
+    """Number of the window with the least mean squared error for each head, (bands, layers, heads)."""
+    numbers = torch.tensor([profile.header.candidates.index(window) for window in windows])
+    return numbers[profile.measures["mse"][..., numbers].argmin(-1)]
 
 
 def paper_lambda(profile: Profile, density: float) -> float:

@@ -26,7 +26,7 @@ from quality import NOISE_SEED, PROFILE_SEED
 from results import save_results
 from small_wan.model import AttentionHook
 from small_wan.sample import guided, load_model, sample, sigma_schedule
-from small_wan.video import encode, to_video
+from small_wan.video import Scene, encode, to_video
 from small_wan_runs import (
     GRID,
     LEAST_STEPS,
@@ -39,7 +39,8 @@ from small_wan_runs import (
     profile_scenes,
     random_scene,
 )
-from sparse_vdit.plans.candidates import default_candidates
+from sparse_vdit.kernels.patterns import Pattern
+from sparse_vdit.plans.chosen import pattern_of
 from sparse_vdit.plans.columns import ProfiledStripe
 from sparse_vdit.plans.metrics import video_psnr
 from sparse_vdit.plans.plan import Plan
@@ -54,10 +55,9 @@ EVERY = 4  # of the steps, whose forwards are measured
 class Injections:
     """Dense generations of some scenes, and what sparse attention in parts of the model does to them."""
 
-    def __init__(self, prompts: int, steps: int, plan: Plan):
+    def __init__(self, scenes: list[Scene], steps: int, plan: Plan):
         self.model, self.steps, self.plan = load_model(), steps, plan
-        self.scenes = [random_scene(torch.Generator().manual_seed(PROMPT_SEED + n)) for n in range(prompts)]
-        self.context = encode(self.scenes)
+        self.scenes, self.context = scenes, encode(scenes)
 
     def generate(self, attention: Attention | None) -> Tensor:
         """Final latents."""
@@ -108,9 +108,16 @@ class Injections:
         return {place: total / seen[place[1]] for place, total in sums.items()}
 
 
-def relative(values: Tensor) -> Tensor:
-    """Values divided by their mean."""
-    return values / values.mean()
+def by_band(errors: dict[tuple[int, int], float], plan: Plan) -> Tensor:
+    """Errors by (layer, band) as float64 (bands, layers)."""
+    rows = [[errors[layer, band] for layer in range(plan.layers)] for band in range(len(plan.bands))]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def sensitivities(real: Tensor, predicted: Tensor) -> Tensor:
+    """w of the budget rule: real errors per predicted ones (bands, layers), of mean 1; (bands, layers, 1)."""
+    found = real / predicted.clamp_min(1e-12)
+    return (found / found.mean())[..., None]
 
 
 def main() -> None:
@@ -122,10 +129,10 @@ def main() -> None:
     if not 0 < args.density <= 1 or args.prompts < 1 or not LEAST_STEPS <= args.steps <= 1000:
         parser.error("--density, --prompts or --steps is out of range")
     scenes = [random_scene(torch.Generator().manual_seed(PROFILE_SEED + n)) for n in range(2)]
-    offered = [pattern for pattern in default_candidates() if not isinstance(pattern, ProfiledStripe)]
-    profile = profile_scenes(load_model(), scenes, bands=BANDS, steps=args.steps, candidates=offered)
+    profile = profile_scenes(load_model(), scenes, bands=BANDS, steps=args.steps)
     plan = search_budget(profile, density=args.density)
-    run = Injections(args.prompts, args.steps, plan)
+    evaluated = [random_scene(torch.Generator().manual_seed(PROMPT_SEED + n)) for n in range(args.prompts)]
+    run = Injections(evaluated, args.steps, plan)
     rows: list[dict] = []
 
     def add(row: dict) -> None:
@@ -146,11 +153,10 @@ def main() -> None:
     whole, psnr = run.video_error(run.only(plan, None, None))
     add({"method": "whole plan", "density": args.density, "predicted": predicted.sum().item(), "video": whole,
          "sum_of_parts": video.sum().item(), "psnr": round(psnr, 2)})  # fmt: skip
-    measured = torch.tensor([[forward[layer, band] for layer in range(plan.layers)] for band in range(BANDS)])
-    for name, real in (("video", video), ("forward", measured.to(video))):
-        weights = relative(real / predicted.clamp_min(1e-12))
+    for name, real in (("video", video), ("forward", by_band(forward, plan))):
+        weights = sensitivities(real, predicted)
         for density in (0.2, args.density):
-            found = search_budget(profile, density=density, weights=weights[..., None])
+            found = search_budget(profile, density=density, weights=weights)
             _, psnr = run.video_error(run.only(found, None, None))
             plain = run.video_error(run.only(search_budget(profile, density=density), None, None))[1]
             add({"method": f"w by {name}", "density": density, "psnr": round(psnr, 2), "psnr_without": round(plain, 2)})
@@ -159,12 +165,20 @@ def main() -> None:
 
 def predicted_parts(profile: Profile, plan: Plan) -> Tensor:
     """Errors that the search counts for a plan, relative to the power of all heads, float64 (bands, layers)."""
-    numbers = {pattern: number for number, pattern in enumerate(profile.header.candidates)}
     errors, power = profile.measures["projected"], profile.measures["power"][..., 0]
-    choice = torch.tensor(
-        [[[numbers[plan.patterns[number]] for number in row] for row in band.heads] for band in plan.bands]
-    )
+    choice = torch.zeros(power.shape, dtype=torch.int64)
+    for place in torch.ones_like(choice).nonzero().tolist():
+        choice[tuple(place)] = candidate_of(profile, tuple(place), plan.pattern(*place))
     return errors.gather(-1, choice[..., None])[..., 0].sum(-1) / power.sum()
+
+
+def candidate_of(profile: Profile, place: tuple[int, int, int], pattern: Pattern) -> int:
+    """Number of the candidate that a head's pattern is, the head by (band, layer, head)."""
+    candidates = profile.header.candidates
+    if pattern in candidates:
+        return candidates.index(pattern)
+    stripes = (number for number, offered in enumerate(candidates) if isinstance(offered, ProfiledStripe))
+    return next(number for number in stripes if pattern_of(profile, place, number) == pattern)
 
 
 if __name__ == "__main__":

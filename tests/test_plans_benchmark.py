@@ -1,5 +1,6 @@
 """The comparison with other methods: each rule reaches its density and keeps its own condition."""
 
+import dataclasses
 import importlib.util
 import sys
 from types import SimpleNamespace
@@ -10,7 +11,11 @@ from load_pack import ROOT
 from made_up_profiles import made_up, random_errors
 
 sys.path.append(str(ROOT / "benchmarks"))
-from small_wan_runs import GRID, warmup_sigma
+from small_wan_runs import GRID, KEY_TILE, QUERY_TILE, warmup_sigma
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.lists import pattern_density
+from sparse_vdit.kernels.patterns import Dense
+from sparse_vdit.plans.profile import Profile
 
 # by its file: a package of the pack has the same name
 SPEC = importlib.util.spec_from_file_location("plans_benchmark", ROOT / "benchmarks" / "plans.py")
@@ -62,10 +67,33 @@ def test_a_choice_becomes_a_plan_and_attention_of_the_same_patterns() -> None:
 
 def test_sta_takes_the_window_of_the_least_error() -> None:
     profile = made_up(random_errors(6, bands=1, layers=2, heads=3))
-    rules = SimpleNamespace(profile=lambda name, candidates: profile)
-    plan, _, _ = next(METHODS["sta"](rules, 0.3))
-    best = profile.measures["mse"][0, 1, 2, 1:].argmin() + 1
-    assert plan.pattern(0, 1, 2) == profile.header.candidates[best]
+    windows = list(profile.header.candidates[2:])
+    best = profile.measures["mse"][0, 1, 2, 2:].argmin() + 2
+    assert plans.sta_choice(profile, windows)[0, 1, 2] == best
+
+
+@pytest.mark.parametrize("density", [0.2, 0.4])
+def test_sta_takes_the_size_that_comes_closest(density: float) -> None:
+    """All windows of one size, that is: each head has one of five."""
+    made = []
+
+    def profile(name: str, offered: tuple) -> Profile:
+        candidates = (Dense(), *offered)
+        densities = [pattern_density(pattern, TokenGrid(*GRID), QUERY_TILE, KEY_TILE) for pattern in candidates]
+        errors = torch.rand(1, 2, 3, len(candidates), generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+        plain = made_up(random_errors(6, bands=1, layers=2, heads=3))
+        made.append(dataclasses.replace(
+            plain, measures=dict.fromkeys(plain.measures, errors), votes=torch.zeros_like(errors),
+            header=dataclasses.replace(plain.header, candidates=candidates, densities=tuple(densities)),
+        ))  # fmt: skip
+        return made[-1]
+
+    plan, _, _ = next(METHODS["sta"](SimpleNamespace(profile=profile), density))
+    found = {plan.pattern(0, layer, head) for layer in range(2) for head in range(3)}
+    assert any(found <= set(plans.sta_windows(GRID, size / 100)) for size in plans.STA_SIZES)
+    own = dict(zip(made[0].header.candidates, made[0].header.densities, strict=True))
+    mean = sum(own[plan.pattern(0, layer, head)] for layer in range(2) for head in range(3)) / 6
+    assert mean == pytest.approx(density, abs=0.05)
 
 
 def test_online_methods_are_dense_in_the_warm_up() -> None:
