@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from comfyui.family_cases import SPARSE, Case
-from comfyui.neighbours import lora
+from comfyui.neighbours import WINDOWS, lora
 from comfyui.plans import LAYERS
 from comfyui.prompts import node, patch, patched, save_latent
 from comfyui.results import PLANS, counts, latents, new_log, relative_difference, report
@@ -26,11 +26,7 @@ pytest_plugins = ["comfyui.fixtures"]
 
 STEPS, WARM_UP = 9, 2  # two of nine steps lie above the noise level of 20 % of the schedule
 CALIBRATED = f"{PLANS}/calibrated"
-WINDOWS = node(
-    "WanContextWindowsManual", context_length=9, context_overlap=4, context_schedule="standard_static",
-    context_stride=1, closed_loop=False, fuse_method="pyramid", freenoise=True, retain_first_frame=False,
-    split_conds_to_windows=False,
-)  # fmt: skip
+QUANTIZED = node("TestQuantizedLoader", unet_name="small_wan.safetensors")
 
 
 @pytest.fixture
@@ -64,8 +60,7 @@ def kept(server: Server) -> tuple[Path, Path]:
 
 
 def test_the_first_generation_finds_a_plan_and_the_second_runs_it(fresh: Server) -> None:
-    """The warm-up is measured and dense; what follows is what the same plan gives by direct calls, and so is all of the
-    second generation."""
+    """The warm-up is measured and dense; what follows is what the same plan gives by direct calls."""
     first, line = generate(fresh)
     print("\nfirst generation: ", line)
     assert counts(line) == ((STEPS - WARM_UP) * LAYERS, WARM_UP * LAYERS)
@@ -162,9 +157,8 @@ def test_two_stages_of_two_models_have_a_plan_each(fresh: Server) -> None:
         latents(fresh, prompt)
         lines = [line for line in new_log(fresh, before).splitlines() if " sparse / " in line]
         found.append([counts(line) for line in lines])
-        dense = [f"{reason} {LAYERS}" in line for reason, line in zip((reasons.WARM_UP, reasons.MEASURED), lines,
-                                                                      strict=True)]  # fmt: skip
-        assert all(dense) == (len(found) == 1)
+        said = f"{reasons.WARM_UP} {LAYERS}" in lines[0] and f"{reasons.MEASURED} {LAYERS}" in lines[1]
+        assert said == (len(found) == 1)
     assert found == [[(LAYERS, LAYERS)] * 2, [(2 * LAYERS, 0)] * 2]
     profiles = list((fresh.base / CALIBRATED).glob("*.safetensors"))
     levels = sorted(load_header(profile).parameters["sigma_high"] for profile in profiles)
@@ -212,9 +206,7 @@ COPIES: dict[str, Callable[[dict], None]] = {
     "LoRA": lambda prompt: prompt.update(placed(lora("strong"))),
     "LoRA after": lambda prompt: prompt.update(placed(None, lora("strong"))),
     "fp8": lambda prompt: prompt["model"]["inputs"].update(weight_dtype="fp8_e4m3fn"),
-    "quantised layers": lambda prompt: prompt.update(
-        model=node("TestQuantizedLoader", unet_name="small_wan.safetensors")
-    ),
+    "quantised layers": lambda prompt: prompt.update(model=QUANTIZED),
     "compiled": lambda prompt: prompt.update(placed(None, node("TestCompileModel", backend="eager"))),
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from comfyui.compositions import Composition, Reference, check, with_plan
-from comfyui.neighbours import BACKEND, COMPILED, EASY_CACHE, INDUCTOR, LAZY_CACHE, MARKED, SHIFT, lora
+from comfyui.neighbours import BACKEND, COMPILED, EASY_CACHE, INDUCTOR, LAZY_CACHE, MARKED, SHIFT, WINDOWS, lora
 from comfyui.plans import LAYERS, add_plan
 from comfyui.prompts import base, node, patch
 from comfyui.recording import record_small_wan
@@ -25,11 +25,6 @@ pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]
 
 LORA = lora("strong")
-WINDOWS = node(
-    "WanContextWindowsManual", context_length=9, context_overlap=4, context_schedule="standard_static",
-    context_stride=1, closed_loop=False, fuse_method="pyramid", freenoise=True, retain_first_frame=False,
-    split_conds_to_windows=False,
-)  # fmt: skip
 SPARSE_OF_CORE = node("TestModelSparseAttention", min_tokens=12288)
 ZERO_STAR = node("CFGZeroStar")
 CONTAINED = node("TestContainedAttention")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from ...plans.cost import HeadCosts, profile_costs
 from ...plans.plan import Plan
-from ...plans.profile import Profile
+from ...plans.profile import Profile, ProfileHeader
 from ...plans.search import SearchError
 from .calibrated_plan import joined, noise_levels, searched, up_to_date
 from .kept_plans import Kept, KeptPlans, plan_name
@@ -23,10 +25,17 @@ class CalibratedModel:
         kept: files of the model.
         preset: whose error plans have.
         grid: of the run, (frames, height, width) in tokens; None where it is not known yet.
+        costs: what candidates take, by which plans are the fastest; by a count of operations by default.
     """
 
-    def __init__(self, kept: KeptPlans, preset: str, grid: tuple[int, int, int] | None):
-        self.kept, self.preset, self.grid = kept, preset, grid
+    def __init__(
+        self,
+        kept: KeptPlans,
+        preset: str,
+        grid: tuple[int, int, int] | None,
+        costs: Callable[[ProfileHeader], HeadCosts] = profile_costs,
+    ):
+        self.kept, self.preset, self.grid, self.costs = kept, preset, grid, costs
         self.found: Kept | None = kept.find(grid)
         self.plan: Plan | None = None
         self.trouble: str | None = None
@@ -39,7 +48,7 @@ class CalibratedModel:
         self._written = plan is not None and up_to_date(plan, found.profile, self.preset)
         try:
             name = plan_name(found.stem, self.preset)
-            self.plan = plan if self._written else named(searched(found.profile, self.preset), name)
+            self.plan = plan if self._written else named(self._searched(found.profile), name)
         except SearchError as error:
             self.trouble = f"no plan was found: {error}"
 
@@ -61,7 +70,7 @@ class CalibratedModel:
         Raises:
             SearchError: there is none.
         """
-        self.plan = named(searched(profile, self.preset), NEW)
+        self.plan = named(self._searched(profile), NEW)
         return self.plan
 
     def keep(self, profile: Profile | None) -> list[str]:
@@ -73,6 +82,9 @@ class CalibratedModel:
         used = [NONE_GIVEN + self._used()] if self.plan is not None else []
         kept = self._renew() if profile is None else self._add(profile)
         return [*used, *filter(None, [kept, self.trouble, *self.kept.messages])]
+
+    def _searched(self, profile: Profile) -> Plan:
+        return searched(profile, self.preset, self.costs(profile.header))
 
     def _used(self) -> str:
         """The run's plan in words."""
@@ -91,7 +103,7 @@ class CalibratedModel:
             profile = joined(now.profile, profile)
         except ValueError as error:
             return f"what was measured was not added: {error}"
-        return self._keep(replace(now, profile=profile), searched(profile, self.preset))
+        return self._keep(replace(now, profile=profile), self._searched(profile))
 
     def _renew(self) -> str:
         """Keep a plan that was searched from the kept profile alone."""

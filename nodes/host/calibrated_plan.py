@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...plans.cost import HeadCosts
 from ...plans.plan import EVERY_SIGMA, Plan
 from ...plans.presets import PRESETS
 from ...plans.profile import Profile, ProfileHeader, merge_profiles
@@ -39,13 +40,13 @@ def joined(earlier: Profile, profile: Profile) -> Profile:
     return noted(merge_profiles(earlier, profile), notes)
 
 
-def searched(profile: Profile, preset: str) -> Plan:
-    """The plan with a preset's error that a profile gives, for all noise levels.
+def searched(profile: Profile, preset: str, costs: HeadCosts | None = None) -> Plan:
+    """The plan with a preset's error that a profile gives, for all noise levels; the fastest by these costs.
 
     Raises:
         SearchError: there is none.
     """
-    plan = search_budget(profile, error=PRESETS[preset])
+    plan = search_budget(profile, preset=preset, costs=costs)
     levels, known = noise_levels(profile.header), profile.header.parameters
     notes = {name: known[name] for name in (FINGERPRINT, PATCHED) if isinstance(known.get(name), str | int | float)}
     text = f"Found for preset {preset}, and used at all noise levels."

@@ -9,6 +9,7 @@ import comfyui_version
 
 from ...plans.binding import BoundPlan
 from ...plans.candidates import default_candidates
+from ...plans.cost import profile_costs
 from ...plans.plan import Plan
 from ...plans.profiler import Profiler
 from ...plans.versions import installed_versions
@@ -22,6 +23,7 @@ from .fingerprint import Fingerprint, fingerprint
 from .install import pause_malloc_graph
 from .kept_plans import KeptPlans
 from .kernel_choice import KernelChoice
+from .latencies import kept_latencies
 from .measuring import Measuring
 from .plan_engine import SIGMA_SLACK, PlanEngine
 from .plan_folders import calibrated_folder
@@ -97,7 +99,9 @@ def _calibration(wishes: Wishes, sampling: Sampling, shape: tuple[int, int, int]
     family, race = sampling.family, _race(wishes, sampling.family, shape)
     known = fingerprint(sampling.patcher, sampling.model, family)
     kept = KeptPlans(calibrated_folder(), family.name, shape, known)
-    model = CalibratedModel(kept, wishes.preset, sampling.grid)
+    model = CalibratedModel(
+        kept, wishes.preset, sampling.grid, lambda header: profile_costs(header, kept_latencies(header))
+    )
     few = whole_steps(sampling.sigmas, sampling.percent_to_sigma) < FEW_STEPS + 0.5
     begin = model.measured_up_to() if few else 0.0
     start = sampling.percent_to_sigma(wishes.start_percent)

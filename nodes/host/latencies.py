@@ -28,12 +28,10 @@ def latencies(header: ProfileHeader, node_id: str | None) -> Latencies | None:
     """The table for a profile's heads at about its size, measured where none is kept; None where ComfyUI computes on
     no GPU, and where measuring failed, which the user is told."""
     device = comfy.model_management.get_torch_device()
-    if device.type not in MEASURED_ON:
-        return None
-    place, path, name = table_place(header, device), speeds_file(), device_name(device)
-    table = Latencies.from_numbers(known_speeds(path).get(place, {}), name)
-    if table is not None:
+    table = kept_latencies(header)
+    if table is not None or device.type not in MEASURED_ON:
         return table
+    place, path, name = table_place(header, device), speeds_file(), device_name(device)
     say("measuring how long attention takes on this GPU; this happens once for each size and takes about 20 s", node_id)
     try:
         table = _measure(header, device, name)
@@ -46,6 +44,14 @@ def latencies(header: ProfileHeader, node_id: str | None) -> Latencies | None:
         return None
     keep_speeds(path, place, table.numbers())
     return table
+
+
+def kept_latencies(header: ProfileHeader) -> Latencies | None:
+    """The same table where it was measured before, None where not: for searches while a video is made."""
+    device = comfy.model_management.get_torch_device()
+    if device.type not in MEASURED_ON:
+        return None
+    return Latencies.from_numbers(known_speeds(speeds_file()).get(table_place(header, device), {}), device_name(device))
 
 
 def _measure(header: ProfileHeader, device: torch.device, name: str) -> Latencies:

@@ -17,3 +17,10 @@ COMPILED = node("TestCompileModel", backend="eager")
 def lora(file: str) -> dict:
     """A LoRA at full strength."""
     return node("LoraLoaderModelOnly", lora_name=f"{file}.safetensors", strength_model=1.0)
+
+
+WINDOWS = node(
+    "WanContextWindowsManual", context_length=9, context_overlap=4, context_schedule="standard_static",
+    context_stride=1, closed_loop=False, fuse_method="pyramid", freenoise=True, retain_first_frame=False,
+    split_conds_to_windows=False,
+)  # fmt: skip
