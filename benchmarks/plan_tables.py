@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from result_files import made_by, newest
+from result_files import all_of, made_by, newest
 
 METHODS = {
     "ours_budget": "searched, one error budget",
@@ -34,29 +34,42 @@ def masks_table() -> str:
 
 
 def methods_table() -> str:
-    """PSNR of every method at every density that was asked for."""
-    result = newest("plans")
-    rows = [row for row in result["rows"] if "wanted" in row]
-    densities = sorted({row["wanted"] for row in rows})
+    """PSNR of every method at every density that was asked for, from all results on the same videos."""
+    results = all_of("plans")
+    alike = [result for result in results if _videos(result) == _videos(results[-1])]
+    found: dict[tuple[str, float], list[dict]] = {}
+    for result in alike:  # a later one takes the place of an earlier one
+        rows = [row for row in result["rows"] if "wanted" in row]
+        found |= {key: [row for row in rows if _key(row) == key] for key in map(_key, rows)}
+    densities = sorted({wanted for _, wanted in found})
     lines = [
         "| method | " + " | ".join(f"density {density:g}" for density in densities) + " |",
         "|---|" + "---|" * len(densities),
     ]
     for method, name in METHODS.items():
-        best = {}
-        for row in rows:
-            if row["method"] == method and row["psnr"] > best.get(row["wanted"], row)["psnr"] - 1e-9:
-                best[row["wanted"]] = row
-        if best:
-            cells = (best.get(density) for density in densities)
+        cells = [max(found.get((method, density), []), key=_quality, default=None) for density in densities]
+        if any(cells):
             lines.append(f"| {name} | " + " | ".join(map(_psnr, cells)) + " |")
-    first = rows[0]
+    first = next(iter(found.values()))[0]
     grid = "x".join(map(str, first["grid"]))
     about = (
         f"PSNR in dB against the dense video, in brackets the density; mean of {first['prompts']} prompts that no "
         f"profile has seen, {grid} tokens, {first['steps']} steps, the first {first['warmup']:.0%} dense."
     )
-    return "\n".join([*lines, "", f"{about} {made_by(result)}"])
+    return "\n".join([*lines, "", " ".join([about, *map(made_by, alike)])])
+
+
+def _videos(result: dict) -> tuple:
+    """What results must share to stand side by side."""
+    return tuple(str(result["rows"][0][name]) for name in ("model", "grid", "steps", "prompts"))
+
+
+def _key(row: dict) -> tuple[str, float]:
+    return row["method"], row["wanted"]
+
+
+def _quality(row: dict) -> float:
+    return row["psnr"]
 
 
 def _psnr(row: dict | None) -> str:

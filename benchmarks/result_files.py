@@ -10,14 +10,19 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def newest(benchmark: str, command: str | None = None) -> dict:
-    """The latest result file of a benchmark, of one command where it is given."""
+def all_of(benchmark: str, command: str | None = None) -> list[dict]:
+    """All results of a benchmark, of one command where it is given, the latest last."""
     found = [(json.loads(file.read_text()), file.name) for file in RESULTS.glob(f"{benchmark}-*.json")]
     wanted = [pair for pair in found if command in (None, pair[0]["command"])]
     if not wanted:
         sys.exit(f"no results of {benchmark} in {RESULTS.relative_to(ROOT)}; run benchmarks/{benchmark}.py first")
-    # of one day the one with the highest number, which is in the longer name
-    return max(wanted, key=lambda pair: (pair[0]["date"], len(pair[1]), pair[1]))[0]
+    # of one day those with higher numbers, which are in longer names, are later
+    return [result for result, _ in sorted(wanted, key=lambda pair: (pair[0]["date"], len(pair[1]), pair[1]))]
+
+
+def newest(benchmark: str, command: str | None = None) -> dict:
+    """The latest result of a benchmark, of one command where it is given."""
+    return all_of(benchmark, command)[-1]
 
 
 def made_by(result: dict) -> str:
