@@ -239,7 +239,7 @@ class TileListBuilder:
             text = bool(self.grid.text_tokens)
             start, count = self._intern(torch.ones(tiling.key_tiles, dtype=torch.bool)) if text else (0, -1)
             self._lists.append(([0] * tiling.query_tiles + [start], [-1] * tiling.query_tiles + [count]))
-            self._densities.append(text * tiling.dense_rows / self.grid.tokens)
+            self._densities.append(skip_density(tiling))
             return
         if isinstance(pattern, Routed):
             kept = pattern.kept_tiles(tiling)
@@ -284,6 +284,11 @@ def tile_density(tiling: Tiling, kept_tiles: int) -> float:
     segment = tiling.query_tiles * tiling.query_tile * tiling.dense_keys
     dense = tiling.dense_rows * tiling.grid.tokens
     return (kept + segment + dense) / tiling.grid.tokens**2
+
+
+def skip_density(tiling: Tiling) -> float:
+    """The same of a skipped head: its text rows alone are computed, and what joins them."""
+    return bool(tiling.grid.text_tokens) * tiling.dense_rows / tiling.grid.tokens
 
 
 def pattern_density(pattern: Pattern, grid: TokenGrid, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> float:

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..kernels.lists import tile_density
 from ..kernels.patterns import Pattern, VerticalStripe, pattern_from_dict
 from ..kernels.patterns.base import check_fraction
 from ..kernels.patterns.vertical_stripe import MOST_BOXES
@@ -120,10 +121,9 @@ class Cells:
     def density(self, share: float) -> float:
         """The largest density that a stripe of a share may have, with the own tile and all that is always dense."""
         tiling = self.tiling
-        most = max(share * tiling.key_tiles, int(self.meets.sum(1).max())) + tiling.query_tile // tiling.key_tile
-        kept = min(1.0, most / max(1, tiling.key_tiles))
-        tiled = tiling.query_tiles * tiling.query_tile * tiling.key_tiles * tiling.key_tile
-        return 1 - (1 - kept) * tiled / tiling.grid.tokens**2
+        columns = max(int(share * tiling.key_tiles), int(self.meets.sum(1).max()))
+        own = tiling.query_tile // tiling.key_tile
+        return tile_density(tiling, min(columns + own, tiling.key_tiles) * tiling.query_tiles)
 
     def tiles(self, mass: Tensor, share: float) -> Tensor:
         """Key tiles that the best cells meet, bool (key_tiles,)."""

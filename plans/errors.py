@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.grid import TokenGrid
+from ..kernels.lists import skip_density, tile_density
 from ..kernels.patterns import Pattern, Routed, Skip
 from ..kernels.routing import choose_tiles
 from ..kernels.tiling import Tiling
@@ -92,6 +93,19 @@ class CandidateJudge:
             own = torch.arange(tiling.key_tiles) * tiling.key_tile // tiling.query_tile
             return own == torch.arange(tiling.query_tiles)[:, None]
         return pattern.tile_mask(tiling)
+
+    def densities(self) -> tuple[float, ...]:
+        """Of each candidate, as its tile list would have it; for a profiled stripe the largest that it may have."""
+        return tuple(self._density(pattern, mask) for pattern, mask in zip(self.candidates, self.masks, strict=True))
+
+    def _density(self, pattern: Pattern, mask: Tensor) -> float:
+        tiling = self.tilings[pattern.order]
+        if isinstance(pattern, Skip):
+            return skip_density(tiling)
+        if isinstance(pattern, ProfiledStripe):
+            return self.cells.density(pattern.share)
+        routed = isinstance(pattern, Routed)
+        return tile_density(tiling, pattern.kept_tiles(tiling) * tiling.query_tiles if routed else mask.sum().item())
 
     def errors(
         self,

@@ -17,7 +17,6 @@ from ..kernels.grid import TokenGrid
 from ..kernels.lists import TileListBuilder, TileLists
 from ..kernels.patterns import Dense, Pattern
 from ..kernels.tiling import KEY_TILE, QUERY_TILE
-from .columns import ProfiledStripe
 from .errors import CandidateJudge
 from .plan import clean_text
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader, check_mergeable, merge_profiles
@@ -67,8 +66,7 @@ class Profiler:
         if rows < 1:
             raise ValueError(f"rows is {rows}, expected at least 1 query row to sample")
         self.names = {"family": family, "model": model, "layers": layers, "heads": heads, "head_dim": head_dim}
-        others = (p for p in candidates if not isinstance(p, Dense))
-        self.candidates = (Dense(), *sorted(others, key=lambda pattern: isinstance(pattern, ProfiledStripe)))
+        self.candidates = (Dense(), *(p for p in candidates if not isinstance(p, Dense)))
         self.bands, self.rows, self.flow, self.prompts = tuple(bands), rows, flow, tuple(map(clean_text, prompts))
         self.tiles = {"query_tile": query_tile, "key_tile": key_tile}
         self.lam, self.epsilon, self.seed = lam, epsilon, seed
@@ -77,6 +75,8 @@ class Profiler:
         self.grid: TokenGrid | None = None
         self.judge: CandidateJudge | None = None
         self.lists: TileLists | None = None
+        self.list_of: dict[int, int] = {}
+        self.densities: tuple[float, ...] = ()
         self.generator = torch.Generator().manual_seed(seed)
         self.projected = True
         shape = (len(self.bands), layers, heads, len(self.candidates))
@@ -113,11 +113,14 @@ class Profiler:
         self.samples[band, layer] += 1
         if self.flow == "dense":
             return None
-        densities = torch.tensor(self.densities)
-        mse = errors.mse.masked_fill(~(saving(densities) & paper_kinds(self.candidates)), torch.inf)
-        chosen = paper_choice(mse, densities, self.lam, self.epsilon)
+        mse = errors.mse.masked_fill(~self._flowing(), torch.inf)
+        chosen = paper_choice(mse, torch.tensor(self.densities), self.lam, self.epsilon)
         self.votes[band, layer, torch.arange(len(chosen)), chosen] += 1
-        return sparse_attention(q, k, v, self.lists, chosen.tolist())
+        return sparse_attention(q, k, v, self.lists, [self.list_of[number] for number in chosen.tolist()])
+
+    def _flowing(self) -> Tensor:
+        """Candidates that may flow on, bool (candidates,)."""
+        return saving(torch.tensor(self.densities)) & paper_kinds(self.candidates)
 
     def profile(self) -> Profile:
         """The means over everything observed so far, the previous profile included.
@@ -153,14 +156,13 @@ class Profiler:
         if self.grid is None:
             self.grid = grid
             self.judge = CandidateJudge(grid, self.candidates, self.rows, **self.tiles)
-            builder = TileListBuilder(grid, **self.tiles)
-            for pattern in self.candidates:
-                if not isinstance(pattern, ProfiledStripe):  # which are last, and never flow on
-                    builder.add(pattern)
-            self.lists = builder.build().to(device)
+            self.densities = self.judge.densities()
             self.columns = torch.zeros(*self.votes.shape[:3], len(self.judge.cells.boxes), dtype=torch.float64)
-            stripes = [p.share for p in self.candidates if isinstance(p, ProfiledStripe)]
-            self.densities = (*self.lists.densities, *map(self.judge.cells.density, stripes))
+            if self.flow != "dense":  # of all candidates they would be too large, and take seconds
+                builder = TileListBuilder(grid, **self.tiles)
+                flowing = self._flowing().nonzero().flatten().tolist()
+                self.list_of = {number: builder.add(self.candidates[number]) for number in flowing}
+                self.lists = builder.build().to(device)
             if self.previous is not None:  # now, and not after minutes of sampling
                 check_mergeable(self.previous.header, self._header())
         elif grid != self.grid:

@@ -12,8 +12,10 @@ from sparse_vdit.kernels.oracle import pattern_attention
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip, VerticalStripe, pattern_from_dict
 from sparse_vdit.kernels.tiling import Tiling
 from sparse_vdit.plans import search
+from sparse_vdit.plans.candidates import default_candidates
 from sparse_vdit.plans.chosen import pattern_of
 from sparse_vdit.plans.columns import Cells, ProfiledStripe, candidate_from_dict, cell_grid
+from sparse_vdit.plans.errors import CandidateJudge
 from sparse_vdit.plans.profile import merge_profiles
 from sparse_vdit.plans.profiler import Profiler
 
@@ -95,6 +97,15 @@ def test_a_stripe_is_at_most_as_dense_as_is_counted(share):
         found = pattern_density(stripe, TokenGrid(*profile.header.grid), *TILES)
         assert found <= Cells(Tiling(TokenGrid(5, 9, 11), "flat", *TILES)).density(share) + 1e-6
     assert profile.header.densities[2] == pytest.approx(Cells(Tiling(GRID, "flat", *TILES)).density(share))
+
+
+@pytest.mark.parametrize("grid", [GRID, TokenGrid(7, 9, 13)], ids=str)
+def test_densities_of_judged_candidates_are_those_of_their_tile_lists(grid):
+    candidates = default_candidates()
+    judge = CandidateJudge(grid, candidates, 50, *TILES)
+    for pattern, density in zip(candidates, judge.densities(), strict=True):
+        if not isinstance(pattern, ProfiledStripe):
+            assert density == pytest.approx(pattern_density(pattern, grid, *TILES)), pattern
 
 
 def test_a_share_below_one_cell_keeps_one():

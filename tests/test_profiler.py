@@ -12,6 +12,7 @@ from sparse_vdit.kernels.oracle import masked_attention, pattern_attention, sequ
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, Union, VerticalStripe
 from sparse_vdit.kernels.tiling import Tiling
 from sparse_vdit.plans import errors
+from sparse_vdit.plans import profiler as profiler_module
 from sparse_vdit.plans.candidates import default_candidates
 from sparse_vdit.plans.errors import CandidateJudge, sample_rows
 from sparse_vdit.plans.profiler import Profiler
@@ -224,6 +225,21 @@ def test_noise_levels_outside_the_bands_are_not_measured():
         profiler.profile()
     profiler.observe(0, 0.8, *inputs(), GRID, None)
     assert profiler.profile().samples.tolist() == [[1]]
+
+
+def test_tile_lists_are_made_only_for_what_flows_on(monkeypatch):
+    """Those of all candidates are larger than a run may have where a video is long."""
+    monkeypatch.setattr(profiler_module, "TileListBuilder", None)
+    profiler = make_profiler("dense")
+    profiler.observe(0, 0.7, *inputs(), GRID, None)
+    assert profiler.profile().header.densities[:2] == (1.0, pattern_density(Skip(), GRID, *TILES))
+    monkeypatch.undo()
+    monkeypatch.setattr(sys.modules[__name__], "CANDIDATES", (*CANDIDATES[:3], Routed(0.2), *CANDIDATES[3:]))
+    sequential = make_profiler("sequential")
+    out = sequential.observe(0, 0.7, *inputs(), GRID, None)
+    assert 3 not in sequential.list_of and len(sequential.list_of) == len(sequential.lists.densities)
+    choice = [sequential.candidates[int(number)] for number in sequential.votes[0, 0].argmax(-1)]
+    assert_close(out, pattern_attention(*inputs(), choice, GRID, *TILES))
 
 
 def test_another_grid_in_the_middle_is_refused():
