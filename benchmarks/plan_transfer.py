@@ -2,6 +2,7 @@
 
     few, many     plans of 2 and of 16 prompts, on prompts that neither has seen
     own           a plan for each of those prompts, found on its own dense video
+    warm-up       a plan found in the dense steps of one generation alone, as the patch node finds one
     size          a plan found on 9x12x15 tokens, on a grid twice as large, beside a plan found there; both of the same
                   density on that grid
 
@@ -14,6 +15,7 @@ Writes benchmarks/results/plan_transfer-<device>-<date>.json.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 import torch
 from quality import NOISE_SEED, PROFILE_SEED
@@ -30,6 +32,7 @@ from small_wan_runs import (
     load_model,
     profile_scenes,
     random_scene,
+    warmup_sigma,
 )
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.plans.metrics import video_psnr
@@ -49,6 +52,12 @@ def scenes_from(seed: int, count: int) -> list:
 def mean_psnr(dense: Tensor, videos: Tensor) -> float:
     """In dB, over videos (B, frames, H, W, 3)."""
     return round(sum(video_psnr(a, b) for a, b in zip(dense, videos, strict=True)) / len(dense), 2)
+
+
+def below_warmup(plan: Plan, steps: int) -> Plan:
+    """A plan of one band that was measured in the warm-up, for all that comes after it."""
+    band = dataclasses.replace(plan.bands[0], sigma_high=warmup_sigma(steps), sigma_low=0.0)
+    return dataclasses.replace(plan, bands=(band,))
 
 
 def main() -> None:
@@ -78,6 +87,9 @@ def main() -> None:
         found[count] = search_budget(profile, density=args.density)
         add(f"plan of {count} prompts", GRID, found[count], dense, generate(model, scenes, found[count], NOISE_SEED,
             args.steps)[0])  # fmt: skip
+    profile = profile_scenes(model, scenes_from(PROFILE_SEED, 1), steps=args.steps, every=1, in_warmup=True)
+    plan = below_warmup(search_budget(profile, density=args.density), args.steps)
+    add("plan of the warm-up of 1 prompt", GRID, plan, dense, generate(model, scenes, plan, NOISE_SEED, args.steps)[0])
     own = [
         search_budget(profile_scenes(model, [scene], steps=args.steps), density=args.density) for scene in scenes
     ]

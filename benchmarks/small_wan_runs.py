@@ -29,7 +29,7 @@ from sparse_vdit.kernels.grid import TokenGrid  # noqa: E402
 from sparse_vdit.kernels.patterns import Pattern  # noqa: E402
 from sparse_vdit.plans.binding import BoundPlan  # noqa: E402
 from sparse_vdit.plans.candidates import default_candidates  # noqa: E402
-from sparse_vdit.plans.plan import Plan  # noqa: E402
+from sparse_vdit.plans.plan import EVERY_SIGMA, Plan  # noqa: E402
 from sparse_vdit.plans.profile import Profile  # noqa: E402
 from sparse_vdit.plans.profiler import Profiler  # noqa: E402
 
@@ -85,11 +85,12 @@ def profile_scenes(
     model: SmallWan, scenes: list[Scene], bands: int = 2, flow: str = "dense", steps: int = STEPS, every: int = 3,
     rows: int = 192, grid: tuple[int, int, int] = GRID, lam: float = 0.5, epsilon: float = 1.0,
     on_step: Callable[[], None] = lambda: None, candidates: Sequence[Pattern] = (),
-    order: tuple[Tensor, int, int] | None = None,
+    order: tuple[Tensor, int, int] | None = None, in_warmup: bool = False,
 ) -> Profile:  # fmt: skip
     """Profile over one generation per scene; in dense flow every `every`-th step after the warm-up is measured.
 
     Args:
+        in_warmup: measure in one band, which is the warm-up.
         candidates: in the place of the pack's own.
         order: sequence position of each token as the candidates want them, query tile and key tile; they are then of
             one row of tokens.
@@ -97,6 +98,7 @@ def profile_scenes(
     sigmas = sigma_schedule(steps).tolist()
     first = warmup_steps(steps)
     edges = [warmup_sigma(steps), *(sigmas[first + (steps - first) * n // bands] + 1e-6 for n in range(1, bands)), 0.0]
+    edges = [EVERY_SIGMA, warmup_sigma(steps)] if in_warmup else edges
     index, *tiles = order or (slice(None), QUERY_TILE, KEY_TILE)
     profiler = Profiler(
         FAMILY, "small Wan of the tests", model.num_layers, model.num_heads, 128, candidates or default_candidates(),
@@ -111,7 +113,7 @@ def profile_scenes(
 
         def hook(layer: int, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int]) -> Tensor:
             out = None
-            if measured and sigma <= edges[0]:
+            if measured and edges[-1] < sigma <= edges[0]:
                 sorted_ = (x[:, index] for x in (q, k, v))
                 out = profiler.observe(layer, sigma, *sorted_, token_grid, grams[layer])
             return dense_attention(layer, q, k, v, grid) if out is None else out
