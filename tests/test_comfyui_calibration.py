@@ -192,10 +192,10 @@ def placed(before: dict | None = None, after: dict | None = None, **options: obj
 
 
 def test_context_windows_are_measured_and_find_their_plan_again(fresh: Server) -> None:
-    """Two windows of three frames, or more, in each step."""
+    """Two windows of three frames, or more, in each step; of so few tokens a layer may need them all."""
     first, line = generate(fresh, placed(WINDOWS))
     sparse, dense = counts(line)
-    assert sparse * WARM_UP == dense * (STEPS - WARM_UP) > 0
+    assert sparse > 0 and f"warm-up {(sparse + dense) * WARM_UP // STEPS}" in line
     assert load_header(kept(fresh)[0]).grid == (3, 8, 11)
     second, line = generate(fresh, placed(WINDOWS))
     assert "measured" not in line
