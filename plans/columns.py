@@ -22,7 +22,13 @@ from ..kernels.tiling import Tiling
 
 MOST_CELLS = 8  # of each axis
 STRIPE_SHARES = (0.03, 0.06, 0.12)
-_DIGITS = 4  # of a column's bounds
+_DIGITS = 6  # of a column's bounds
+
+
+def _bounds(size: int, count: int, cell: int) -> tuple[float, float]:
+    """Fractions of an axis that hold just the tokens of a cell: within the first and the last of them."""
+    first, after = -(-cell * size // count), -(-(cell + 1) * size // count)
+    return round((first + 0.1) / size, _DIGITS), round((after - 0.5) / size, _DIGITS)
 
 
 def cell_grid(grid: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -87,10 +93,8 @@ class Cells:
     @cached_property
     def boxes(self) -> list[tuple[float, ...]]:
         """Each cell as a column of `VerticalStripe`."""
-        bounds = [
-            [(round(n / count, _DIGITS), round((n + 1) / count - 2 * 10**-_DIGITS, _DIGITS)) for n in range(count)]
-            for count in self.shape
-        ]
+        sizes = zip(self.tiling.grid.shape, self.shape, strict=True)
+        bounds = [[_bounds(size, count, cell) for cell in range(count)] for size, count in sizes]
         return [(*t, *h, *w) for t in bounds[0] for h in bounds[1] for w in bounds[2]]
 
     @cached_property
@@ -107,16 +111,24 @@ class Cells:
         return torch.stack([VerticalStripe((box,)).column_tiles(self.tiling) for box in self.boxes])
 
     def mass(self, weights: Tensor) -> Tensor:
-        """Softmax mass (rows, S) of all rows by cell, float64 (cells,)."""
+        """Softmax mass (rows, S) of all rows by cell, float32 (cells,)."""
         first = self.tiling.grid.prefix
-        keys = weights[:, first : first + len(self.of_key)].sum(0).cpu().double()
-        return torch.zeros(len(self.boxes), dtype=torch.float64).index_add_(0, self.of_key, keys)
+        keys = weights[:, first : first + len(self.of_key)].sum(0)
+        return keys.new_zeros(len(self.boxes)).index_add_(0, self.of_key, keys)
 
-    def best(self, mass: Tensor, share: float) -> list[int]:
-        """Cells of the largest mass that together meet at most a share of the key tiles; at least one."""
+    def to(self, device: torch.device) -> Cells:
+        """The same cells for masses on a device."""
+        moved = Cells(self.tiling)
+        moved.boxes, moved.of_key, moved.meets = self.boxes, self.of_key.to(device), self.meets.to(device)
+        return moved
+
+    def _best(self, mass: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Cells of the largest mass, and which of them, from the first on, together meet at most a share of the key
+        tiles; at least one. Does not wait for the device."""
         ranked = mass.argsort(descending=True, stable=True)[:MOST_BOXES]
-        kept = self.meets[ranked].cumsum(0).bool().sum(1)
-        return sorted(ranked[: max(1, int((kept <= share * self.tiling.key_tiles).sum()))].tolist())
+        chosen = self.meets[ranked].cumsum(0).bool().sum(1) <= share * self.tiling.key_tiles
+        chosen[0] = True
+        return ranked, chosen
 
     def density(self, share: float) -> float:
         """The largest density that a stripe of a share may have, with the own tile and all that is always dense."""
@@ -127,8 +139,10 @@ class Cells:
 
     def tiles(self, mass: Tensor, share: float) -> Tensor:
         """Key tiles that the best cells meet, bool (key_tiles,)."""
-        return self.meets[self.best(mass, share)].any(0)
+        ranked, chosen = self._best(mass, share)
+        return (self.meets[ranked] & chosen[:, None]).any(0)
 
     def stripe(self, mass: Tensor, share: float) -> VerticalStripe:
         """The stripe of a head with this mass (cells,)."""
-        return VerticalStripe(tuple(self.boxes[cell] for cell in self.best(mass, share)))
+        ranked, chosen = self._best(mass, share)
+        return VerticalStripe(tuple(self.boxes[cell] for cell in sorted(ranked[chosen].tolist())))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels.patterns import Dense, Pattern, Routed, Skip
+from ..kernels.patterns import Dense, Pattern, Routed
 from ..kernels.tiling import KEY_TILE, QUERY_TILE
-from .latency import Latencies
+from .latency import Latencies, head_milliseconds
 from .plan import Plan
 from .profile import ProfileHeader
 
@@ -77,11 +77,9 @@ def profile_costs(header: ProfileHeader, latencies: Latencies | None = None) -> 
 
 def _milliseconds(pattern: Pattern, density: float, latencies: Latencies) -> float:
     """Of one head, at the size that was measured: the ratio to dense attention counts, and hardly hangs on it."""
-    if isinstance(pattern, Skip):
-        return latencies.skip
-    if isinstance(pattern, Dense):  # alone it is the model's own attention, beside sparse heads a row of all tiles
-        return max(latencies.dense, latencies.static(density))
-    return latencies.routed(density) if isinstance(pattern, Routed) else latencies.static(density)
+    own = head_milliseconds(pattern, density, latencies)
+    # alone it is the model's own attention, beside sparse heads a row of all tiles
+    return max(latencies.dense, own) if isinstance(pattern, Dense) else own
 
 
 def plan_speedup(plan: Plan) -> tuple[float, str]:

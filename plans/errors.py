@@ -12,6 +12,7 @@ columns from the mass that the head has shown so far.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,11 +77,8 @@ class CandidateJudge:
         self.ranks = {order: tiling.index.argsort() for order, tiling in self.tilings.items()}
         numbers = range(len(self.candidates))
         self.of_order = {order: [n for n in numbers if self.candidates[n].order == order] for order in self.tilings}
-        self.skips = {
-            order: torch.tensor([isinstance(self.candidates[n], Skip) for n in chosen])
-            for order, chosen in self.of_order.items()
-        }
         self.cells = Cells(Tiling(grid, ProfiledStripe.order, query_tile, key_tile))
+        self._cells: dict[torch.device, Cells] = {}
         if not grid.video_tokens // query_tile:
             raise ValueError(f"{grid} tokens hold no full tile of {query_tile}: too small a video to profile")
 
@@ -122,13 +120,35 @@ class CandidateJudge:
             gram: (H, D, D) = W_O^T W_O per head.
             columns: softmax mass that earlier calls showed, float64 (H, cells); this call's is added, in place.
         """
-        tokens = self.sample_tokens(generator)
-        columns = torch.zeros(q.shape[2], len(self.cells.boxes), dtype=torch.float64) if columns is None else columns
-        parts = [
-            self._head(q[:, :, h], k[:, :, h], v[:, :, h], None if gram is None else gram[h], tokens, columns[h])
-            for h in range(q.shape[2])
-        ]
-        return HeadErrors(*(torch.stack(column) for column in zip(*parts, strict=True)))
+        (batch, _, heads, head_dim), device, tokens = q.shape, q.device, self.sample_tokens(generator)
+        cells = self._cells_on(device)
+        shown = torch.zeros(heads, len(cells.boxes), device=device) if columns is None else columns.to(device).float()
+        sums = torch.zeros(heads, 6, len(self.candidates), dtype=_exact(device), device=device)
+        # what heads share is made once for each part of the rows, so that a head is work for the device alone
+        for part in tokens.split(self._part_rows(head_dim)):
+            orders, rows = [self._sampled(order, part, device) for order in self.tilings], part.to(device)
+            for head, one in itertools.product(range(heads), range(batch)):
+                query, key, value = (x[one, :, head] for x in (q, k, v))
+                # a row's sum is 1, so denominators are masses
+                weights = (query[rows].float() @ key.float().T * head_dim**-0.5).softmax(-1)
+                shown[head] += cells.mass(weights)
+                for sampled in orders:
+                    masks = self._masks(sampled, query, key, cells, shown[head])
+                    found = _judge(weights, value, sampled, masks, None if gram is None else gram[head])
+                    sums[head].index_add_(1, sampled.numbers, found)
+        if columns is not None:
+            columns.copy_(shown)
+        return _means(sums.cpu().double(), max(1, len(tokens) * batch), head_dim)
+
+    def _part_rows(self, head_dim: int) -> int:
+        """Rows whose partial sums are held at a time."""
+        tiles = max(tiling.key_tiles for tiling in self.tilings.values())
+        return max(1, CHUNK_BYTES // (4 * (tiles * head_dim + 3 * self.grid.tokens)))
+
+    def _cells_on(self, device: torch.device) -> Cells:
+        if device not in self._cells:
+            self._cells[device] = self.cells.to(device)
+        return self._cells[device]
 
     def sample_tokens(self, generator: torch.Generator) -> Tensor:
         """Sequence positions of sampled queries, the same for every candidate: in a full tile of every order."""
@@ -138,74 +158,91 @@ class CandidateJudge:
             tokens = tokens[self.ranks[tiling.order][tokens] < tiling.query_tiles * tiling.query_tile]
         return tokens[torch.randperm(len(tokens), generator=generator)]  # so that the first part knows all columns
 
-    def _head(
-        self, q: Tensor, k: Tensor, v: Tensor, gram: Tensor | None, tokens: Tensor, columns: Tensor
-    ) -> tuple[Tensor, ...]:
-        sums = torch.zeros(6, len(self.candidates), dtype=torch.float64)
-        tiles = max(tiling.key_tiles for tiling in self.tilings.values())
-        row_bytes = 4 * (tiles * q.shape[-1] + 3 * self.grid.tokens)
-        for part in tokens.split(max(1, CHUNK_BYTES // row_bytes)):
-            for batch in range(q.shape[0]):
-                scores = q[batch, part.to(q.device)].float() @ k[batch].float().T
-                weights = (scores * q.shape[-1] ** -0.5).softmax(-1)  # a row's sum is 1, so denominators are masses
-                columns += self.cells.mass(weights)
-                for order, chosen in self.of_order.items():
-                    rows = self.ranks[order][part]
-                    masks = self._masks(order, rows, q[batch], k[batch], columns)
-                    sums[:, chosen] += _judge(weights, v[batch], self.tilings[order], masks, self.skips[order], gram)
-        seen = max(1, len(tokens) * q.shape[0])
-        projected, squared, output, mass, power, square = sums
-        mse = squared / (seen * q.shape[-1])
-        return projected / seen, squared / output.clamp_min(1e-30), mse, mass / seen, power / seen, square / seen
+    def _sampled(self, order: str, tokens: Tensor, device: torch.device) -> Sampled:
+        """What all heads share of queries at these sequence positions."""
+        tiling, numbers = self.tilings[order], self.of_order[order]
+        rows = self.ranks[order][tokens]
+        tiles, of_row = (rows // tiling.query_tile).unique(return_inverse=True)
+        places = tiling.index[tiles[:, None] * tiling.query_tile + torch.arange(tiling.query_tile)]
+        masks = torch.stack([self.masks[number][rows // tiling.query_tile] for number in numbers])
+        skip = torch.tensor([isinstance(self.candidates[number], Skip) for number in numbers])
+        on_device = (x.to(device) for x in (torch.tensor(numbers), tiling.index, places, of_row, masks, skip))
+        return Sampled(tiling, *on_device)
 
-    def _masks(self, order: str, rows: Tensor, q: Tensor, k: Tensor, columns: Tensor) -> Tensor:
-        """Key tiles that an order's candidates keep for queries at positions `rows` of it, (C, rows, key_tiles)."""
-        tiling, chosen = self.tilings[order], self.of_order[order]
-        masks = torch.stack([self.masks[c][rows // tiling.query_tile] for c in chosen]).to(q.device)
-        routed = [(n, self.candidates[c]) for n, c in enumerate(chosen) if isinstance(self.candidates[c], Routed)]
-        fill_routed(masks, routed, q, k, rows, tiling)
-        for n, c in enumerate(chosen):
-            if isinstance(self.candidates[c], ProfiledStripe):
-                masks[n] |= self.cells.tiles(columns, self.candidates[c].share).to(q.device)
+    def _masks(self, sampled: Sampled, q: Tensor, k: Tensor, cells: Cells, shown: Tensor) -> Tensor:
+        """Key tiles that an order's candidates keep for one head's q, k (S, D), (C, rows, key_tiles)."""
+        offered = [self.candidates[number] for number in self.of_order[sampled.tiling.order]]
+        masks = sampled.masks.clone()
+        fill_routed(masks, [(n, p) for n, p in enumerate(offered) if isinstance(p, Routed)], q, k, sampled)
+        for place, pattern in enumerate(offered):
+            if isinstance(pattern, ProfiledStripe):
+                masks[place] |= cells.tiles(shown, pattern.share)
         return masks
 
 
-def fill_routed(
-    masks: Tensor, routed: Sequence[tuple[int, Routed]], q: Tensor, k: Tensor, rows: Tensor, tiling: Tiling
-) -> None:
-    """Put in masks (C, rows, key_tiles) what routed candidates choose for q, k (S, D) of one head.
+@dataclass(frozen=True)
+class Sampled:
+    """Sampled queries in one token order.
 
-    Args:
-        routed: their places in the masks.
-        rows: positions of the judged queries in the tiling's order.
+    Attributes:
+        numbers: of the order's candidates among all, (C,).
+        index: sequence position of each sorted token, (S,).
+        places: sequence positions of the query tiles that the queries lie in, (tiles, query_tile).
+        of_row: number of each query's tile among those, (rows,).
+        masks: key tiles that candidates keep whatever is shown, bool (C, rows, key_tiles).
+        skip: candidates that give nothing, bool (C,).
     """
+
+    tiling: Tiling
+    numbers: Tensor
+    index: Tensor
+    places: Tensor
+    of_row: Tensor
+    masks: Tensor
+    skip: Tensor
+
+
+def fill_routed(
+    masks: Tensor, routed: Sequence[tuple[int, Routed]], q: Tensor, k: Tensor, sampled: Sampled
+) -> None:
+    """Put in masks (C, rows, key_tiles) what routed candidates, by their places there, choose for one head's q, k
+    (S, D)."""
     if not routed:
         return
-    index, tile = tiling.index.to(q.device), tiling.query_tile
-    tiles, of_row = (rows // tile).unique(return_inverse=True)
-    places = (tiles[:, None] * tile + torch.arange(tile)).to(q.device)
-    q_means = q[index[places]].mean(1, dtype=torch.float32)
-    keys = k[index[: tiling.key_tiles * tiling.key_tile]]
+    tiling = sampled.tiling
+    q_means = q[sampled.places].mean(1, dtype=torch.float32)
+    keys = k[sampled.index[: tiling.key_tiles * tiling.key_tile]]
     k_means = keys.unflatten(0, (-1, tiling.key_tile)).mean(1, dtype=torch.float32)
     for place, pattern in routed:
-        chosen = torch.empty(1, len(tiles), pattern.kept_tiles(tiling), dtype=torch.int64, device=q.device)
+        chosen = torch.empty(1, len(q_means), pattern.kept_tiles(tiling), dtype=torch.int64, device=q.device)
         choose_tiles(q_means[None], k_means[None], chosen)
-        mask = torch.zeros(len(tiles), tiling.key_tiles, dtype=torch.bool, device=q.device).scatter_(1, chosen[0], True)
-        masks[place] = mask[of_row.to(q.device)]
+        mask = torch.zeros(len(q_means), tiling.key_tiles, dtype=torch.bool, device=q.device)
+        masks[place] = mask.scatter_(1, chosen[0], True)[sampled.of_row]
 
 
-def _judge(weights: Tensor, v: Tensor, tiling: Tiling, masks: Tensor, skip: Tensor, gram: Tensor | None) -> Tensor:
-    """Sums over rows of (projected, squared error, squared output, kept mass, power, square) per candidate: float64
-    (6, C).
+def _exact(device: torch.device) -> torch.dtype:
+    """For sums: MPS has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _means(sums: Tensor, seen: int, head_dim: int) -> HeadErrors:
+    """From sums (H, 6, C) over rows and batch."""
+    projected, squared, output, mass, power, square = sums.unbind(1)
+    relative, mse = squared / output.clamp_min(1e-30), squared / (seen * head_dim)
+    return HeadErrors(projected / seen, relative, mse, mass / seen, power / seen, square / seen)
+
+
+def _judge(weights: Tensor, v: Tensor, sampled: Sampled, masks: Tensor, gram: Tensor | None) -> Tensor:
+    """Sums over rows of (projected, squared error, squared output, kept mass, power, square) per candidate: (6, C).
 
     Args:
         weights: softmax of the judged rows over all keys of one head, (rows, S).
         v: (S, D).
-        masks: (C, rows, key_tiles) in the tiling's order.
-        skip: candidates that give nothing, (C,).
+        masks: (C, rows, key_tiles) in the order of `sampled`.
     """
-    index, tiled = tiling.index.to(v.device), tiling.key_tiles * tiling.key_tile
-    inside, rest = index[:tiled], index[tiled:]
+    tiling = sampled.tiling
+    tiled = tiling.key_tiles * tiling.key_tile
+    inside, rest = sampled.index[:tiled], sampled.index[tiled:]
     tiled_weights = weights[:, inside].unflatten(1, (tiling.key_tiles, tiling.key_tile))
     tiled_v = v[inside].float().unflatten(0, (-1, tiling.key_tile))
     numerators = torch.einsum("rnk,nkd->rnd", tiled_weights, tiled_v)
@@ -215,7 +252,7 @@ def _judge(weights: Tensor, v: Tensor, tiling: Tiling, masks: Tensor, skip: Tens
     numerator = torch.einsum("crn,rnd->crd", kept, numerators) + always
     mass = torch.einsum("crn,rn->cr", kept, tiled_weights.sum(-1)) + always_mass
     output = numerator / mass.clamp_min(1e-20)[..., None]
-    live = ~skip.to(v.device)[:, None]
+    live = ~sampled.skip[:, None]
     error = torch.where(live[..., None], output, 0.0) - exact
     squared, size = error.square().sum(-1), exact.square().sum(-1)
     if gram is None:
@@ -224,4 +261,4 @@ def _judge(weights: Tensor, v: Tensor, tiling: Tiling, masks: Tensor, skip: Tens
         gram = gram.to(error)
         projected, power = ((error @ gram) * error).sum(-1), ((exact @ gram) * exact).sum(-1)
     sums = [projected, squared, size.expand_as(squared), mass * live, power.expand_as(squared), projected.square()]
-    return torch.stack(sums).cpu().double().sum(-1)  # MPS has no float64
+    return torch.stack(sums).to(_exact(v.device)).sum(-1)

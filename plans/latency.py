@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -192,8 +192,16 @@ def fit(launches: Sequence[Launch], patterns: dict[Pattern, float], dense: float
         rising = np.maximum.accumulate(times_of) + np.minimum.accumulate(times_of[::-1])[::-1]
         return tuple((density, float(value) / 2) for (density, _), value in zip(pairs, rising, strict=True))
 
-    deviation = float(np.abs(uses @ found - 1).max())
-    return Latencies(name, dense, times[Skip()], knots(False), knots(True), deviation)
+    table = Latencies(name, dense, times[Skip()], knots(False), knots(True), 0.0)
+    used = np.array([head_milliseconds(pattern, density, table) for pattern, density in patterns.items()])
+    return replace(table, deviation=float(np.abs(uses @ used - 1).max()))
+
+
+def head_milliseconds(pattern: Pattern, density: float, table: Latencies) -> float:
+    """Of one head beside others."""
+    if isinstance(pattern, Skip):
+        return table.skip
+    return table.routed(density) if isinstance(pattern, Routed) else table.static(density)
 
 
 class _Bench:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, safe_open, save
+from safetensors.torch import load, safe_open, save
 
 from .columns import candidate_from_dict
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader
@@ -51,7 +51,7 @@ def load_profile(path: str | Path) -> Profile:
     path = Path(path)
     header = load_header(path)
     try:
-        tensors = load_file(path)
+        tensors = load(path.read_bytes())  # mapped, Windows would not let the file be renewed
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
     missing = {*MEASURES, "votes", "samples", "columns"} - tensors.keys()

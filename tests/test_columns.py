@@ -45,7 +45,7 @@ def profiled(candidates=OFFERED, calls=1):
     return profiler.profile()
 
 
-@pytest.mark.parametrize("shape", [(5, 9, 11), (21, 3, 17), (1, 8, 13)])
+@pytest.mark.parametrize("shape", [(5, 9, 11), (21, 3, 17), (1, 8, 13), (3, 6, 7), (21, 30, 52)])
 def test_every_token_lies_in_its_cell_and_every_cell_in_its_tiles(shape):
     grid = TokenGrid(*shape, prefix=7)
     cells = Cells(Tiling(grid, "flat", *TILES))
@@ -56,6 +56,11 @@ def test_every_token_lies_in_its_cell_and_every_cell_in_its_tiles(shape):
         for axis in range(3):
             low, high = (int(bound * shape[axis]) for bound in box[2 * axis : 2 * axis + 2])
             assert low <= place[axis] <= high, (token, place, box)
+    volumes = []
+    for box in cells.boxes:
+        ends = [int(bound * shape[n // 2]) for n, bound in enumerate(box)]
+        volumes.append(math.prod(high - low + 1 for low, high in zip(ends[::2], ends[1::2], strict=True)))
+    assert volumes == cells.of_key.bincount().tolist()  # and nothing else
     tile_of = torch.full((grid.tokens,), -1)
     tiled = cells.tiling.key_tiles * TILES[1]
     tile_of[cells.tiling.index[:tiled]] = torch.arange(tiled) // TILES[1]

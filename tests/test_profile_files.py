@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +43,14 @@ def test_round_trip(tmp_path, flow):
     path = save_profile(profile, tmp_path / "a.safetensors")
     assert_same(load_profile(path), profile)
     assert load_header(path) == profile.header
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc on this system")
+def test_a_loaded_profile_holds_no_file_open(tmp_path):
+    """Windows lets nobody replace a file that is mapped, and calibration does."""
+    profile = load_profile(save_profile(make_profile(), tmp_path / "mapped.safetensors"))
+    assert profile.measures
+    assert "mapped.safetensors" not in Path("/proc/self/maps").read_text()
 
 
 def test_saving_never_overwrites_silently(tmp_path):

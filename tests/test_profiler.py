@@ -136,6 +136,17 @@ def test_small_chunks_of_rows_change_nothing(monkeypatch):
     torch.testing.assert_close(whole.projected, chunked.projected)
 
 
+@pytest.mark.parametrize("heads", [1, 3])
+def test_masks_are_gathered_once_for_all_heads(monkeypatch, heads):
+    """On a GPU they come from the host, 35 MB for each part of the rows of a long video."""
+    made, plain = [], CandidateJudge._sampled
+    monkeypatch.setattr(CandidateJudge, "_sampled", lambda self, *args: made.append(args) or plain(self, *args))
+    judge = CandidateJudge(GRID, CANDIDATES, 100, *TILES)
+    monkeypatch.setattr(errors, "CHUNK_BYTES", 40 * 4 * (19 * HEAD_DIM + 3 * GRID.tokens))
+    judge.errors(*(x[:, :, :heads] for x in inputs()), None, torch.Generator().manual_seed(0))
+    assert len(made) == 2 * 3  # both orders, three parts of at most 40 rows
+
+
 def test_every_candidate_is_judged_on_the_same_tokens():
     judge = CandidateJudge(GRID, CANDIDATES, 10_000, *TILES)
     tokens = judge.sample_tokens(torch.Generator().manual_seed(0))
