@@ -34,8 +34,8 @@ def masks_table() -> str:
 
 
 def methods_table() -> str:
-    """PSNR of every method at every density that was asked for, from all results on the same videos: of other methods the
-    best, of ours the latest."""
+    """PSNR of every method at every density that was asked for, from all results on the same videos: the best of other
+    methods, the latest of ours."""
     results = all_of("plans")
     alike = [result for result in results if _videos(result) == _videos(results[-1])]
     found: dict[tuple[str, float], list[dict]] = {}
