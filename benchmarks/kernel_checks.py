@@ -8,6 +8,7 @@ case of the tests, interpreted, against the fp64 oracle) and `memory` (one model
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -120,6 +121,7 @@ def prepared_bytes(x: torch.Tensor, lists: object, head_lists: tuple[int, ...], 
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     memory = [memory_row(name, shape) for name, shape in SHAPES.items()]
     print(*memory, sep="\n", flush=True)
     print("Written to", results.save_results("kernel_checks", [*memory, *number_rows(), *code_rows()]))

@@ -15,7 +15,7 @@ from .host.plan_names import named
 from .sockets import CATEGORY, PlanType, ProfileType
 
 LOG = logging.getLogger("sparse_vdit")
-NOTHING = "(no plan yet: make one with Profile Heads)"
+NOTHING = "(no plan yet: the patch node finds one, or make one with Profile Heads)"
 
 
 class LoadPlan(io.ComfyNode):
@@ -28,8 +28,8 @@ class LoadPlan(io.ComfyNode):
             node_id="SparseVDiTLoadPlan",
             display_name="Load Sparse Plan",
             category=CATEGORY,
-            description="Loads the plan that says which pattern each attention head runs. Plans ship with the pack "
-            f"for known models; your own lie in models/{FOLDER}.",
+            description="Loads the plan that says which pattern each attention head runs. Your own lie "
+            f"in models/{FOLDER}, those that the patch node found while sampling in its folder calibrated.",
             search_aliases=["sparse plan", "load plan", "sparse attention", "faster", "speed"],
             inputs=[
                 io.Combo.Input(

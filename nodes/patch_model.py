@@ -58,7 +58,8 @@ class PatchModel(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Part of the noise schedule that stays dense at the beginning (warm-up), where the video's "
-                    "layout is decided. Counted in noise, not steps, so that two samplers may share one schedule.",
+                    "layout is decided. Counted in noise, not steps, so that two samplers may share one schedule. "
+                    "Without a connected plan, schedules of 8 steps or fewer have it in the first generation alone.",
                 ),
                 io.Float.Input(
                     "end_percent",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..plans.cost import attention_share, plan_speedup, step_speedup
+from ..plans.cost import NO_ATTENTION, attention_share, plan_speedup, step_speedup
 from ..plans.drawing import draw_plan
 from ..plans.plan import Plan
 from ..plans.search import skip_warning
@@ -76,6 +76,8 @@ def summary(plan: Plan) -> str:
 def speedups(plan: Plan) -> list[str]:
     """What to expect of a plan, and how it is known."""
     faster, times = plan_speedup(plan)
+    if faster >= NO_ATTENTION:
+        return ["expected: no attention is computed"]
     share = f"{attention_share(plan):.0%}"
     return [
         f"expected: attention {faster:.2f} times as fast, times {times}",

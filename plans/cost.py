@@ -15,6 +15,7 @@ from .latency import Latencies, head_milliseconds
 from .plan import Plan
 from .profile import ProfileHeader
 
+NO_ATTENTION = 1e6  # times as fast: every head is skipped
 FLOP_MODEL = "by a FLOP model"
 
 

@@ -14,7 +14,7 @@ from ..kernels.lists import pattern_density
 from ..kernels.patterns import Pattern
 from ..kernels.tiling import KEY_TILE, QUERY_TILE
 from .colours import PLAIN, head_cell, kind_colour
-from .cost import plan_speedup, step_speedup
+from .cost import NO_ATTENTION, plan_speedup, step_speedup
 from .plan import Band, Plan
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def _heading(plan: Plan, density: float) -> Image.Image:
     about = f"{plan.grade}, {plan.layers} layers of {plan.heads} heads, grid {grid} tokens"
     faster, times = plan_speedup(plan)
     expected = f"expected: attention {faster:.2f} times as fast ({times}), a whole step {step_speedup(plan):.2f} times"
+    if faster >= NO_ATTENTION:
+        expected = "expected: no attention is computed"
     origin = plan.provenance
     made = ", ".join(part for part in (origin.rule, origin.date, _one_line(origin.source)) if part)
     lines = [(name, _TITLE, _INK), (f"{about}; {made}" if made else about, _TEXT, _GREY)]

@@ -22,11 +22,12 @@ def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_second_run_knows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "speeds" / "speeds.json"
-    for exact, sparse in ((2.0, LAYERS), (2.0, LAYERS)):
-        clock = TestClock(dense=10.0, exact=exact)
+    for earlier in (False, True):
+        clock = TestClock(dense=10.0, exact=2.0)
         run = start(clock, path=path)
         forward(run, 0.5, qkv())
-        assert run.ledger.sparse == sparse
+        assert run.ledger.sparse == LAYERS
+        assert (race.KEPT in run.report()) == earlier
         monkeypatch.setattr(speeds, "_known", {})  # as after a restart
     assert clock.timed == [EXACT] * LAYERS
     kept = json.loads(path.read_text())["speeds"]

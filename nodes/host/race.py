@@ -28,6 +28,7 @@ TRIES = 3  # timed calls, of the model's own attention as of a kernel: the faste
 MOST_FACT = 100  # characters of one
 MOST_INSIDE = 4  # how deep functions are looked for in functions
 ERROR_BUDGET = 2e-2  # relative L2 of a kernel's output against the exact kernel's on the same tile lists
+KEPT = "timed in an earlier run; delete speeds.json to time anew"
 CLASS_WIDTH = 5  # percent of density that count as one
 
 
@@ -38,10 +39,12 @@ class Verdict:
     Attributes:
         winner: a kernel's name or DENSE.
         times: milliseconds of the fastest kernel and of the model's own attention; None where none were taken.
+        kept: whether an earlier run took them.
     """
 
     winner: str
     times: tuple[float, float] | None = None
+    kept: bool = False
 
     def __str__(self) -> str:
         sparse, own = self.times
@@ -106,23 +109,27 @@ class Race:
         return self._decided[key].winner
 
     def told(self) -> str:
-        """The times that verdicts went by, of the sparsest and the densest calls that were timed; empty without any."""
+        """The times that verdicts went by: of the sparsest and the densest calls that were timed, and of the densest
+        that ran sparse; empty without any."""
         timed = {density: found for (_, density), found in self._decided.items() if found.times is not None}
         if not timed:
             return ""
-        ends = dict.fromkeys((min(timed), max(timed)))
-        return "a call takes " + ", ".join(f"at density {end / 100:.2f} {timed[end]}" for end in ends)
+        sparse = [density for density, found in timed.items() if found.winner != DENSE]
+        shown = {min(timed), max(timed), *sorted(sparse)[-1:]}
+        kept = f" ({KEPT})" if any(timed[density].kept for density in shown) else ""
+        return "a call takes " + ", ".join(f"at density {d / 100:.2f} {timed[d]}" for d in sorted(shown)) + kept
 
     def _decide(self, place: str, density: int, kernels: list[str]) -> Verdict | None:
         lost = [at for (where, at), found in self._decided.items() if where == place and found.winner == DENSE]
         if any(sparser <= density for sparser in lost):
             return Verdict(DENSE)  # what is denser than a loser is not tried
-        found = self._found(place, density, kernels) or self._known(place, density, kernels)
+        new = self._found(place, density, kernels)
+        found = new or self._known(place, density, kernels)
         if found is None:
             return None
         times = {name: found[lane(name, density)] for name in kernels if self._fits(name, density, found)}
         winner, own = min(times, key=times.get), found[lane(DENSE, density)]
-        return Verdict(winner if times[winner] <= (1 - MARGIN) * own else DENSE, (times[winner], own))
+        return Verdict(winner if times[winner] <= (1 - MARGIN) * own else DENSE, (times[winner], own), not new)
 
     def _found(self, place: str, density: int, kernels: list[str]) -> dict[str, float] | None:
         """Milliseconds and errors of this run, which are then kept; None until every call was timed."""
