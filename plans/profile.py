@@ -178,7 +178,7 @@ def _merged_header(first: Profile, second: Profile, bands: tuple[tuple[float, fl
         prompts=prompts[:MOST_ENTRIES],
         parameters=_both(first.header.parameters, second.header.parameters),
         versions=_both(first.header.versions, second.header.versions),
-        model=" + ".join(sorted(models)),
+        model=" + ".join(sorted(models))[:MOST_NAME],
         date=max(first.header.date, second.header.date),
     )
 
