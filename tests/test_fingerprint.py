@@ -75,8 +75,9 @@ def test_text_and_back() -> None:
     assert re.fullmatch("[0-9a-f]{8}", one.digest)
     assert one.digest != found(model(1)).digest
     text = str(one)
-    nan = f"bfloat16 {'7e00' * 40}"
-    for broken in (None, 7, "", text[:-1], text + "0", f"float99 {text.split()[1]}", f"float {text.split()[1]}x", nan):
+    numbers, nan = text.split()[1], f"bfloat16 {'7e00' * 40}"
+    others = [f"{name} {numbers}" for name in ("float99", "float_power", "float4_e2m1fn_x2")]
+    for broken in (None, 7, "", text[:-1], text + "0", *others, f"float {numbers}x", nan):
         assert read_fingerprint(broken) is None, broken
 
 
@@ -86,6 +87,10 @@ def test_models_without_such_tensors_have_none() -> None:
     for block in counted.blocks:  # held as raw bytes, as some files of quantised models do
         block.modulation = torch.nn.Parameter(torch.zeros(1, 6, 384, dtype=torch.uint8), requires_grad=False)
         block.self_attn.norm_q = torch.nn.Identity()
+    assert fingerprint(PLAIN, counted, WAN) is None
+    for block in counted.blocks:  # two numbers in each byte
+        packed = torch.zeros(1, 6, 384, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+        block.modulation = torch.nn.Parameter(packed, requires_grad=False)
     assert fingerprint(PLAIN, counted, WAN) is None
 
 
