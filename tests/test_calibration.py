@@ -10,9 +10,9 @@ import pytest
 import torch
 from calibrations import ALL, CANDIDATES, GRID, LAYERS, NONE, START, calibration, forward, generate, kept, measuring
 from load_pack import ROOT
+from sparse_vdit.nodes.host import calibrated_model, reasons
 from sparse_vdit.nodes.host import measuring as measuring_module
-from sparse_vdit.nodes.host import reasons
-from sparse_vdit.nodes.host.calibration import CalibrationEngine
+from sparse_vdit.nodes.host.calibration import CalibrationEngine, begun
 from sparse_vdit.nodes.host.engine import Call, Engine
 from sparse_vdit.nodes.host.measuring import LEAST_ROWS, MOST_SHARE, OTHER_SIZE, ROWS, Measuring, judged_share
 from sparse_vdit.nodes.host.profile_engine import ProfileEngine
@@ -178,6 +178,21 @@ def test_trouble_while_measuring_costs_the_plan_and_not_the_video(
     assert not list(tmp_path.iterdir())
 
 
+def test_trouble_before_a_run_makes_it_dense_and_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with what is kept."""
+    generate(calibration(tmp_path))
+    for plan in tmp_path.glob("*.json"):
+        plan.unlink()
+
+    def trouble(*_: object) -> None:
+        raise ValueError("grid: no such thing")
+
+    monkeypatch.setattr(calibrated_model, "searched", trouble)
+    assert begun(lambda: calibration(tmp_path)) == "calibration failed (ValueError: grid: no such thing)"
+
+
 def test_trouble_while_adding_to_a_plan_leaves_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generate(calibration(tmp_path))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -204,6 +219,8 @@ def test_the_users_interrupt_passes_through_and_leaves_nothing(tmp_path: Path, m
         run = calibration(tmp_path)
         with pytest.raises(InterruptProcessingException):
             forward(run, 1.0)
+        with pytest.raises(InterruptProcessingException):
+            begun(interrupt)
         run.free()
     assert not list(tmp_path.iterdir())
     assert generate(calibration(tmp_path)) == [NONE, NONE, ALL, ALL]

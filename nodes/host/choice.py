@@ -16,7 +16,7 @@ from ...plans.versions import installed_versions
 from . import reasons
 from .calibrated_model import CalibratedModel
 from .calibrated_plan import BANDS, FINGERPRINT, PATCHED
-from .calibration import CalibrationEngine
+from .calibration import CalibrationEngine, begun
 from .engine import Engine
 from .families import Family, describe
 from .fingerprint import Fingerprint, fingerprint
@@ -58,7 +58,7 @@ def choose(wishes: Wishes, sampling: Sampling) -> Engine | str:
     family, shape = sampling.family, sampling.family.shape(sampling.model)
     plan = wishes.plan or shipped_plan(family.name, shape, wishes.preset)
     if plan is None and wishes.calibrate:
-        return _calibration(wishes, sampling, shape)
+        return begun(lambda: _calibration(wishes, sampling, shape))
     reason = refusal(plan, family.name, shape)
     return reason or _plan_engine(plan, wishes, sampling, _race(wishes, family, shape))
 
