@@ -75,7 +75,7 @@ class KeptPlans:
             return None
         found = []
         for path in sorted(self.folder.glob(f"{self._architecture()}-*.safetensors")):
-            header = self._read(path, load_header, self._foreign_header)
+            header = self._header(path)
             known = None if header is None else read_fingerprint(header.parameters[FINGERPRINT])
             if known is not None and self.fingerprint.distance(known) <= 1 and _far(header.grid, grid) <= FAR:
                 found.append((_far(header.grid, grid), self.fingerprint.distance(known), path))
@@ -98,15 +98,16 @@ class KeptPlans:
         stem = self.folder / f"{self._architecture()}-{self.fingerprint.digest}-{_text(profile.header.grid)}"
         if before is not None and before.grid == profile.header.grid:
             stem = before.stem
-        path = plan_path(stem, preset)
+        files = {Path(f"{stem}.safetensors"): profile_bytes(profile), plan_path(stem, preset): plan_bytes(plan)}
         try:
-            if path.exists():
-                self._plan(path)  # puts aside what is none of ours
-            if path in self._stuck:
-                return f"not kept: {path.name} is in the way"
+            for path, look in zip(files, (self._header, self._plan), strict=True):
+                if path.exists():
+                    look(path)  # puts aside what is none of ours
+                if path in self._stuck:
+                    return f"not kept: {path.name} is in the way"
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_new(Path(f"{stem}.safetensors"), profile_bytes(profile), overwrite=True)
-            write_new(path, plan_bytes(plan), overwrite=True)
+            for path, content in files.items():
+                write_new(path, content, overwrite=True)
         except OSError as error:
             return f"not kept: {error}"
         named(plan, plan_name(stem, preset))
@@ -114,6 +115,9 @@ class KeptPlans:
 
     def _architecture(self) -> str:
         return f"{self.family}-{_text(self.shape)}"
+
+    def _header(self, path: Path) -> ProfileHeader | None:
+        return self._read(path, load_header, self._foreign_header)
 
     def _plan(self, path: Path) -> Plan | None:
         return self._read(path, load_plan, self._foreign_plan)
@@ -164,8 +168,9 @@ class KeptPlans:
         self._say(f"{path.name} cannot be used and was put aside as {target.name}: {why}")
 
     def _say(self, text: str) -> None:
-        LOG.warning("Sparse-vDiT: %s", text)
-        self.messages.append(text)
+        if text not in self.messages:  # what is in the way is met again when the run ends
+            LOG.warning("Sparse-vDiT: %s", text)
+            self.messages.append(text)
 
 
 def plan_path(stem: Path, preset: str) -> Path:
