@@ -220,6 +220,16 @@ def test_two_runs_at_once_lose_nothing(tmp_path: Path) -> None:
     assert "for the next run kept as" in runs[1].report()
 
 
+def test_a_run_that_measures_nothing_leaves_what_another_adds_meanwhile(folder: Path) -> None:
+    """It began before the other, searched a plan of its preset, and ends after it."""
+    slow = calibration(folder, preset="faithful")
+    second(folder, prompt="prompt b")
+    generate(slow)
+    (profile,) = folder.glob("*.safetensors")
+    assert load_profile(profile).header.prompts == ("prompt a", "prompt b")
+    assert load_plan(plan_path(profile.with_suffix(""), "faithful")).provenance.prompts == ("prompt a",)
+
+
 def test_a_folder_that_cannot_be_written_costs_the_keeping_alone(tmp_path: Path) -> None:
     place = tmp_path / "calibrated"
     place.write_text("a file where the folder should be")

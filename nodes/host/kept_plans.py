@@ -98,11 +98,19 @@ class KeptPlans:
         stem = self.folder / f"{self._architecture()}-{self.fingerprint.digest}-{_text(profile.header.grid)}"
         if before is not None and before.grid == profile.header.grid:
             stem = before.stem
-        files = {Path(f"{stem}.safetensors"): profile_bytes(profile), plan_path(stem, preset): plan_bytes(plan)}
+        return self._write(stem, preset, plan, {Path(f"{stem}.safetensors"): profile_bytes(profile)})
+
+    def keep_plan(self, kept: Kept, plan: Plan, preset: str) -> str:
+        """Keep a plan that was searched from a profile that is kept already, and perhaps has grown since; as `keep`."""
+        return self._write(kept.stem, preset, plan, {})
+
+    def _write(self, stem: Path, preset: str, plan: Plan, beside: dict[Path, bytes]) -> str:
+        """Write a plan and what belongs beside it, or nothing where one of them is in the way."""
+        files = {**beside, plan_path(stem, preset): plan_bytes(plan)}
         try:
-            for path, look in zip(files, (self._header, self._plan), strict=True):
-                if path.exists():
-                    look(path)  # puts aside what is none of ours
+            for path in files:
+                if path.exists():  # what is none of ours is put aside
+                    (self._header if path in beside else self._plan)(path)
                 if path in self._stuck:
                     return f"not kept: {path.name} is in the way"
             self.folder.mkdir(parents=True, exist_ok=True)
