@@ -49,12 +49,13 @@ def load_profile(path: str | Path) -> Profile:
 
     Raises:
         ProfileError: no readable profile; the message says what is wrong with which field.
+        OSError: the file cannot be opened, and may well be a profile.
     """
     path = Path(path)
     header = load_header(path)
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise _unreadable(path, error) from error
     missing = {*MEASURES, "votes", "samples", "columns"} - tensors.keys()
     if missing:
@@ -71,7 +72,7 @@ def load_header(path: str | Path) -> ProfileHeader:
     """Read what was measured, and not the measures, which are much larger.
 
     Raises:
-        ProfileError: as `load_profile`.
+        ProfileError, OSError: as `load_profile`.
     """
     path = Path(path)
     try:
@@ -81,7 +82,7 @@ def load_header(path: str | Path) -> ProfileHeader:
             raise ProfileError(f"{path.name}: {path.stat().st_size} bytes are too many for a profile")
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise _unreadable(path, error) from error
     about = _about(path.name, metadata.get("profile"))
     try:

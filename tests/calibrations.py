@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from sample_plans import listing
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
 from sparse_vdit.nodes.host.attention_op import split_heads
@@ -121,6 +124,14 @@ def generate(run: Run, sigmas: tuple[float, ...] = (1.0, 0.95, 0.6, 0.3), **call
     run.free()
     run.engine.keep()
     return sparse
+
+
+@cache
+def first_run() -> dict[str, bytes]:
+    """Files that the first run of all keeps, by their names."""
+    with TemporaryDirectory() as folder:
+        generate(calibration(Path(folder)))
+        return listing(Path(folder))
 
 
 ALL, NONE = [True] * LAYERS, [False] * LAYERS

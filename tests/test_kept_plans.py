@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from calibrations import ALL, GRID, KNOWN, LAYERS, NONE, calibration, generate, kept
+from calibrations import ALL, GRID, KNOWN, LAYERS, NONE, calibration, first_run, generate, kept
 from sample_plans import listing
 from sparse_vdit.nodes.host.calibrated_model import MOST_PROMPTS, CalibratedModel
 from sparse_vdit.nodes.host.calibrated_plan import noise_levels, noted
@@ -22,14 +20,6 @@ from sparse_vdit.plans.profile_files import load_profile, save_profile
 OTHER = Fingerprint("float32", tuple(number / 7 * 1.1 for number in range(40)))
 COPY = Fingerprint("float8_e4m3fn", tuple(number / 7 * 1.05 for number in range(40)))
 """The same model as KNOWN, rounded to 8 bits."""
-
-
-@cache
-def first_run() -> dict[str, bytes]:
-    """What the first run keeps."""
-    with TemporaryDirectory() as folder:
-        generate(calibration(Path(folder)))
-        return listing(Path(folder))
 
 
 @pytest.fixture

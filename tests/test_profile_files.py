@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.plans import profile_files
 from sparse_vdit.plans.profile import MEASURES, merge_profiles
 from sparse_vdit.plans.profile_files import ProfileError, load_header, load_profile, save_profile
 from sparse_vdit.plans.profiler import Profiler
@@ -186,6 +187,24 @@ def test_files_that_are_no_profiles(tmp_path):
     for name in ("text.safetensors", "absent.safetensors"):
         with pytest.raises(ProfileError, match=name):
             load_profile(tmp_path / name)
+
+
+def test_what_cannot_be_opened_is_not_called_broken(tmp_path, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    path = save_profile(make_profile(), tmp_path / "a.safetensors")
+    monkeypatch.setattr(profile_files, "safe_open", denied)
+    with pytest.raises(PermissionError):
+        load_header(path)
+
+
+def test_files_cut_anywhere_are_broken(tmp_path):
+    content = save_profile(make_profile(), tmp_path / "a.safetensors").read_bytes()
+    for length in (0, 1, 8, 100, len(content) - 1):
+        (tmp_path / "cut.safetensors").write_bytes(content[:length])
+        with pytest.raises(ProfileError, match=r"cut\.safetensors"):
+            load_profile(tmp_path / "cut.safetensors")
 
 
 def test_nothing_observed_is_said():

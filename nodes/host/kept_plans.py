@@ -160,6 +160,7 @@ class KeptPlans:
             self._say(f"{path.name} could not be read: {error}")
             return None
         if why is None:
+            self._stuck.discard(path)  # where it could not be read just now
             return content
         self._put_aside(path, why)
         return None
