@@ -56,7 +56,7 @@ def measuring(steps: int, prompt: str = "prompt a", rows: int = 32, fingerprint:
 
 
 def kept(folder: Path, fingerprint: Fingerprint | None = KNOWN) -> KeptPlans:
-    return KeptPlans(folder, "wan", (LAYERS, 3, 128), fingerprint)
+    return KeptPlans(folder, "wan", (LAYERS, 3, 128), fingerprint, CANDIDATES)
 
 
 def calibration(

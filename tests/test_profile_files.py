@@ -9,7 +9,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
 from sparse_vdit.plans import profile_files
-from sparse_vdit.plans.profile import MEASURES, merge_profiles
+from sparse_vdit.plans.profile import MEASURES, check_mergeable, merge_profiles
 from sparse_vdit.plans.profile_files import ProfileError, load_header, load_profile, save_profile
 from sparse_vdit.plans.profiler import Profiler
 from sparse_vdit.plans.search import search_budget
@@ -74,6 +74,16 @@ def test_a_profile_may_go_on_from_a_previous_one():
     assert_same(make_profile(1, "b", previous=first), merge_profiles(first, make_profile(1, "b")))
     with pytest.raises(ValueError, match="flow differs"):  # at the first observation, not at the end
         make_profile(1, previous=make_profile(0, flow="sequential"))
+
+
+def test_what_differs_between_many_candidates_is_said_in_few_words():
+    profile = make_profile()
+    fewer = replace(profile.header, candidates=profile.header.candidates[:-1])
+    other = replace(profile.header, candidates=(*profile.header.candidates[:2], Diagonal(2), VerticalStripe(), Skip()))
+    for header, words in ((fewer, r"5 and 4 of them, .* number 4, VerticalStripe\(.*\) and none$"),
+                          (other, r"5 and 5 of them, .* number 2, Diagonal\(.*\) and Diagonal\(.*\)$")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"candidates differs: {words}"):
+            check_mergeable(profile.header, header)
 
 
 def test_sequential_profiles_of_other_rules_do_not_merge():

@@ -5,12 +5,15 @@ A profile of this kind has one band for all noise levels: which of them were mea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from ...kernels.patterns import Pattern
+from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from ...plans.cost import HeadCosts
 from ...plans.plan import EVERY_SIGMA, Plan
 from ...plans.presets import PRESETS
-from ...plans.profile import Profile, ProfileHeader, merge_profiles
+from ...plans.profile import FLOWS, Profile, ProfileHeader, differing_candidates, merge_profiles
 from ...plans.search import search_budget
 
 BANDS = ((EVERY_SIGMA, 0.0),)
@@ -61,6 +64,16 @@ def noise_levels(header: ProfileHeader) -> tuple[float, float] | None:
     """(highest, lowest) noise level that was measured, None where nothing says it."""
     high, low = (_number(header.parameters, name) for name in (HIGHEST, LOWEST))
     return None if high is None or low is None or high < low else (high, low)
+
+
+def outdated(header: ProfileHeader, candidates: Sequence[Pattern]) -> str | None:
+    """Why nothing that is measured now can be added to a profile, None where it can."""
+    differing = differing_candidates(header.candidates, candidates)
+    if differing is not None:
+        return f"it was measured for other candidates than now: {differing}"
+    measured = header.query_tile, header.key_tile, header.flow, header.bands
+    now = QUERY_TILE, KEY_TILE, FLOWS[0], BANDS
+    return None if measured == now else f"it was measured otherwise than now: tiles, flow, bands {measured} and {now}"
 
 
 def up_to_date(plan: Plan, profile: Profile, preset: str) -> bool:

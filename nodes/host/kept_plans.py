@@ -1,7 +1,8 @@
 """Calibrated plans of a model in the user's folder, each beside the profile that it was searched from.
 
 They are found by what the model's numbers are, not by names. What lies there is not trusted: a file that cannot be
-read, or is of something else than its name says, is put aside under another name, never overwritten or deleted.
+read, was measured otherwise than now, or is of something else than its name says, is put aside under another name, never
+overwritten or deleted.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ...kernels.patterns import Pattern
 from ...plans.binding import FAR, BoundPlan
 from ...plans.files import PlanError, load_plan, plan_bytes
 from ...plans.plan import Plan
 from ...plans.profile import Profile, ProfileHeader
 from ...plans.profile_files import ProfileError, load_header, load_profile, profile_bytes
 from ...plans.writing import write_new
-from .calibrated_plan import FINGERPRINT
+from .calibrated_plan import FINGERPRINT, outdated
 from .fingerprint import Fingerprint, read_fingerprint
 from .plan_names import named
 
@@ -61,10 +63,19 @@ class KeptPlans:
         folder: of calibrated plans; made when the first is kept.
         family, shape: architecture, with (layers, heads, head_dim).
         fingerprint: of the model; None keeps and finds nothing.
+        candidates: that runs measure.
     """
 
-    def __init__(self, folder: Path, family: str, shape: tuple[int, int, int], fingerprint: Fingerprint | None):
-        self.folder, self.family, self.shape, self.fingerprint = folder, family, shape, fingerprint
+    def __init__(
+        self,
+        folder: Path,
+        family: str,
+        shape: tuple[int, int, int],
+        fingerprint: Fingerprint | None,
+        candidates: tuple[Pattern, ...],
+    ):
+        self.folder, self.family, self.shape = folder, family, shape
+        self.fingerprint, self.candidates = fingerprint, candidates
         self.messages: list[str] = []
         self._stuck: set[Path] = set()
 
@@ -80,7 +91,7 @@ class KeptPlans:
             if known is not None and self.fingerprint.distance(known) <= 1 and _far(header.grid, grid) <= FAR:
                 found.append((_far(header.grid, grid), self.fingerprint.distance(known), path))
         for *_, path in sorted(found):
-            profile = self._read(path, load_profile)
+            profile = self._read(path, load_profile, lambda found: outdated(found.header, self.candidates))
             if profile is not None:
                 return Kept(path.with_suffix(""), profile)
         return None
@@ -146,10 +157,8 @@ class KeptPlans:
         known = header.family, *shape
         return None if known == (self.family, *self.shape) else f"it is of {header.family}, {_text(shape)}"
 
-    def _read(
-        self, path: Path, load: Callable[[Path], Read], foreign: Callable[[Read], str | None] = lambda _: None
-    ) -> Read | None:
-        """What a file holds; None, and the file is put aside, where it is broken or of something else."""
+    def _read(self, path: Path, load: Callable[[Path], Read], foreign: Callable[[Read], str | None]) -> Read | None:
+        """What a file holds; None, and the file is put aside, where it is broken or of no use for `foreign` reasons."""
         try:
             content = load(path)
             why = foreign(content)
