@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from calibrations import ALL, NONE, calibration, first_run, generate
+from calibrations import ALL, COPY, KNOWN, NONE, SIGMAS, calibration, first_run, generate
 from sample_plans import listing
+from sparse_vdit.nodes.host.fingerprint import Fingerprint
 from sparse_vdit.plans import profile_files
 from sparse_vdit.plans.profile_files import load_profile
 
@@ -36,3 +37,27 @@ def test_a_profile_that_cannot_be_opened_just_now_is_there_again_at_the_end(
     assert listing(folder).keys() == before.keys()
     (profile,) = folder.glob("*.safetensors")
     assert load_profile(profile).header.prompts == ("prompt a", "prompt b")
+
+
+LATER = (0.6, 0.3)
+
+
+def test_a_model_alike_at_other_noise_levels_has_a_plan_of_its_own(folder: Path) -> None:
+    """The second expert of Wan 2.2, which is like the first one up to the rounding of 8 bits."""
+    before = listing(folder)
+    stage = {"steps": 0, "fingerprint": COPY, "sigmas": LATER}
+    assert generate(calibration(folder, **stage), LATER) == [NONE, ALL]
+    assert before.items() < listing(folder).items()
+    (own,) = (path for path in folder.glob("*.safetensors") if path.name not in before)
+    assert load_profile(own).header.parameters["sigma_high"] == 0.6
+    for again in (stage, {**stage, "sigmas": (0.5, 0.2)}):  # of another schedule too
+        run = calibration(folder, **again)
+        assert generate(run, again["sigmas"]) == [ALL, ALL]
+        assert f"plan user/calibrated/{own.stem}.fast" in run.report()
+
+
+@pytest.mark.parametrize(("fingerprint", "sigmas", "found"), [
+    (KNOWN, LATER, True), (COPY, SIGMAS, True), (COPY, (0.97, 0.5), True), (COPY, LATER, False), (COPY, (9.0,), False),
+])  # fmt: skip
+def test_which_copies_share_a_plan(folder: Path, fingerprint: Fingerprint, sigmas: tuple, found: bool) -> None:
+    assert (calibration(folder, fingerprint=fingerprint, sigmas=sigmas).engine.planned is not None) == found

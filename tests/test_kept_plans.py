@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from calibrations import ALL, GRID, KNOWN, LAYERS, NONE, calibration, first_run, generate, kept
+from calibrations import ALL, COPY, GRID, KNOWN, LAYERS, NONE, calibration, fingerprint_like, first_run, generate, kept
 from sample_plans import listing
 from sparse_vdit.nodes.host.calibrated_model import MOST_PROMPTS, CalibratedModel
 from sparse_vdit.nodes.host.calibrated_plan import noise_levels, noted
@@ -17,9 +17,7 @@ from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.files import load_plan, save_plan
 from sparse_vdit.plans.profile_files import load_profile, save_profile
 
-OTHER = Fingerprint("float32", tuple(number / 7 * 1.1 for number in range(40)))
-COPY = Fingerprint("float8_e4m3fn", tuple(number / 7 * 1.05 for number in range(40)))
-"""The same model as KNOWN, rounded to 8 bits."""
+OTHER = fingerprint_like(1.1)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from ...plans.plan import EVERY_SIGMA, Plan
 from ...plans.presets import PRESETS
 from ...plans.profile import FLOWS, Profile, ProfileHeader, differing_candidates, merge_profiles
 from ...plans.search import search_budget
+from .plan_engine import SIGMA_SLACK
 
 BANDS = ((EVERY_SIGMA, 0.0),)
 SOURCE = "measured in the warm-up of generations"
@@ -64,6 +65,12 @@ def noise_levels(header: ProfileHeader) -> tuple[float, float] | None:
     """(highest, lowest) noise level that was measured, None where nothing says it."""
     high, low = (_number(header.parameters, name) for name in (HIGHEST, LOWEST))
     return None if high is None or low is None or high < low else (high, low)
+
+
+def measured_among(header: ProfileHeader, sigmas: Sequence[float]) -> bool:
+    """Whether one of a run's noise levels lies among those that were measured."""
+    high, low = noise_levels(header) or (-1.0, 0.0)
+    return any(low * (1 - SIGMA_SLACK) <= sigma <= high * (1 + SIGMA_SLACK) for sigma in sigmas)
 
 
 def outdated(header: ProfileHeader, candidates: Sequence[Pattern]) -> str | None:

@@ -98,7 +98,7 @@ def _race(wishes: Wishes, family: Family, shape: tuple[int, int, int]) -> Race |
 def _calibration(wishes: Wishes, sampling: Sampling, shape: tuple[int, int, int]) -> CalibrationEngine:
     family, race = sampling.family, _race(wishes, sampling.family, shape)
     known = fingerprint(sampling.patcher, sampling.model, family)
-    kept = KeptPlans(calibrated_folder(), family.name, shape, known, tuple(default_candidates()))
+    kept = KeptPlans(calibrated_folder(), family.name, shape, known, default_candidates(), sampling.sigmas[:-1])
     model = CalibratedModel(
         kept, wishes.preset, sampling.grid, lambda header: profile_costs(header, kept_latencies(header))
     )

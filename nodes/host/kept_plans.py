@@ -1,8 +1,8 @@
 """Calibrated plans of a model in the user's folder, each beside the profile that it was searched from.
 
 They are found by what the model's numbers are, not by names. What lies there is not trusted: a file that cannot be
-read, was measured otherwise than now, or is of something else than its name says, is put aside under another name, never
-overwritten or deleted.
+read, was measured otherwise than now, or is of something else than its name says, is put aside under another name and
+never overwritten or deleted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...plans.plan import Plan
 from ...plans.profile import Profile, ProfileHeader
 from ...plans.profile_files import ProfileError, load_header, load_profile, profile_bytes
 from ...plans.writing import write_new
-from .calibrated_plan import FINGERPRINT, outdated
+from .calibrated_plan import FINGERPRINT, measured_among, outdated
 from .fingerprint import Fingerprint, read_fingerprint
 from .plan_names import named
 
@@ -64,6 +64,7 @@ class KeptPlans:
         family, shape: architecture, with (layers, heads, head_dim).
         fingerprint: of the model; None keeps and finds nothing.
         candidates: that runs measure.
+        sigmas: noise levels of the run.
     """
 
     def __init__(
@@ -73,9 +74,10 @@ class KeptPlans:
         shape: tuple[int, int, int],
         fingerprint: Fingerprint | None,
         candidates: tuple[Pattern, ...],
+        sigmas: tuple[float, ...],
     ):
         self.folder, self.family, self.shape = folder, family, shape
-        self.fingerprint, self.candidates = fingerprint, candidates
+        self.fingerprint, self.candidates, self.sigmas = fingerprint, candidates, sigmas
         self.messages: list[str] = []
         self._stuck: set[Path] = set()
 
@@ -87,9 +89,8 @@ class KeptPlans:
         found = []
         for path in sorted(self.folder.glob(f"{self._architecture()}-*.safetensors")):
             header = self._header(path)
-            known = None if header is None else read_fingerprint(header.parameters[FINGERPRINT])
-            if known is not None and self.fingerprint.distance(known) <= 1 and _far(header.grid, grid) <= FAR:
-                found.append((_far(header.grid, grid), self.fingerprint.distance(known), path))
+            if header is not None and self._is_ours(header) and _far(header.grid, grid) <= FAR:
+                found.append((_far(header.grid, grid), self._distance(header), path))
         for *_, path in sorted(found):
             profile = self._read(path, load_profile, lambda found: outdated(found.header, self.candidates))
             if profile is not None:
@@ -131,6 +132,15 @@ class KeptPlans:
             return f"not kept: {error}"
         named(plan, plan_name(stem, preset))
         return f"kept as {plan_name(stem, preset)}"
+
+    def _distance(self, header: ProfileHeader) -> float:
+        return self.fingerprint.distance(read_fingerprint(header.parameters[FINGERPRINT]))
+
+    def _is_ours(self, header: ProfileHeader) -> bool:
+        """Whether a profile is of this model. One that is the same up to rounding alone may be the other expert of Wan
+        2.2, which other noise levels tell."""
+        distance = self._distance(header)
+        return distance == 0 or (distance <= 1 and measured_among(header, self.sigmas))
 
     def _architecture(self) -> str:
         return f"{self.family}-{_text(self.shape)}"
