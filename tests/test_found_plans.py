@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from calibrations import ALL, COPY, KNOWN, NONE, SIGMAS, calibration, first_run,
 from sample_plans import listing
 from sparse_vdit.nodes.host.fingerprint import Fingerprint
 from sparse_vdit.plans import profile_files
+from sparse_vdit.plans.cost import HeadCosts, profile_costs
+from sparse_vdit.plans.files import load_plan
+from sparse_vdit.plans.profile import ProfileHeader
 from sparse_vdit.plans.profile_files import load_profile
 
 
@@ -61,3 +65,17 @@ def test_a_model_alike_at_other_noise_levels_has_a_plan_of_its_own(folder: Path)
 ])  # fmt: skip
 def test_which_copies_share_a_plan(folder: Path, fingerprint: Fingerprint, sigmas: tuple, found: bool) -> None:
     assert (calibration(folder, fingerprint=fingerprint, sigmas=sigmas).engine.planned is not None) == found
+
+
+def test_a_plan_is_searched_again_once_times_are_measured(folder: Path) -> None:
+    """And not by operations again where the times are of another size or versions, and so not known."""
+
+    def measured(header: ProfileHeader) -> HeadCosts:
+        return replace(profile_costs(header), times="measured on a toy")
+
+    (plan,) = folder.glob("*.json")
+    for costs, again in ((profile_costs, False), (measured, True), (measured, False), (profile_costs, False)):
+        run = calibration(folder, costs=costs)
+        generate(run)
+        assert ("for the next run kept as" in run.report()) == again
+    assert load_plan(plan).provenance.parameters["times"] == "measured on a toy"

@@ -44,7 +44,8 @@ class CalibratedModel:
 
     def _known_plan(self, found: Kept) -> None:
         plan = self.kept.plan(found, self.preset)
-        self._written = plan is not None and up_to_date(plan, found.profile, self.preset)
+        times = self.costs(found.profile.header).times
+        self._written = plan is not None and up_to_date(plan, found.profile, self.preset, times)
         try:
             name = plan_name(found.stem, self.preset)
             self.plan = plan if self._written else named(self._searched(found.profile), name)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ...kernels.patterns import Pattern
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
-from ...plans.cost import HeadCosts
+from ...plans.cost import FLOP_MODEL, HeadCosts
 from ...plans.plan import EVERY_SIGMA, Plan
 from ...plans.presets import PRESETS
 from ...plans.profile import FLOWS, Profile, ProfileHeader, differing_candidates, merge_profiles
@@ -83,10 +83,16 @@ def outdated(header: ProfileHeader, candidates: Sequence[Pattern]) -> str | None
     return None if measured == now else f"it was measured otherwise than now: tiles, flow, bands {measured} and {now}"
 
 
-def up_to_date(plan: Plan, profile: Profile, preset: str) -> bool:
-    """Whether a plan is what `searched` gives, as far as its provenance tells."""
+def up_to_date(plan: Plan, profile: Profile, preset: str, times: str) -> bool:
+    """Whether a plan is what `searched` gives, as far as its provenance tells.
+
+    Args:
+        times: how costs are known now, as `HeadCosts.times`; a FLOP model is no reason to leave times once measured.
+    """
     known = plan.provenance
-    return known.prompts == profile.header.prompts and known.parameters.get("error") == PRESETS[preset]
+    if known.prompts != profile.header.prompts or known.parameters.get("error") != PRESETS[preset]:
+        return False
+    return times in (FLOP_MODEL, known.parameters.get("times"))
 
 
 def _number(parameters: dict, name: str) -> float | None:
