@@ -69,7 +69,7 @@ def test_layers_are_spread_over_the_dense_steps_where_all_at_once_would_cost_too
             forward(run, sigma)
             forward(run, sigma)  # the other prompt of the same step
         wanted = [(sigma, n) for step, sigma in enumerate(sigmas) for n in range(LAYERS) if n % parts == step % parts]
-        assert sorted(measured) == sorted(2 * wanted)
+        assert sorted(measured) == sorted(wanted)
 
 
 def test_fewer_rows_where_one_dense_step_is_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,12 +100,12 @@ def test_what_judging_costs_is_what_was_counted() -> None:
 
 
 def test_without_a_dense_step_the_first_one_is_measured_once(tmp_path: Path) -> None:
-    """The second of two samplers: both prompts of its first step, none of the next run."""
+    """The second of two samplers: one prompt of its first step, which is dense for both, and none of the next run."""
     sigmas = (0.8, 0.8, 0.5, 0.5)
     run = calibration(tmp_path, steps=0)
     assert generate(run, sigmas) == [NONE, NONE, ALL, ALL]
     assert run.ledger.dense == {reasons.MEASURED: 2 * LAYERS}
-    assert run.engine.measuring.levels == [0.8] * 2 * LAYERS
+    assert run.engine.measuring.levels == [0.8] * LAYERS
     again = calibration(tmp_path, steps=0, prompt="prompt b")
     assert generate(again, sigmas) == [ALL] * 4
     assert not again.engine.measuring.levels
