@@ -63,9 +63,8 @@ def test_prompts_add_up_until_there_are_enough(folder: Path) -> None:
         assert plan.provenance.prompts == profile.header.prompts
         assert ("for the next run kept as" in run.report()) == measured
         counts.append((measured, len(profile.header.prompts), profile.samples[0].tolist()))
-    assert MOST_PROMPTS == 4
     assert [(measured, prompts) for measured, prompts, _ in counts] == [
-        *((False, 1), (True, 2), (False, 2), (True, 3), (True, 4), (False, 4)),
+        *((False, 1), (True, 2), (False, 2), (True, 3), (True, MOST_PROMPTS), (False, MOST_PROMPTS)),
     ]
     assert counts[-1][2] == [4 * samples for samples in counts[0][2]]
 
@@ -280,7 +279,7 @@ def test_odd_numbers_in_a_profile_are_no_noise_levels(folder: Path) -> None:
         assert noise_levels(noted(found, {"sigma_high": high, "sigma_low": low}).header) is None
 
 
-def test_plans_lie_beside_their_profile() -> None:
-    stem = Path("calibrated/wan-3x3x128-01234567-5x8x9")
-    assert plan_path(stem, "fast").as_posix() == f"{stem.as_posix()}.fast.json"
-    assert LAYERS == 3
+def test_plans_lie_beside_their_profile(folder: Path) -> None:
+    profile, plan = files(folder)
+    assert profile.name == f"wan-{LAYERS}x3x128-{KNOWN.digest}-5x8x9.safetensors"
+    assert plan == plan_path(profile.with_suffix(""), "fast") == profile.with_name(f"{profile.stem}.fast.json")
