@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from calibrations import ALL, COPY, KNOWN, NONE, SIGMAS, calibration, first_run, generate
+from calibrations import ALL, COPY, KNOWN, NONE, SIGMAS, calibration, fingerprint_like, first_run, generate
 from sample_plans import listing
+from sparse_vdit.nodes.host.calibrated_plan import FINGERPRINT, noted
 from sparse_vdit.nodes.host.fingerprint import Fingerprint
 from sparse_vdit.plans import profile_files
 from sparse_vdit.plans.cost import HeadCosts, profile_costs
 from sparse_vdit.plans.files import load_plan
-from sparse_vdit.plans.profile import ProfileHeader
-from sparse_vdit.plans.profile_files import load_profile
+from sparse_vdit.plans.profile import Profile, ProfileHeader
+from sparse_vdit.plans.profile_files import load_profile, save_profile
 
 
 @pytest.fixture
@@ -79,3 +81,31 @@ def test_a_plan_is_searched_again_once_times_are_measured(folder: Path) -> None:
         generate(run)
         assert ("for the next run kept as" in run.report()) == again
     assert load_plan(plan).provenance.parameters["times"] == "measured on a toy"
+
+
+def of_other_candidates(profile: Profile) -> Profile:
+    candidates = (*profile.header.candidates[:-1], profile.header.candidates[2])
+    return replace(profile, header=replace(profile.header, candidates=candidates))
+
+
+def of_another_model(profile: Profile) -> Profile:
+    return noted(profile, {FINGERPRINT: str(fingerprint_like(1.1))})
+
+
+@pytest.mark.parametrize("change", [of_other_candidates, of_another_model])
+@pytest.mark.parametrize("movable", [True, False])
+def test_a_readable_profile_of_no_use_is_never_overwritten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Profile], Profile], movable: bool
+) -> None:
+    def fixed(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (path,) = folder.glob("*.safetensors")
+    save_profile(change(load_profile(path)), path, overwrite=True)
+    content = path.read_bytes()
+    if not movable:
+        monkeypatch.setattr(Path, "rename", fixed)
+    run = calibration(folder)
+    assert generate(run) == [NONE, NONE, ALL, ALL]
+    assert (folder / f"{path.name}.aside" if movable else path).read_bytes() == content
+    assert ("is in the way" in run.report()) != movable

@@ -32,7 +32,7 @@ CALIBRATED = "calibrated"
 PREFIX = f"user/{CALIBRATED}/"
 """Of the names that Load Sparse Plan lists them by."""
 
-NOT_CALIBRATED = "it was not made while sampling"
+NOT_CALIBRATED, OTHER_MODEL = "it was not made while sampling", "it is of another model"
 
 Grid = tuple[int, int, int]
 Read = TypeVar("Read")
@@ -92,7 +92,7 @@ class KeptPlans:
             if header is not None and self._is_ours(header) and _far(header.grid, grid) <= FAR:
                 found.append((_far(header.grid, grid), self._distance(header), path))
         for *_, path in sorted(found):
-            profile = self._read(path, load_profile, lambda found: outdated(found.header, self.candidates))
+            profile = self._profile(path)
             if profile is not None:
                 return Kept(path.with_suffix(""), profile)
         return None
@@ -122,7 +122,7 @@ class KeptPlans:
         try:
             for path in files:
                 if path.exists():  # what is none of ours is put aside
-                    (self._header if path in beside else self._plan)(path)
+                    (self._profile if path in beside else self._plan)(path)
                 if path in self._stuck:
                     return f"not kept: {path.name} is in the way"
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -148,6 +148,9 @@ class KeptPlans:
     def _header(self, path: Path) -> ProfileHeader | None:
         return self._read(path, load_header, self._foreign_header)
 
+    def _profile(self, path: Path) -> Profile | None:
+        return self._read(path, load_profile, lambda profile: self._foreign_profile(profile.header))
+
     def _plan(self, path: Path) -> Plan | None:
         return self._read(path, load_plan, self._foreign_plan)
 
@@ -157,7 +160,12 @@ class KeptPlans:
         if known is None:
             return NOT_CALIBRATED
         why = BoundPlan(plan).mismatch(self.family, *self.shape)
-        return why or (None if self.fingerprint.distance(known) <= 1 else "it is of another model")
+        return why or (None if self.fingerprint.distance(known) <= 1 else OTHER_MODEL)
+
+    def _foreign_profile(self, header: ProfileHeader) -> str | None:
+        """Why a profile is none that this model's runs can add to, None where it is one."""
+        why = self._foreign_header(header) or outdated(header, self.candidates)
+        return why or (None if self._distance(header) <= 1 else OTHER_MODEL)
 
     def _foreign_header(self, header: ProfileHeader) -> str | None:
         """Why a profile is none of models like this one, None where it is one."""
