@@ -76,7 +76,7 @@ class LoadPlan(io.ComfyNode):
         beside = profile_beside(path)
         try:
             profile = load_profile(beside)
-        except ProfileError as error:  # matters to those alone who want it
+        except (ProfileError, OSError) as error:  # matters to those alone who want it
             missing = f"no profile beside plan {plan_name!r}: {error}; use Profile Heads"
             LOG.info("Sparse-vDiT: %s", missing)  # ComfyUI shows it on the node alone
             profile = ExecutionBlocker(missing)

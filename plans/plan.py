@@ -95,7 +95,7 @@ class Plan:
         _check_sigmas(self.bands)
         for number, band in enumerate(self.bands):
             _check_heads(f"bands[{number}].heads", band.heads, self.layers, self.heads, len(self.patterns))
-        _check_provenance("provenance", self.provenance)
+        check_provenance("provenance", self.provenance)
 
     def band_at(self, sigma: float) -> int | None:
         """Number of the band that covers a noise level, None where attention stays dense."""
@@ -242,7 +242,8 @@ def _check_heads(path: str, table: object, layers: int, heads: int, patterns: in
                 raise ValueError(f"{path}[{layer}][{head}]: {_show(number)} is no number of a pattern, {there}")
 
 
-def _check_provenance(path: str, value: object) -> None:
+def check_provenance(path: str, value: object) -> None:
+    """Raise ValueError, naming the field, unless a plan may say this of where it comes from."""
     if not isinstance(value, Provenance):
         raise ValueError(f"{path}: {_show(value)} is no Provenance")
     for name in ("model", "rule", "date", "source"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -124,7 +125,8 @@ def check_mergeable(first: ProfileHeader, second: ProfileHeader) -> None:
     for name in MEASURED_ALIKE:
         ours, theirs = getattr(first, name), getattr(second, name)
         if ours != theirs:
-            raise ValueError(f"profiles cannot be merged, {name} differs: {ours!r} and {theirs!r}")
+            how = differing_candidates(ours, theirs) if name == "candidates" else f"{ours!r} and {theirs!r}"
+            raise ValueError(f"profiles cannot be merged, {name} differs: {how}")
     for name in ("lambda", "epsilon") if first.flow == "sequential" else ():
         ours, theirs = first.parameters.get(name), second.parameters.get(name)
         if ours != theirs:
@@ -137,6 +139,16 @@ def check_mergeable(first: ProfileHeader, second: ProfileHeader) -> None:
             "profiles cannot be merged, their sigma bands overlap without being equal: "
             f"{first.bands} and {second.bands}"
         )
+
+
+def differing_candidates(ours: Sequence[Pattern], theirs: Sequence[Pattern]) -> str | None:
+    """How two lists of candidates differ, in words: there are too many to name them all. None where they do not."""
+    pairs = enumerate(itertools.zip_longest(ours, theirs))
+    number = next((number for number, (one, other) in pairs if one != other), None)
+    if number is None:
+        return None
+    one, other = (repr(some[number])[:MOST_NAME] if number < len(some) else "none" for some in (ours, theirs))
+    return f"{len(ours)} and {len(theirs)} of them, the first other one is number {number}, {one} and {other}"
 
 
 def merge_profiles(first: Profile, second: Profile) -> Profile:
@@ -178,7 +190,7 @@ def _merged_header(first: Profile, second: Profile, bands: tuple[tuple[float, fl
         prompts=prompts[:MOST_ENTRIES],
         parameters=_both(first.header.parameters, second.header.parameters),
         versions=_both(first.header.versions, second.header.versions),
-        model=" + ".join(sorted(models)),
+        model=" + ".join(sorted(models))[:MOST_NAME],
         date=max(first.header.date, second.header.date),
     )
 

@@ -12,11 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, safe_open, save
 
 from .columns import candidate_from_dict
+from .plan import Provenance, check_provenance
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader
 from .writing import write_new
 
 FORMAT, VERSION = "sparse-vdit-profile", 3  # 1 had no measure `square`, 2 no columns
 MOST_BYTES = 1 << 30
+ORIGIN = ("model", "parameters", "prompts", "versions", "date")
 
 
 class ProfileError(ValueError):
@@ -47,12 +49,13 @@ def load_profile(path: str | Path) -> Profile:
 
     Raises:
         ProfileError: no readable profile; the message says what is wrong with which field.
+        OSError: the file cannot be opened, and may well be a profile.
     """
     path = Path(path)
     header = load_header(path)
     try:
         tensors = load(path.read_bytes())  # mapped, Windows would not let the file be renewed
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise _unreadable(path, error) from error
     missing = {*MEASURES, "votes", "samples", "columns"} - tensors.keys()
     if missing:
@@ -69,7 +72,7 @@ def load_header(path: str | Path) -> ProfileHeader:
     """Read what was measured, and not the measures, which are much larger.
 
     Raises:
-        ProfileError: as `load_profile`.
+        ProfileError, OSError: as `load_profile`.
     """
     path = Path(path)
     try:
@@ -79,7 +82,7 @@ def load_header(path: str | Path) -> ProfileHeader:
             raise ProfileError(f"{path.name}: {path.stat().st_size} bytes are too many for a profile")
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise _unreadable(path, error) from error
     about = _about(path.name, metadata.get("profile"))
     try:
@@ -119,15 +122,15 @@ def _header(data: dict) -> ProfileHeader:
     densities = tuple(float(value) for value in data["densities"])
     if not all(0 <= value <= 1 for value in densities):
         raise ValueError(f"densities: {densities!r}, expected numbers from 0 to 1")
-    for name in ("parameters", "versions"):
-        if not isinstance(data[name], dict):
-            raise ValueError(f"{name}: {data[name]!r}, expected a table")
+    if not isinstance(data["prompts"], list):
+        raise ValueError(f"prompts: {data['prompts']!r}, expected a list")
+    origin = {**{name: data[name] for name in ORIGIN}, "prompts": tuple(data["prompts"])}
+    check_provenance("origin", Provenance(**origin))  # which the plans that are searched from it have
     if not candidates or candidates[0].kind != "dense" or len(candidates) != len(densities):
         raise ValueError("candidates: expected dense first and one density for each")
     bands = tuple((float(high), float(low)) for high, low in data["bands"])
     if not all(0 <= low < high < math.inf for high, low in bands):
         raise ValueError(f"bands: {bands!r}, expected pairs of a higher and a lower noise level")
     return ProfileHeader(**{
-        **data, "candidates": candidates, "densities": densities, "bands": bands,
-        "grid": tuple(data["grid"]), "prompts": tuple(str(prompt) for prompt in data["prompts"]),
+        **data, **origin, "candidates": candidates, "densities": densities, "bands": bands, "grid": tuple(data["grid"]),
     })  # fmt: skip

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from sample_plans import listing
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
 from sparse_vdit.nodes.host.attention_op import split_heads
@@ -21,10 +25,13 @@ from sparse_vdit.nodes.host.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.race import Race
 from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.plans.cost import HeadCosts, profile_costs
+from sparse_vdit.plans.profile import ProfileHeader
 from sparse_vdit.plans.profiler import Profiler
 
 GRID = (5, 8, 9)
 LAYERS, START = 3, 0.9
+SIGMAS = (1.0, 0.95, 0.6, 0.3)
 CANDIDATES = (
     Dense(),
     Skip(),
@@ -34,7 +41,16 @@ CANDIDATES = (
     VerticalStripe(),
     Routed(0.4),
 )
-KNOWN = Fingerprint("float32", tuple(number / 7 for number in range(40)))
+
+
+def fingerprint_like(factor: float, dtype: str = "float32") -> Fingerprint:
+    """Of a model whose numbers are so many times those of `KNOWN`; float16 as in files."""
+    return Fingerprint(dtype, tuple((torch.arange(40) / 7 * factor).half().tolist()))
+
+
+KNOWN = fingerprint_like(1.0)
+COPY = fingerprint_like(1.05, "float8_e4m3fn")
+"""The same model as KNOWN, rounded to 8 bits."""
 
 
 def model(layers: int = LAYERS) -> SmallWan:
@@ -52,8 +68,8 @@ def measuring(steps: int, prompt: str = "prompt a", rows: int = 32, fingerprint:
     return Measuring(engine, LAYERS, steps, {FINGERPRINT: str(fingerprint)})
 
 
-def kept(folder: Path, fingerprint: Fingerprint | None = KNOWN) -> KeptPlans:
-    return KeptPlans(folder, "wan", (LAYERS, 3, 128), fingerprint)
+def kept(folder: Path, fingerprint: Fingerprint | None = KNOWN, sigmas: tuple[float, ...] = SIGMAS) -> KeptPlans:
+    return KeptPlans(folder, "wan", (LAYERS, 3, 128), fingerprint, CANDIDATES, sigmas)
 
 
 def calibration(
@@ -64,9 +80,11 @@ def calibration(
     few: bool = False,
     race: Race | None = None,
     fingerprint: Fingerprint | None = KNOWN,
+    sigmas: tuple[float, ...] = SIGMAS,
+    costs: Callable[[ProfileHeader], HeadCosts] = profile_costs,
 ) -> Run:
     """A run about to begin, as `choice.py` makes it; `steps` of its sampler are dense."""
-    found = CalibratedModel(kept(folder, fingerprint), preset, GRID)
+    found = CalibratedModel(kept(folder, fingerprint, sigmas), preset, GRID, costs)
     begin = max(START, found.measured_up_to() if few else 0.0)
     backend = "torch" if race is None else "auto"
     engine = CalibrationEngine(
@@ -115,12 +133,20 @@ def forward(
     return sparse
 
 
-def generate(run: Run, sigmas: tuple[float, ...] = (1.0, 0.95, 0.6, 0.3), **call: object) -> list[list[bool]]:
+def generate(run: Run, sigmas: tuple[float, ...] = SIGMAS, **call: object) -> list[list[bool]]:
     """A whole run, ended as ComfyUI and the patch node end it."""
     sparse = [forward(run, sigma, seed, **call) for seed, sigma in enumerate(sigmas)]
     run.free()
     run.engine.keep()
     return sparse
+
+
+@cache
+def first_run() -> dict[str, bytes]:
+    """Files that the first run of all keeps, by their names."""
+    with TemporaryDirectory() as folder:
+        generate(calibration(Path(folder)))
+        return listing(Path(folder))
 
 
 ALL, NONE = [True] * LAYERS, [False] * LAYERS

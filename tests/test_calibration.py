@@ -10,9 +10,9 @@ import pytest
 import torch
 from calibrations import ALL, CANDIDATES, GRID, LAYERS, NONE, START, calibration, forward, generate, kept, measuring
 from load_pack import ROOT
+from sparse_vdit.nodes.host import calibrated_model, reasons
 from sparse_vdit.nodes.host import measuring as measuring_module
-from sparse_vdit.nodes.host import reasons
-from sparse_vdit.nodes.host.calibration import CalibrationEngine
+from sparse_vdit.nodes.host.calibration import CalibrationEngine, begun
 from sparse_vdit.nodes.host.engine import Call, Engine
 from sparse_vdit.nodes.host.measuring import LEAST_ROWS, MOST_SHARE, OTHER_SIZE, ROWS, Measuring, judged_share
 from sparse_vdit.nodes.host.profile_engine import ProfileEngine
@@ -69,7 +69,7 @@ def test_layers_are_spread_over_the_dense_steps_where_all_at_once_would_cost_too
             forward(run, sigma)
             forward(run, sigma)  # the other prompt of the same step
         wanted = [(sigma, n) for step, sigma in enumerate(sigmas) for n in range(LAYERS) if n % parts == step % parts]
-        assert sorted(measured) == sorted(2 * wanted)
+        assert sorted(measured) == sorted(wanted)
 
 
 def test_fewer_rows_where_one_dense_step_is_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,12 +100,12 @@ def test_what_judging_costs_is_what_was_counted() -> None:
 
 
 def test_without_a_dense_step_the_first_one_is_measured_once(tmp_path: Path) -> None:
-    """The second of two samplers: both prompts of its first step, none of the next run."""
+    """The second of two samplers: one prompt of its first step, which is dense for both, and none of the next run."""
     sigmas = (0.8, 0.8, 0.5, 0.5)
     run = calibration(tmp_path, steps=0)
     assert generate(run, sigmas) == [NONE, NONE, ALL, ALL]
     assert run.ledger.dense == {reasons.MEASURED: 2 * LAYERS}
-    assert run.engine.measuring.levels == [0.8] * 2 * LAYERS
+    assert run.engine.measuring.levels == [0.8] * LAYERS
     again = calibration(tmp_path, steps=0, prompt="prompt b")
     assert generate(again, sigmas) == [ALL] * 4
     assert not again.engine.measuring.levels
@@ -178,6 +178,21 @@ def test_trouble_while_measuring_costs_the_plan_and_not_the_video(
     assert not list(tmp_path.iterdir())
 
 
+def test_trouble_before_a_run_makes_it_dense_and_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with what is kept."""
+    generate(calibration(tmp_path))
+    for plan in tmp_path.glob("*.json"):
+        plan.unlink()
+
+    def trouble(*_: object) -> None:
+        raise ValueError("grid: no such thing")
+
+    monkeypatch.setattr(calibrated_model, "searched", trouble)
+    assert begun(lambda: calibration(tmp_path)) == "calibration failed (ValueError: grid: no such thing)"
+
+
 def test_trouble_while_adding_to_a_plan_leaves_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generate(calibration(tmp_path))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -204,6 +219,8 @@ def test_the_users_interrupt_passes_through_and_leaves_nothing(tmp_path: Path, m
         run = calibration(tmp_path)
         with pytest.raises(InterruptProcessingException):
             forward(run, 1.0)
+        with pytest.raises(InterruptProcessingException):
+            begun(interrupt)
         run.free()
     assert not list(tmp_path.iterdir())
     assert generate(calibration(tmp_path)) == [NONE, NONE, ALL, ALL]

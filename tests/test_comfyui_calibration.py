@@ -17,6 +17,7 @@ from comfyui.results import PLANS, counts, latents, new_log, relative_difference
 from comfyui.server import PromptError, Server
 from safetensors.torch import load_file, save_file
 from sparse_vdit.nodes.host import reasons
+from sparse_vdit.nodes.host.calibration import NO_WARM_UP
 from sparse_vdit.plans.files import load_plan
 from sparse_vdit.plans.profile_files import load_header, load_profile
 from tolerances import SAMPLED, SAMPLED_DENSE
@@ -116,7 +117,7 @@ def test_other_prompts_add_to_what_is_known(fresh: Server) -> None:
 def test_few_steps_are_sparse_from_the_first_on_once_there_is_a_plan(fresh: Server) -> None:
     for sparse in (3, 4, 4):
         _, line = generate(fresh, unplanned(steps=4))
-        assert counts(line) == (sparse * LAYERS, (4 - sparse) * LAYERS)
+        assert counts(line) == (sparse * LAYERS, (4 - sparse) * LAYERS) and (NO_WARM_UP in line) == (sparse == 4)
     _, line = generate(fresh)
     assert f"{reasons.WARM_UP} {WARM_UP * LAYERS}" in line
 

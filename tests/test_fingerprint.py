@@ -9,7 +9,7 @@ import pytest
 import torch
 from model_stand_ins import HunyuanVideo
 from small_wan.model import SmallWan
-from sparse_vdit.nodes.host.families import FAMILIES, WAN
+from sparse_vdit.nodes.host.families import FAMILIES, WAN, Family
 from sparse_vdit.nodes.host.fingerprint import Fingerprint, fingerprint, read_fingerprint
 
 PLAIN = SimpleNamespace(backup={})
@@ -75,8 +75,9 @@ def test_text_and_back() -> None:
     assert re.fullmatch("[0-9a-f]{8}", one.digest)
     assert one.digest != found(model(1)).digest
     text = str(one)
-    nan = f"bfloat16 {'7e00' * 40}"
-    for broken in (None, 7, "", text[:-1], text + "0", f"float99 {text.split()[1]}", f"float {text.split()[1]}x", nan):
+    numbers, nan = text.split()[1], f"bfloat16 {'7e00' * 40}"
+    others = [f"{name} {numbers}" for name in ("float99", "float_power", "float4_e2m1fn_x2")]
+    for broken in (None, 7, "", text[:-1], text + "0", *others, f"float {numbers}x", nan):
         assert read_fingerprint(broken) is None, broken
 
 
@@ -87,9 +88,29 @@ def test_models_without_such_tensors_have_none() -> None:
         block.modulation = torch.nn.Parameter(torch.zeros(1, 6, 384, dtype=torch.uint8), requires_grad=False)
         block.self_attn.norm_q = torch.nn.Identity()
     assert fingerprint(PLAIN, counted, WAN) is None
+    for block in counted.blocks:  # two numbers in each byte
+        packed = torch.zeros(1, 6, 384, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+        block.modulation = torch.nn.Parameter(packed, requires_grad=False)
+    assert fingerprint(PLAIN, counted, WAN) is None
 
 
-def test_every_family_says_which_tensors() -> None:
-    for family in FAMILIES:
-        re.compile(family.unquantized)
-    assert len({family.unquantized for family in FAMILIES}) == len(FAMILIES)
+NAMES = {
+    "wan": ("blocks.3.modulation", "blocks.12.self_attn.norm_q.weight"),
+    "hunyuan_video": (
+        *("double_blocks.0.img_attn.norm.query_norm.weight", "single_blocks.39.norm.key_norm.scale"),
+        *("double_blocks.7.img_attn.norm.key_norm.scale", "single_blocks.1.norm.query_norm.weight"),
+    ),
+    "cogvideox": ("blocks.0.norm_q.weight", "blocks.29.norm1.norm.weight"),
+    "minimax_h3": ("blocks.3.attn.q_norm.weight", "blocks.11.norm1.weight"),
+    "ltx": ("transformer_blocks.0.scale_shift_table", "transformer_blocks.47.attn1.q_norm.weight"),
+}
+"""Tensors that each pattern is meant for."""
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_family_says_which_tensors(family: Family) -> None:
+    """By their whole names, of numbered blocks alone."""
+    for name in NAMES[family.name]:
+        assert re.fullmatch(family.unquantized, name), name
+        for other in (f"x{name}", f"{name}.x", re.sub(r"\d+", "x", name), name.split(".", 1)[1]):
+            assert not re.fullmatch(family.unquantized, other), other

@@ -24,6 +24,7 @@ from model_stand_ins import (
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Skip
 from sparse_vdit.nodes.host import kernel_choice, output_check, reasons, replaced
+from sparse_vdit.nodes.host.calibration import NO_WARM_UP
 from sparse_vdit.nodes.host.families import LTX, MINIMAX_H3, WAN, detect, read_layout
 from sparse_vdit.nodes.host.ledger import Ledger
 from sparse_vdit.plans import search
@@ -91,6 +92,7 @@ def notes() -> list[str]:
     return [
         output_check.NOT_OURS,
         kernel_choice.NOT_TIMED,
+        NO_WARM_UP,
         plan.distance_warning(TokenGrid(5, 7, 90)),
         search.skip_warning(plan.plan),
         "the int8 kernel failed and was left out: no image",

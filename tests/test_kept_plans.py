@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from calibrations import ALL, GRID, KNOWN, LAYERS, NONE, calibration, generate, kept
+from calibrations import ALL, COPY, GRID, KNOWN, LAYERS, NONE, calibration, fingerprint_like, first_run, generate, kept
 from sample_plans import listing
 from sparse_vdit.nodes.host.calibrated_model import MOST_PROMPTS, CalibratedModel
 from sparse_vdit.nodes.host.calibrated_plan import noise_levels, noted
@@ -19,17 +17,7 @@ from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.files import load_plan, save_plan
 from sparse_vdit.plans.profile_files import load_profile, save_profile
 
-OTHER = Fingerprint("float32", tuple(number / 7 * 1.1 for number in range(40)))
-COPY = Fingerprint("float8_e4m3fn", tuple(number / 7 * 1.05 for number in range(40)))
-"""The same model as KNOWN, rounded to 8 bits."""
-
-
-@cache
-def first_run() -> dict[str, bytes]:
-    """What the first run keeps."""
-    with TemporaryDirectory() as folder:
-        generate(calibration(Path(folder)))
-        return listing(Path(folder))
+OTHER = fingerprint_like(1.1)
 
 
 @pytest.fixture
@@ -75,9 +63,8 @@ def test_prompts_add_up_until_there_are_enough(folder: Path) -> None:
         assert plan.provenance.prompts == profile.header.prompts
         assert ("for the next run kept as" in run.report()) == measured
         counts.append((measured, len(profile.header.prompts), profile.samples[0].tolist()))
-    assert MOST_PROMPTS == 4
     assert [(measured, prompts) for measured, prompts, _ in counts] == [
-        *((False, 1), (True, 2), (False, 2), (True, 3), (True, 4), (False, 4)),
+        *((False, 1), (True, 2), (False, 2), (True, 3), (True, MOST_PROMPTS), (False, MOST_PROMPTS)),
     ]
     assert counts[-1][2] == [4 * samples for samples in counts[0][2]]
 
@@ -220,6 +207,16 @@ def test_two_runs_at_once_lose_nothing(tmp_path: Path) -> None:
     assert "for the next run kept as" in runs[1].report()
 
 
+def test_a_run_that_measures_nothing_leaves_what_another_adds_meanwhile(folder: Path) -> None:
+    """It began before the other, searched a plan of its preset, and ends after it."""
+    slow = calibration(folder, preset="faithful")
+    second(folder, prompt="prompt b")
+    generate(slow)
+    (profile,) = folder.glob("*.safetensors")
+    assert load_profile(profile).header.prompts == ("prompt a", "prompt b")
+    assert load_plan(plan_path(profile.with_suffix(""), "faithful")).provenance.prompts == ("prompt a",)
+
+
 def test_a_folder_that_cannot_be_written_costs_the_keeping_alone(tmp_path: Path) -> None:
     place = tmp_path / "calibrated"
     place.write_text("a file where the folder should be")
@@ -241,31 +238,39 @@ def test_a_full_disk_leaves_what_was_kept(folder: Path, monkeypatch: pytest.Monk
     assert listing(folder) == before
 
 
-def test_what_cannot_be_put_aside_is_not_overwritten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, plan = files(folder)
-    plan.write_text("{}")
+@pytest.mark.parametrize("broken", ["profile", "plan"])
+def test_what_cannot_be_put_aside_is_not_overwritten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    profile, plan = files(folder)
+    path = plan if broken == "plan" else profile
+    path.write_text("{}")
+    before = listing(folder)
 
     def fixed(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "rename", fixed)
     run = second(folder)
-    assert "could not be put aside" in run.report()
-    assert f"not kept: {plan.name} is in the way" in run.report()
-    assert plan.read_text() == "{}"
+    assert run.report().count("could not be put aside") == 1
+    assert f"not kept: {path.name} is in the way" in run.report()
+    assert listing(folder) == before
 
 
 def test_profiles_of_other_candidates_are_not_mixed(folder: Path) -> None:
-    """As after an update of the pack: the kept plan runs on, and the report says what was not added."""
+    """As after an update of the pack: the old ones are put aside, once, and the heads are measured anew."""
     profile, _ = files(folder)
     old = load_profile(profile)
     candidates = (*old.header.candidates[:-1], old.header.candidates[2])
     save_profile(replace(old, header=replace(old.header, candidates=candidates)), profile, overwrite=True)
-    before = listing(folder)
+    content = profile.read_bytes()
     run = calibration(folder, prompt="prompt b")
     assert generate(run) == [NONE, NONE, ALL, ALL]
-    assert "what was measured was not added: profiles cannot be merged, candidates differs" in run.report()
-    assert listing(folder) == before
+    assert "measured for other candidates than now: 7 and 7 of them, the first other one is number 6, " in run.report()
+    assert len(run.report()) < 1500
+    assert (folder / f"{profile.name}.aside").read_bytes() == content
+    assert load_profile(profile).header.prompts == load_plan(files(folder)[1]).provenance.prompts == ("prompt b",)
+    assert "measured" not in second(folder, prompt="prompt b").report()
 
 
 def test_odd_numbers_in_a_profile_are_no_noise_levels(folder: Path) -> None:
@@ -274,7 +279,7 @@ def test_odd_numbers_in_a_profile_are_no_noise_levels(folder: Path) -> None:
         assert noise_levels(noted(found, {"sigma_high": high, "sigma_low": low}).header) is None
 
 
-def test_plans_lie_beside_their_profile() -> None:
-    stem = Path("calibrated/wan-3x3x128-01234567-5x8x9")
-    assert plan_path(stem, "fast").as_posix() == f"{stem.as_posix()}.fast.json"
-    assert LAYERS == 3
+def test_plans_lie_beside_their_profile(folder: Path) -> None:
+    profile, plan = files(folder)
+    assert profile.name == f"wan-{LAYERS}x3x128-{KNOWN.digest}-5x8x9.safetensors"
+    assert plan == plan_path(profile.with_suffix(""), "fast") == profile.with_name(f"{profile.stem}.fast.json")

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
-from sparse_vdit.plans.profile import MEASURES, merge_profiles
+from sparse_vdit.plans import profile_files
+from sparse_vdit.plans.profile import MEASURES, check_mergeable, merge_profiles
 from sparse_vdit.plans.profile_files import ProfileError, load_header, load_profile, save_profile
 from sparse_vdit.plans.profiler import Profiler
 from sparse_vdit.plans.search import search_budget
@@ -82,6 +83,16 @@ def test_a_profile_may_go_on_from_a_previous_one():
     assert_same(make_profile(1, "b", previous=first), merge_profiles(first, make_profile(1, "b")))
     with pytest.raises(ValueError, match="flow differs"):  # at the first observation, not at the end
         make_profile(1, previous=make_profile(0, flow="sequential"))
+
+
+def test_what_differs_between_many_candidates_is_said_in_few_words():
+    profile = make_profile()
+    fewer = replace(profile.header, candidates=profile.header.candidates[:-1])
+    other = replace(profile.header, candidates=(*profile.header.candidates[:2], Diagonal(2), VerticalStripe(), Skip()))
+    for header, words in ((fewer, r"5 and 4 of them, .* number 4, VerticalStripe\(.*\) and none$"),
+                          (other, r"5 and 5 of them, .* number 2, Diagonal\(.*\) and Diagonal\(.*\)$")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"candidates differs: {words}"):
+            check_mergeable(profile.header, header)
 
 
 def test_sequential_profiles_of_other_rules_do_not_merge():
@@ -160,6 +171,14 @@ BROKEN = {
     "a density out of range": (_header(lambda h: h["densities"].__setitem__(1, 7)), "densities"),
     "a density beyond all numbers": (_header(lambda h: h["densities"].__setitem__(1, 10**400)), "header"),
     "parameters as a list": (_header(lambda h: h.update(parameters=[1])), "parameters"),
+    "a number for a model": (_header(lambda h: h.update(model=5)), "model"),
+    "a model of too many letters": (_header(lambda h: h.update(model="x" * 5000)), "model"),
+    "no date": (_header(lambda h: h.update(date=None)), "date"),
+    "a list of versions": (_header(lambda h: h.update(versions={"a": [1]})), "versions.a"),
+    "no version": (_header(lambda h: h.update(versions={"a": None})), "versions.a"),
+    "one text for prompts": (_header(lambda h: h.update(prompts="a fox")), "prompts"),
+    "a prompt with a control character": (_header(lambda h: h.update(prompts=["a\x07"])), r"prompts\[0\]"),
+    "an infinite parameter": (_header(lambda h: h["parameters"].update(sigma_high=1e999)), "sigma_high"),
     "bands upside down": (_header(lambda h: h.update(bands=[[0.0, 0.5], [0.5, 1.0]])), "bands"),
     "layers as text": (_header(lambda h: h.update(layers="2")), "layers"),
     "an unknown flow": (_header(lambda h: h.update(flow="upwards")), "flow"),
@@ -187,6 +206,24 @@ def test_files_that_are_no_profiles(tmp_path):
     for name in ("text.safetensors", "absent.safetensors"):
         with pytest.raises(ProfileError, match=name):
             load_profile(tmp_path / name)
+
+
+def test_what_cannot_be_opened_is_not_called_broken(tmp_path, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    path = save_profile(make_profile(), tmp_path / "a.safetensors")
+    monkeypatch.setattr(profile_files, "safe_open", denied)
+    with pytest.raises(PermissionError):
+        load_header(path)
+
+
+def test_files_cut_anywhere_are_broken(tmp_path):
+    content = save_profile(make_profile(), tmp_path / "a.safetensors").read_bytes()
+    for length in (0, 1, 8, 100, len(content) - 1):
+        (tmp_path / "cut.safetensors").write_bytes(content[:length])
+        with pytest.raises(ProfileError, match=r"cut\.safetensors"):
+            load_profile(tmp_path / "cut.safetensors")
 
 
 def test_nothing_observed_is_said():

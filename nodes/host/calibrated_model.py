@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from ...plans.cost import HeadCosts, profile_costs
 from ...plans.plan import Plan
@@ -45,7 +44,8 @@ class CalibratedModel:
 
     def _known_plan(self, found: Kept) -> None:
         plan = self.kept.plan(found, self.preset)
-        self._written = plan is not None and up_to_date(plan, found.profile, self.preset)
+        times = self.costs(found.profile.header).times
+        self._written = plan is not None and up_to_date(plan, found.profile, self.preset, times)
         try:
             name = plan_name(found.stem, self.preset)
             self.plan = plan if self._written else named(self._searched(found.profile), name)
@@ -103,12 +103,10 @@ class CalibratedModel:
             profile = joined(now.profile, profile)
         except ValueError as error:
             return f"what was measured was not added: {error}"
-        return self._keep(replace(now, profile=profile), self._searched(profile))
+        kept = self.kept.keep(profile, self._searched(profile), self.preset, now)
+        return f"for the next run {kept}"
 
     def _renew(self) -> str:
         """Keep a plan that was searched from the kept profile alone."""
         searched_now = self.found is not None and self.plan is not None and not self._written
-        return self._keep(self.found, self.plan) if searched_now else ""
-
-    def _keep(self, kept: Kept, plan: Plan) -> str:
-        return f"for the next run {self.kept.keep(kept.profile, plan, self.preset, kept)}"
+        return f"for the next run {self.kept.keep_plan(self.found, self.plan, self.preset)}" if searched_now else ""

@@ -5,13 +5,17 @@ A profile of this kind has one band for all noise levels: which of them were mea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from ...plans.cost import HeadCosts
+from ...kernels.patterns import Pattern
+from ...kernels.tiling import KEY_TILE, QUERY_TILE
+from ...plans.cost import FLOP_MODEL, HeadCosts
 from ...plans.plan import EVERY_SIGMA, Plan
 from ...plans.presets import PRESETS
-from ...plans.profile import Profile, ProfileHeader, merge_profiles
+from ...plans.profile import FLOWS, Profile, ProfileHeader, differing_candidates, merge_profiles
 from ...plans.search import search_budget
+from .plan_engine import SIGMA_SLACK
 
 BANDS = ((EVERY_SIGMA, 0.0),)
 SOURCE = "measured in the warm-up of generations"
@@ -63,10 +67,32 @@ def noise_levels(header: ProfileHeader) -> tuple[float, float] | None:
     return None if high is None or low is None or high < low else (high, low)
 
 
-def up_to_date(plan: Plan, profile: Profile, preset: str) -> bool:
-    """Whether a plan is what `searched` gives, as far as its provenance tells."""
+def measured_among(header: ProfileHeader, sigmas: Sequence[float]) -> bool:
+    """Whether one of a run's noise levels lies among those that were measured."""
+    high, low = noise_levels(header) or (-1.0, 0.0)
+    return any(low * (1 - SIGMA_SLACK) <= sigma <= high * (1 + SIGMA_SLACK) for sigma in sigmas)
+
+
+def outdated(header: ProfileHeader, candidates: Sequence[Pattern]) -> str | None:
+    """Why nothing that is measured now can be added to a profile, None where it can."""
+    differing = differing_candidates(header.candidates, candidates)
+    if differing is not None:
+        return f"it was measured for other candidates than now: {differing}"
+    measured = header.query_tile, header.key_tile, header.flow, header.bands
+    now = QUERY_TILE, KEY_TILE, FLOWS[0], BANDS
+    return None if measured == now else f"it was measured otherwise than now: tiles, flow, bands {measured} and {now}"
+
+
+def up_to_date(plan: Plan, profile: Profile, preset: str, times: str) -> bool:
+    """Whether a plan is what `searched` gives, as far as its provenance tells.
+
+    Args:
+        times: how costs are known now, as `HeadCosts.times`; a FLOP model is no reason to leave times once measured.
+    """
     known = plan.provenance
-    return known.prompts == profile.header.prompts and known.parameters.get("error") == PRESETS[preset]
+    if known.prompts != profile.header.prompts or known.parameters.get("error") != PRESETS[preset]:
+        return False
+    return times in (FLOP_MODEL, known.parameters.get("times"))
 
 
 def _number(parameters: dict, name: str) -> float | None:

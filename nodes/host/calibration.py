@@ -5,7 +5,6 @@ A model with a kept plan runs that one, and the dense steps of its next few prom
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -18,14 +17,14 @@ from ...plans.profile import Profile
 from ...plans.search import SearchError
 from . import reasons
 from .engine import Call, DenseTimer
-from .failures import MOST_CHARACTERS, out_of_memory, passes_through
+from .failures import calibration_failure, out_of_memory
 from .families import Layout
 from .kernel_choice import KernelChoice
 from .measuring import Measuring
 from .plan_engine import SIGMA_SLACK, PlanEngine
 from .run import Run
 
-LOG = logging.getLogger("sparse_vdit")
+NO_WARM_UP = "of so few steps the first run sparse too: start_percent is for the first generation alone"
 
 
 class Keeper(Protocol):
@@ -36,6 +35,14 @@ class Keeper(Protocol):
 
     def keep(self, profile: Profile | None) -> list[str]:
         """Keep what a run has measured, if anything, and its plan; says which plan that is and what came of it."""
+
+
+def begun(make: Callable[[], CalibrationEngine]) -> CalibrationEngine | str:
+    """What `make` makes, or why everything stays dense where an error keeps it from that."""
+    try:
+        return make()
+    except Exception as error:
+        return calibration_failure(error)
 
 
 class CalibrationEngine:
@@ -154,10 +161,7 @@ class CalibrationEngine:
 
     def _failed(self, error: Exception) -> None:
         """An error while measuring or searching costs the plan, and never the video."""
-        if passes_through(error):
-            raise error
-        LOG.warning("Sparse-vDiT: calibration failed", exc_info=True)
-        self.notes.append(f"calibration failed ({type(error).__name__}: {error})"[:MOST_CHARACTERS])
+        self.notes.append(calibration_failure(error))
         if self.measuring is not None:
             self.measuring.drop()
 

@@ -16,7 +16,7 @@ from ...plans.versions import installed_versions
 from . import reasons
 from .calibrated_model import CalibratedModel
 from .calibrated_plan import BANDS, FINGERPRINT, PATCHED
-from .calibration import CalibrationEngine
+from .calibration import NO_WARM_UP, CalibrationEngine, begun
 from .engine import Engine
 from .families import Family, describe
 from .fingerprint import Fingerprint, fingerprint
@@ -58,7 +58,7 @@ def choose(wishes: Wishes, sampling: Sampling) -> Engine | str:
     family, shape = sampling.family, sampling.family.shape(sampling.model)
     plan = wishes.plan or shipped_plan(family.name, shape, wishes.preset)
     if plan is None and wishes.calibrate:
-        return _calibration(wishes, sampling, shape)
+        return begun(lambda: _calibration(wishes, sampling, shape))
     reason = refusal(plan, family.name, shape)
     return reason or _plan_engine(plan, wishes, sampling, _race(wishes, family, shape))
 
@@ -98,7 +98,7 @@ def _race(wishes: Wishes, family: Family, shape: tuple[int, int, int]) -> Race |
 def _calibration(wishes: Wishes, sampling: Sampling, shape: tuple[int, int, int]) -> CalibrationEngine:
     family, race = sampling.family, _race(wishes, sampling.family, shape)
     known = fingerprint(sampling.patcher, sampling.model, family)
-    kept = KeptPlans(calibrated_folder(), family.name, shape, known)
+    kept = KeptPlans(calibrated_folder(), family.name, shape, known, default_candidates(), sampling.sigmas[:-1])
     model = CalibratedModel(
         kept, wishes.preset, sampling.grid, lambda header: profile_costs(header, kept_latencies(header))
     )
@@ -106,7 +106,7 @@ def _calibration(wishes: Wishes, sampling: Sampling, shape: tuple[int, int, int]
     begin = model.measured_up_to() if few else 0.0
     start = sampling.percent_to_sigma(wishes.start_percent)
     measuring = _measuring(sampling, shape, known, start) if model.wants(sampling.prompt) else None
-    return CalibrationEngine(
+    engine = CalibrationEngine(
         f"{family.name}, calibrating",
         shape[:2],
         model,
@@ -117,6 +117,9 @@ def _calibration(wishes: Wishes, sampling: Sampling, shape: tuple[int, int, int]
         start,
         sampling.percent_to_sigma(wishes.end_percent),
     )
+    if begin > start and model.plan is not None:
+        engine.notes.append(NO_WARM_UP)
+    return engine
 
 
 def _measuring(sampling: Sampling, shape: tuple[int, int, int], known: Fingerprint | None, start: float) -> Measuring:

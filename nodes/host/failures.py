@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from . import reasons
 
+LOG = logging.getLogger("sparse_vdit")
 MOST_CHARACTERS = 300
 
 
 def passes_through(error: BaseException) -> bool:
     """Whether an error is none of a kernel's: the user's interrupt, which is an ordinary exception in some ComfyUIs."""
     return any(cls.__name__ == "InterruptProcessingException" for cls in type(error).__mro__)
+
+
+def calibration_failure(error: Exception) -> str:
+    """An error of calibration in words; it costs the plan, and never the video. What passes through is raised."""
+    if passes_through(error):
+        raise error
+    LOG.warning("Sparse-vDiT: calibration failed", exc_info=error)
+    return f"calibration failed ({type(error).__name__}: {error})"[:MOST_CHARACTERS]
 
 
 def out_of_memory(error: BaseException) -> bool:

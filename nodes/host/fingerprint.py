@@ -55,7 +55,7 @@ class Fingerprint:
 def read_fingerprint(text: object) -> Fingerprint | None:
     """Fingerprint from its text; None of anything else."""
     found = re.fullmatch(rf"(b?float\w{{1,20}}) ([0-9a-f]{{{4 * COUNT}}})", text) if isinstance(text, str) else None
-    if found is None or not isinstance(getattr(torch, found[1], None), torch.dtype):
+    if found is None or not _has_rounding(getattr(torch, found[1], None)):
         return None
     numbers = struct.unpack(f">{COUNT}e", bytes.fromhex(found[2]))
     return Fingerprint(found[1], numbers) if all(abs(number) <= 65504 for number in numbers) else None
@@ -74,7 +74,8 @@ def fingerprint(patcher: object, model: nn.Module, family: Family) -> Fingerprin
     for sample in range(COUNT):
         name = names[int(sample * _TENSOR_STEP * len(names)) % len(names)]
         tensor = _before_patches(patcher, f"diffusion_model.{name}", tensors[name])
-        if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        plain = tensor.is_floating_point() and _has_rounding(tensor.dtype)
+        if not plain or tensor.is_meta or not tensor.numel():
             return None
         flat = tensor.detach().reshape(-1)
         number = float(flat[int(sample * _PLACE_STEP * len(flat)) % len(flat)].to(torch.float32))
@@ -90,6 +91,14 @@ def _before_patches(patcher: object, key: str, tensor: Tensor) -> Tensor:
     if kept is not None:
         return kept.weight
     return tensor if hooked is None else hooked[0]
+
+
+def _has_rounding(dtype: object) -> bool:
+    """Whether numbers of a dtype can be compared: torch says how it rounds, as it does not of packed ones."""
+    try:
+        return torch.finfo(dtype).eps > 0
+    except (TypeError, NotImplementedError):
+        return False
 
 
 def _rounding(dtype: str, number: float) -> float:

@@ -1,7 +1,8 @@
 """Calibrated plans of a model in the user's folder, each beside the profile that it was searched from.
 
 They are found by what the model's numbers are, not by names. What lies there is not trusted: a file that cannot be
-read, or is of something else than its name says, is put aside under another name, never overwritten or deleted.
+read, was measured otherwise than now, or is of something else than its name says, is put aside under another name and
+never overwritten or deleted.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ...kernels.patterns import Pattern
 from ...plans.binding import FAR, BoundPlan
 from ...plans.files import PlanError, load_plan, plan_bytes
 from ...plans.plan import Plan
 from ...plans.profile import Profile, ProfileHeader
 from ...plans.profile_files import ProfileError, load_header, load_profile, profile_bytes
 from ...plans.writing import write_new
-from .calibrated_plan import FINGERPRINT
+from .calibrated_plan import FINGERPRINT, measured_among, outdated
 from .fingerprint import Fingerprint, read_fingerprint
 from .plan_names import named
 
@@ -30,7 +32,7 @@ CALIBRATED = "calibrated"
 PREFIX = f"user/{CALIBRATED}/"
 """Of the names that Load Sparse Plan lists them by."""
 
-NOT_CALIBRATED = "it was not made while sampling"
+NOT_CALIBRATED, OTHER_MODEL = "it was not made while sampling", "it is of another model"
 
 Grid = tuple[int, int, int]
 Read = TypeVar("Read")
@@ -61,10 +63,21 @@ class KeptPlans:
         folder: of calibrated plans; made when the first is kept.
         family, shape: architecture, with (layers, heads, head_dim).
         fingerprint: of the model; None keeps and finds nothing.
+        candidates: that runs measure.
+        sigmas: noise levels of the run.
     """
 
-    def __init__(self, folder: Path, family: str, shape: tuple[int, int, int], fingerprint: Fingerprint | None):
-        self.folder, self.family, self.shape, self.fingerprint = folder, family, shape, fingerprint
+    def __init__(
+        self,
+        folder: Path,
+        family: str,
+        shape: tuple[int, int, int],
+        fingerprint: Fingerprint | None,
+        candidates: tuple[Pattern, ...],
+        sigmas: tuple[float, ...],
+    ):
+        self.folder, self.family, self.shape = folder, family, shape
+        self.fingerprint, self.candidates, self.sigmas = fingerprint, candidates, sigmas
         self.messages: list[str] = []
         self._stuck: set[Path] = set()
 
@@ -75,12 +88,11 @@ class KeptPlans:
             return None
         found = []
         for path in sorted(self.folder.glob(f"{self._architecture()}-*.safetensors")):
-            header = self._read(path, load_header, self._foreign_header)
-            known = None if header is None else read_fingerprint(header.parameters[FINGERPRINT])
-            if known is not None and self.fingerprint.distance(known) <= 1 and _far(header.grid, grid) <= FAR:
-                found.append((_far(header.grid, grid), self.fingerprint.distance(known), path))
+            header = self._header(path)
+            if header is not None and self._is_ours(header) and _far(header.grid, grid) <= FAR:
+                found.append((_far(header.grid, grid), self._distance(header), path))
         for *_, path in sorted(found):
-            profile = self._read(path, load_profile)
+            profile = self._profile(path)
             if profile is not None:
                 return Kept(path.with_suffix(""), profile)
         return None
@@ -98,22 +110,46 @@ class KeptPlans:
         stem = self.folder / f"{self._architecture()}-{self.fingerprint.digest}-{_text(profile.header.grid)}"
         if before is not None and before.grid == profile.header.grid:
             stem = before.stem
-        path = plan_path(stem, preset)
+        return self._write(stem, preset, plan, {Path(f"{stem}.safetensors"): profile_bytes(profile)})
+
+    def keep_plan(self, kept: Kept, plan: Plan, preset: str) -> str:
+        """Keep a plan that was searched from a profile that is kept already, and perhaps has grown since; as `keep`."""
+        return self._write(kept.stem, preset, plan, {})
+
+    def _write(self, stem: Path, preset: str, plan: Plan, beside: dict[Path, bytes]) -> str:
+        """Write a plan and what belongs beside it, or nothing where one of them is in the way."""
+        files = {**beside, plan_path(stem, preset): plan_bytes(plan)}
         try:
-            if path.exists():
-                self._plan(path)  # puts aside what is none of ours
-            if path in self._stuck:
-                return f"not kept: {path.name} is in the way"
+            for path in files:
+                if path.exists():  # what is none of ours is put aside
+                    (self._profile if path in beside else self._plan)(path)
+                if path in self._stuck:
+                    return f"not kept: {path.name} is in the way"
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_new(Path(f"{stem}.safetensors"), profile_bytes(profile), overwrite=True)
-            write_new(path, plan_bytes(plan), overwrite=True)
+            for path, content in files.items():
+                write_new(path, content, overwrite=True)
         except OSError as error:
             return f"not kept: {error}"
         named(plan, plan_name(stem, preset))
         return f"kept as {plan_name(stem, preset)}"
 
+    def _distance(self, header: ProfileHeader) -> float:
+        return self.fingerprint.distance(read_fingerprint(header.parameters[FINGERPRINT]))
+
+    def _is_ours(self, header: ProfileHeader) -> bool:
+        """Whether a profile is of this model. One that is the same up to rounding alone may be the other expert of Wan
+        2.2, which other noise levels tell."""
+        distance = self._distance(header)
+        return distance == 0 or (distance <= 1 and measured_among(header, self.sigmas))
+
     def _architecture(self) -> str:
         return f"{self.family}-{_text(self.shape)}"
+
+    def _header(self, path: Path) -> ProfileHeader | None:
+        return self._read(path, load_header, self._foreign_header)
+
+    def _profile(self, path: Path) -> Profile | None:
+        return self._read(path, load_profile, lambda profile: self._foreign_profile(profile.header))
 
     def _plan(self, path: Path) -> Plan | None:
         return self._read(path, load_plan, self._foreign_plan)
@@ -124,7 +160,12 @@ class KeptPlans:
         if known is None:
             return NOT_CALIBRATED
         why = BoundPlan(plan).mismatch(self.family, *self.shape)
-        return why or (None if self.fingerprint.distance(known) <= 1 else "it is of another model")
+        return why or (None if self.fingerprint.distance(known) <= 1 else OTHER_MODEL)
+
+    def _foreign_profile(self, header: ProfileHeader) -> str | None:
+        """Why a profile is none that this model's runs can add to, None where it is one."""
+        why = self._foreign_header(header) or outdated(header, self.candidates)
+        return why or (None if self._distance(header) <= 1 else OTHER_MODEL)
 
     def _foreign_header(self, header: ProfileHeader) -> str | None:
         """Why a profile is none of models like this one, None where it is one."""
@@ -134,10 +175,8 @@ class KeptPlans:
         known = header.family, *shape
         return None if known == (self.family, *self.shape) else f"it is of {header.family}, {_text(shape)}"
 
-    def _read(
-        self, path: Path, load: Callable[[Path], Read], foreign: Callable[[Read], str | None] = lambda _: None
-    ) -> Read | None:
-        """What a file holds; None, and the file is put aside, where it is broken or of something else."""
+    def _read(self, path: Path, load: Callable[[Path], Read], foreign: Callable[[Read], str | None]) -> Read | None:
+        """What a file holds; None, and the file is put aside, where it is broken or of no use for `foreign` reasons."""
         try:
             content = load(path)
             why = foreign(content)
@@ -148,6 +187,7 @@ class KeptPlans:
             self._say(f"{path.name} could not be read: {error}")
             return None
         if why is None:
+            self._stuck.discard(path)  # where it could not be read just now
             return content
         self._put_aside(path, why)
         return None
@@ -164,8 +204,9 @@ class KeptPlans:
         self._say(f"{path.name} cannot be used and was put aside as {target.name}: {why}")
 
     def _say(self, text: str) -> None:
-        LOG.warning("Sparse-vDiT: %s", text)
-        self.messages.append(text)
+        if text not in self.messages:  # what is in the way is met again when the run ends
+            LOG.warning("Sparse-vDiT: %s", text)
+            self.messages.append(text)
 
 
 def plan_path(stem: Path, preset: str) -> Path:

@@ -44,6 +44,7 @@ class Measuring:
         self.stopped = False
         self._seen: set[int] = set()
         self._before: set[int] = set()
+        self._here: set[int] = set()
         self._profile: Profile | None = None
 
     @property
@@ -59,11 +60,12 @@ class Measuring:
     def begin(self, sigma: float) -> None:
         """A forward at this noise level begins, the first of a step or another one of it."""
         if sigma != self.sigma:
-            self.step, self.sigma, self._before = self.step + 1, sigma, set(self._seen)
+            self.step, self.sigma, self._before, self._here = self.step + 1, sigma, set(self._seen), set()
         self.began = self.began or time.perf_counter()
 
     def wants(self, call: Call, spread: bool) -> bool:
-        """Whether a call is to be measured.
+        """Whether a call is to be measured: one of each layer and noise level at most, as the other prompt or context
+        window of the same step costs as much again and tells little more.
 
         Args:
             spread: it is one of several dense steps; else it is in the only one, where all that is missing is wanted.
@@ -73,7 +75,7 @@ class Measuring:
         if self.engine is None:
             self._start(call)
         wanted = call.layer % self.parts == self.step % self.parts if spread else call.layer not in self._before
-        return wanted and not self._refused(call)
+        return wanted and not self._refused(call) and call.layer not in self._here
 
     def _start(self, call: Call) -> None:
         """Choose rows and parts by the size of the first call."""
@@ -104,6 +106,7 @@ class Measuring:
         self.engine.observe(call, self.sigma)
         stop()
         self._seen.add(call.layer)
+        self._here.add(call.layer)
         self.levels.append(self.sigma)
 
     def profile(self) -> Profile | None:
