@@ -118,17 +118,17 @@ def test_few_steps_are_sparse_from_the_first_on_once_there_is_a_plan(fresh: Serv
     for sparse in (3, 4, 4):
         _, line = generate(fresh, unplanned(steps=4))
         assert counts(line) == (sparse * LAYERS, (4 - sparse) * LAYERS) and (NO_WARM_UP in line) == (sparse == 4)
-    _, line = generate(fresh)
-    assert f"{reasons.WARM_UP} {WARM_UP * LAYERS}" in line
+    assert f"{reasons.WARM_UP} {WARM_UP * LAYERS}" in generate(fresh)[1]
 
 
-def staged(server: Server) -> dict:
+def staged(server: Server, dtype: str) -> dict:
     """Two models, one schedule of four steps in two samplers, as Wan 2.2 with a LoRA of few steps."""
     folder = server.base / "models/diffusion_models"
     weights = load_file(folder / "small_wan.safetensors")
     save_file({name: value * 1.03 for name, value in weights.items()}, folder / "low_noise.safetensors")
     prompt = unplanned(strict=True)
-    prompt["low"] = node("UNETLoader", unet_name="low_noise.safetensors", weight_dtype="default")
+    prompt["low"] = node("UNETLoader", unet_name="low_noise.safetensors", weight_dtype=dtype)
+    prompt["model"]["inputs"]["weight_dtype"] = dtype
     prompt["low_patch"] = patch(None, ("low", 0), strict=True)
     for name, model, latent, start in (("high", "patch", "latent", 0), ("sampler", "low_patch", "high", 2)):
         prompt[name] = node(
@@ -150,16 +150,17 @@ def staged(server: Server) -> dict:
     return prompt
 
 
-def test_two_stages_of_two_models_have_a_plan_each(fresh: Server) -> None:
+@pytest.mark.parametrize("dtype", ["default", "fp8_e4m3fn"])  # in 8 bits noise levels alone tell them apart
+def test_two_stages_of_two_models_have_a_plan_each(fresh: Server, dtype: str) -> None:
     """The second stage meets no dense step: it measures in its first one, once."""
-    prompt, found = staged(fresh), []
+    prompt, found = staged(fresh, dtype), []
     for _ in range(2):
         before = len(fresh.log_text())
         latents(fresh, prompt)
         lines = [line for line in new_log(fresh, before).splitlines() if " sparse / " in line]
         found.append([counts(line) for line in lines])
-        said = f"{reasons.WARM_UP} {LAYERS}" in lines[0] and f"{reasons.MEASURED} {LAYERS}" in lines[1]
-        assert said == (len(found) == 1)
+        said = f"{reasons.WARM_UP} {LAYERS}", f"{reasons.MEASURED} {LAYERS}"
+        assert [text in line for text, line in zip(said, lines, strict=True)] == [len(found) == 1] * 2
     assert found == [[(LAYERS, LAYERS)] * 2, [(2 * LAYERS, 0)] * 2]
     profiles = list((fresh.base / CALIBRATED).glob("*.safetensors"))
     levels = sorted(load_header(profile).parameters["sigma_high"] for profile in profiles)
@@ -289,12 +290,11 @@ def test_every_family_calibrates_and_knows_its_models_again(models: Server, case
     shutil.rmtree(models.base / CALIBRATED, ignore_errors=True)
     place = {"patch": patch(backend="torch", start_percent=0.1)}
     found = []
-    for _ in range(2):
+    for first in (True, False):
         result, line = generate(models, case.sampled(place, "patch"))
         found.append(result)
         sparse, dense = counts(line)
         forwards = (sparse + dense) // (case.layers + case.dense)
-        first = len(found) == 1
         assert sparse == (forwards // 2 if first else forwards) * case.layers, line
         assert ("kept as" if first else "calibrated plan of") in line
     assert load_header(kept(models)[0]).grid == case.grid
