@@ -12,7 +12,7 @@ import torch
 from comfyui.family_cases import SPARSE, Case
 from comfyui.neighbours import WINDOWS, lora
 from comfyui.plans import LAYERS
-from comfyui.prompts import node, patch, patched, save_latent
+from comfyui.prompts import node, patch, patched, save_latent, stage
 from comfyui.results import PLANS, counts, latents, new_log, relative_difference, report
 from comfyui.server import PromptError, Server
 from safetensors.torch import load_file, save_file
@@ -131,22 +131,7 @@ def staged(server: Server, dtype: str) -> dict:
     prompt["model"]["inputs"]["weight_dtype"] = dtype
     prompt["low_patch"] = patch(None, ("low", 0), strict=True)
     for name, model, latent, start in (("high", "patch", "latent", 0), ("sampler", "low_patch", "high", 2)):
-        prompt[name] = node(
-            "KSamplerAdvanced",
-            model=(model, 0),
-            positive=("positive", 0),
-            negative=("negative", 0),
-            latent_image=(latent, 0),
-            add_noise="disable" if start else "enable",
-            noise_seed=5,
-            steps=4,
-            cfg=1.0,
-            sampler_name="euler",
-            scheduler="simple",
-            start_at_step=start,
-            end_at_step=start + 2,
-            return_with_leftover_noise="disable" if start else "enable",
-        )
+        prompt[name] = stage(model, latent, start)
     return prompt
 
 

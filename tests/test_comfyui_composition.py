@@ -14,7 +14,7 @@ import torch
 from comfyui.compositions import Composition, Reference, check, with_plan
 from comfyui.neighbours import BACKEND, COMPILED, EASY_CACHE, INDUCTOR, LAZY_CACHE, MARKED, SHIFT, WINDOWS, lora
 from comfyui.plans import LAYERS, add_plan
-from comfyui.prompts import base, node, patch
+from comfyui.prompts import base, node, patch, stage
 from comfyui.recording import record_small_wan
 from comfyui.results import counts, latents, new_log, relative_difference
 from comfyui.server import Server
@@ -108,22 +108,7 @@ def staged(place: Callable[[str], dict] | None) -> dict:
         if place is not None:
             prompt[f"{model}_placed"] = place(plan)
             prompt[f"{model}_placed"]["inputs"]["model"] = [model, 0]
-        prompt[sampler] = node(
-            "KSamplerAdvanced",
-            model=(model if place is None else f"{model}_placed", 0),
-            positive=("positive", 0),
-            negative=("negative", 0),
-            latent_image=(latent, 0),
-            add_noise="disable" if start else "enable",
-            noise_seed=5,
-            steps=4,
-            cfg=1.0,
-            sampler_name="euler",
-            scheduler="simple",
-            start_at_step=start,
-            end_at_step=start + 2,
-            return_with_leftover_noise="disable" if start else "enable",
-        )
+        prompt[sampler] = stage(model if place is None else f"{model}_placed", latent, start)
     return {**prompt, **PLANS}
 
 

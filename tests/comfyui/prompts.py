@@ -80,3 +80,28 @@ def profiled(flow: dict | None = None, steps: int = 4, bands: int = 1, start_per
             **(flow or {"flow": "dense"}),
         ),
     }
+
+
+def stage(model: str, latent: str, start: int) -> dict:
+    """Two of the four steps of one schedule, as Wan 2.2's two samplers share it.
+
+    Args:
+        model, latent: names of the nodes that give them.
+        start: 0 or 2, the first of the two steps.
+    """
+    return node(
+        "KSamplerAdvanced",
+        model=(model, 0),
+        positive=("positive", 0),
+        negative=("negative", 0),
+        latent_image=(latent, 0),
+        add_noise="disable" if start else "enable",
+        noise_seed=5,
+        steps=4,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="simple",
+        start_at_step=start,
+        end_at_step=start + 2,
+        return_with_leftover_noise="disable" if start else "enable",
+    )
