@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.patterns import Pattern
+from .checks import MOST_ENTRIES, MOST_NAME
 from .columns import cell_grid
-from .plan import MOST_ENTRIES, MOST_NAME
 
 MEASURES = ("projected", "relative", "mse", "kept_mass", "power", "square")
 FLOWS = ("dense", "sequential")
