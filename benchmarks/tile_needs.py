@@ -32,7 +32,7 @@ from sparse_vdit.kernels.order import DEEP
 from sparse_vdit.kernels.tiling import Tiling
 from torch import Tensor
 
-MASSES = (0.9, 0.95, 0.98)
+MASSES = (0.8, 0.9, 0.95, 0.98)
 SAMPLED_TILES = 48
 KEYS_MASS = 0.95
 
