@@ -32,9 +32,9 @@ def test_a_card_is_read_back(card):
 def test_a_plan_without_a_card_is_written_as_before_there_were_any():
     data = json.loads(plan_to_json(small_plan()))
     assert data["version"] == 1 and "card" not in data
-    with pytest.raises(PlanError, match="^card: is unknown"):
+    with pytest.raises(PlanError, match=r"^card: is unknown"):
         plan_from_json(json.dumps({**data, "card": {}}))
-    with pytest.raises(PlanError, match="^card: is missing"):
+    with pytest.raises(PlanError, match=r"^card: is missing"):
         plan_from_json(json.dumps({**data, "version": 2}))
 
 
@@ -73,7 +73,7 @@ def test_a_card_is_an_object_with_every_field():
     data = json.loads(plan_to_json(small_plan(card=CARD)))
     for field in list(data["card"]):
         left = {name: value for name, value in data["card"].items() if name != field}
-        with pytest.raises(PlanError, match=f"^card.{field}: is missing"):
+        with pytest.raises(PlanError, match=rf"^card\.{field}: is missing"):
             plan_from_json(json.dumps({**data, "card": left}))
-    with pytest.raises(PlanError, match="^card: \\[\\], expected an object"):
+    with pytest.raises(PlanError, match=r"^card: \[\], expected an object"):
         plan_from_json(json.dumps({**data, "card": []}))
