@@ -26,6 +26,7 @@ from sparse_vdit.nodes.host.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.race import Race
 from sparse_vdit.nodes.host.run import Run
 from sparse_vdit.plans.cost import HeadCosts, profile_costs
+from sparse_vdit.plans.plan import Plan
 from sparse_vdit.plans.profile import ProfileHeader
 from sparse_vdit.plans.profiler import Profiler
 
@@ -82,9 +83,10 @@ def calibration(
     fingerprint: Fingerprint | None = KNOWN,
     sigmas: tuple[float, ...] = SIGMAS,
     costs: Callable[[ProfileHeader], HeadCosts] = profile_costs,
+    shipped: Plan | None = None,
 ) -> Run:
     """A run about to begin, as `choice.py` makes it; `steps` of its sampler are dense."""
-    found = CalibratedModel(kept(folder, fingerprint, sigmas), preset, GRID, costs)
+    found = CalibratedModel(kept(folder, fingerprint, sigmas), preset, GRID, costs, shipped)
     begin = max(START, found.measured_up_to() if few else 0.0)
     backend = "torch" if race is None else "auto"
     engine = CalibrationEngine(
@@ -97,6 +99,7 @@ def calibration(
         KernelChoice(race, torch.no_grad),
         START,
         0.0,
+        shipped if shipped is not None and shipped.grade == "prior" else None,
     )
     return Run(engine, function=None)
 

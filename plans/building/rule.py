@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-EXPONENTS = {0.8: 0.95, 0.9: 0.7887, 0.95: 0.6304, 0.98: 0.4709}
+EXPONENTS = {0.8: 0.9798, 0.9: 0.7887, 0.95: 0.6304, 0.98: 0.4709}
 """Of the share of tiles that holds a mass, by the mass."""
 
 MOST_ROUTED = 0.8  # a head that needs more is dense: choosing tiles costs what leaving the others out saves
@@ -51,9 +51,9 @@ class Rule:
 
 
 RULES = {
-    "faithful": Rule(0.98, 0.95, 1.15, 0.06),
-    "balanced": Rule(0.95, 0.9, 1.15, 0.06),
-    "fast": Rule(0.9, 0.8, 1.15, 0.06),
+    "faithful": Rule(0.98, 0.95, 1.05, 0.06),
+    "balanced": Rule(0.95, 0.9, 1.1, 0.07),
+    "fast": Rule(0.9, 0.8, 1.2, 0.05),
 }
 """By preset."""
 
