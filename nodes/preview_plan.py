@@ -9,7 +9,7 @@ from ..plans.cost import NO_ATTENTION, attention_share, plan_speedup, step_speed
 from ..plans.drawing import draw_plan
 from ..plans.plan import Plan
 from ..plans.search import skip_warning
-from .sockets import CATEGORY, PlanType
+from .sockets import CATEGORY, PlanType, given
 
 TARGETS = ("preset", "speedup", "density", "error", "lambda", "epsilon")  # as plans name them
 
@@ -38,7 +38,7 @@ class PreviewPlan(io.ComfyNode):
     @classmethod
     def execute(cls, plan: Plan) -> io.NodeOutput:
         """Picture and words."""
-        image = torch.from_numpy(draw_plan(plan).copy()).float()[None] / 255
+        image = torch.from_numpy(draw_plan(given(plan)).copy()).float()[None] / 255
         text = summary(plan)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(image, text, ui=shown)
@@ -68,6 +68,8 @@ def summary(plan: Plan) -> str:
         error, margin = told["predicted_error"], told["predicted_error_margin"]
         lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} or more (errors of heads added)")
     lines += filter(None, [skip_warning(plan)])
+    if plan.card is not None:
+        lines += [f"measured: {plan.card.measured}", f"not measured: {plan.card.not_measured}"]
     if origin.notes:
         lines.append(origin.notes)
     return "\n".join(lines)

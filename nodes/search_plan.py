@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..plans.cost import HeadCosts, profile_costs
@@ -10,6 +12,7 @@ from ..plans.presets import DEFAULT_PRESET, PRESETS
 from ..plans.profile import Profile
 from ..plans.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
 from .host.latencies import latencies
+from .host.own_plans import models_in
 from .host.report import warn
 from .sockets import CATEGORY, PlanType, ProfileType, paper_inputs
 
@@ -63,11 +66,17 @@ class SearchPlan(io.ComfyNode):
     def execute(cls, profile: Profile, rule: dict, most_skipped: float = MOST_SKIPPED) -> io.NodeOutput:
         """The plan that the rule chooses; errors of the search are passed on as they are."""
         costs = profile_costs(profile.header, latencies(profile.header, cls.hidden.unique_id))
-        plan = search(profile, rule, most_skipped, costs)
+        plan = of_model(search(profile, rule, most_skipped, costs), profile)
         warning = skip_warning(plan)
         if warning is not None:
             warn(warning, cls.hidden.unique_id)
         return io.NodeOutput(plan)
+
+
+def of_model(plan: Plan, profile: Profile) -> Plan:
+    """The plan with what tells the profile's model, by which the patch node finds it."""
+    parameters = {**plan.provenance.parameters, **models_in(profile.header.parameters)}
+    return replace(plan, provenance=replace(plan.provenance, parameters=parameters))
 
 
 def search(profile: Profile, rule: dict, most_skipped: float, costs: HeadCosts) -> Plan:

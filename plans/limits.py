@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..kernels.tiling import KEY_TILE, QUERY_TILE
 from .plan import Plan
 
 HEAD_PART = 0.5
@@ -27,7 +28,7 @@ class Limits:
     heads: Tensor
 
 
-def limits_of(plan: Plan) -> Limits | None:
+def limits_of(plan: Plan, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> Limits | None:
     """What a shipped plan that is to be completed allows; None where it has no card, and so does not ask for it.
 
     Heads of several bands count by their sparsest one, as what is measured may be of any of them.
@@ -36,7 +37,7 @@ def limits_of(plan: Plan) -> Limits | None:
         return None
     heads = torch.zeros(plan.layers, plan.heads, dtype=torch.float64)
     if plan.grade == "prior":
-        densities = plan.pattern_densities()
+        densities = plan.pattern_densities(None, query_tile, key_tile)
         by_band = [[[densities[number] for number in row] for row in band.heads] for band in plan.bands]
         heads = HEAD_PART * torch.tensor(by_band, dtype=torch.float64).amin(0)
     for place in plan.card.kept_dense:
