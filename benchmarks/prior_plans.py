@@ -1,9 +1,9 @@
 """Plans made the way the shipped ones are, on the small Wan: do they hold what a search of the model itself gives?
 
 Of two scenes the density of keys of every head is measured, as it is public of real models. From it follows the prior
-plan, by the shipped plans' rule. A third scene's dense warm-up then completes it, as the first generation of a user does.
-Both are compared with the dense videos of other scenes, and with a plan that was searched at all noise levels for the
-density of the completed one, or of the prior one.
+plan, by the shipped plans' rule. A third scene's dense warm-up then completes it, as the first generation of a user
+does. Both are compared with the dense videos of other scenes, and with a plan that was searched at all noise levels for
+the density of the completed one, or of the prior one.
 
     python benchmarks/prior_plans.py
     python benchmarks/prior_plans.py --presets fast --prompts 4
