@@ -18,7 +18,7 @@ from ...plans.search import search_budget
 from . import reasons
 from .engine import Call
 
-DENSITY = 0.3  # of the patterns that are injected
+PRESET = "fast"  # whose patterns are injected: a density might be out of reach on a small video
 
 
 class Injection:
@@ -64,5 +64,5 @@ def begin_injection(profiler: Profiler, band: int, gram: Callable[[Call], Tensor
     Raises:
         SearchError: not every layer was.
     """
-    plan = search_budget(one_band(profiler.own_profile(), band), density=DENSITY, weights=torch.ones(1))
+    plan = search_budget(one_band(profiler.own_profile(), band), preset=PRESET, weights=torch.ones(1))
     return Injection(plan, gram, profiler.rows, profiler.tiles)
