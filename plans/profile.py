@@ -217,7 +217,8 @@ def _merged_header(first: Profile, second: Profile, bands: tuple[tuple[float, fl
 
 
 def _both(first: dict, second: dict) -> dict:
-    """Entries of both; where they differ, both values as text."""
+    """Entries of both; where they differ, both values as text, but of sampled rows the fewer: errors are no surer."""
     differing = {name: f"{first[name]}, {value}"[:MOST_NAME] for name, value in second.items()
                  if name in first and first[name] != value}  # fmt: skip
-    return {**second, **first, **differing}
+    rows = [entries["rows"] for entries in (first, second) if isinstance(entries.get("rows"), (int, float))]
+    return {**second, **first, **differing, **({"rows": min(rows)} if len(rows) == 2 else {})}

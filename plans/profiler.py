@@ -127,6 +127,12 @@ class Profiler:
         """Candidates that may flow on, bool (candidates,)."""
         return saving(torch.tensor(self.densities)) & paper_kinds(self.candidates)
 
+    def use_fewer_rows(self, rows: int) -> None:
+        """Sample at most so many query rows from now on; the profile counts every observation as one of so few."""
+        self.rows = min(self.rows, rows)
+        if self.judge is not None:
+            self.judge.rows = self.rows
+
     def inject(self, band: int, layers: range, output: float, attention: float) -> None:
         """Keep what sparse attention in some layers of one forward did (`sensitivity.py`).
 

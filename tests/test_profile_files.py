@@ -121,7 +121,7 @@ def test_what_differs_between_merged_profiles_is_kept():
     other = replace(head, versions={"comfyui": "0.34", "torch": "2.11"}, parameters={"rows": 16, "seed": 0})
     merged = merge_profiles(replace(profile, header=head), replace(profile, header=other)).header
     assert merged.versions == {"comfyui": "0.33, 0.34", "torch": "2.11"}
-    assert merged.parameters == {"rows": "24, 16", "seed": 0}
+    assert merged.parameters == {"rows": 16, "seed": 0}
     with pytest.raises(ValueError, match="projected differs"):
         merge_profiles(profile, replace(profile, header=replace(profile.header, projected=False)))
 
