@@ -23,6 +23,7 @@ from result_files import ROOT, made_by, newest
 sys.path.insert(0, str(ROOT / "tests"))
 
 import load_pack  # noqa: F401
+from shipped_tables import hold_out_table, needs_table, prior_table, shipped_table
 from sparse_vdit.nodes.host.families.table import families_table
 
 QUALITY = "python benchmarks/quality.py --density 0.2 0.35 0.5 --singles 2 --paper"
@@ -227,12 +228,14 @@ def containers_table() -> str:
 
 
 TABLES = {
-    "README.md": {"quality": quality_table, "families": families_table},
+    "README.md": {"quality": quality_table, "families": families_table, "shipped": shipped_table},
+    "web/docs/SparseVDiTLoadPlan.md": {"shipped": shipped_table},
     "benchmarks/README.md": {
         "attention": attention_table,
         "code": code_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
         "compositions": compositions_table, "runs": memory_of_runs_table, "containers": containers_table,
         "masks": masks_table, "methods": methods_table, "sensitivity": sensitivity_table, "solver": solver_table,
+        "hold_out": hold_out_table, "needs": needs_table, "prior": prior_table,
         "transfer": transfer_table, "compensation": compensation_table,
     },
 }  # fmt: skip

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import model_stand_ins as stand_ins
 import pytest
-from calibrations import ALL, GRID, LAYERS, NONE, calibration, generate
-from sparse_vdit.kernels.patterns import Dense, Routed
+from calibrations import ALL, LAYERS, NONE, calibration, generate, toy
+from sparse_vdit.kernels.patterns import Dense
 from sparse_vdit.nodes.host.calibrated_plan import COMPLETES, completes
 from sparse_vdit.nodes.host.families import detect
-from sparse_vdit.nodes.host.plan_names import named
 from sparse_vdit.nodes.host.sampling import Sampling
 from sparse_vdit.nodes.host.shipped_plans import SHIPPED, shipped_plan
 from sparse_vdit.nodes.host.variants import variant
-from sparse_vdit.plans.card import Card
 from sparse_vdit.plans.files import load_plan
-from sparse_vdit.plans.plan import EVERY_SIGMA, Band, Plan, Provenance
+from sparse_vdit.plans.plan import Plan
 from sparse_vdit.plans.presets import PRESETS
 from torch import nn
 
@@ -104,16 +102,6 @@ def test_a_plan_of_another_shape_or_a_damaged_file_is_none(tmp_path: Path) -> No
     (folder / "wan2.1_1.3b_t2v.calibrate.json").write_bytes(content)
     assert shipped_plan("wan", shape, "wan2.1_1.3b_t2v", "fast", tmp_path) is None
     assert shipped_plan("wan", (30, 24, 128), "wan2.1_1.3b_t2v", "fast", tmp_path).grade == "calibrate"
-
-
-def toy(grade: str, least: float = 0.0, kept_dense: tuple = ()) -> Plan:
-    """A shipped plan for the toy model of `calibrations.py`."""
-    patterns = (Dense(), Routed(0.3))
-    number = 1 if grade == "prior" else 0
-    band = Band(EVERY_SIGMA, 0.0, ((number,) * 3,) * LAYERS)
-    card = Card("Toy", "its density", "its patterns", least, kept_dense=kept_dense)
-    plan = Plan("wan", LAYERS, 3, 128, GRID, patterns, (band,), grade, Provenance(model="Toy"), card)
-    return named(plan, f"wan/toy.{grade}")
 
 
 def found_plan(folder: Path) -> Plan:

@@ -26,7 +26,7 @@ from .kept_plans import KeptPlans
 from .kernel_choice import KernelChoice
 from .latencies import kept_latencies
 from .measuring import Measuring
-from .own_plans import own_plan
+from .own_plans import OWN, own_plan
 from .plan_engine import SIGMA_SLACK, PlanEngine
 from .plan_folders import calibrated_folder, saved_plans
 from .plan_names import plan_name
@@ -35,7 +35,7 @@ from .race import Race, facts
 from .report import say, speeds_file
 from .sampling import Sampling, whole_steps
 from .shipped_plans import shipped_plan
-from .variants import Variant, variant
+from .variants import variant
 
 FEW_STEPS = 8
 """Schedules of so few steps follow a kept plan in the warm-up too, as far as that was measured: one dense step of them
@@ -59,7 +59,7 @@ class Wishes:
 def choose(wishes: Wishes, sampling: Sampling) -> Engine | str:
     """The run's engine, or why everything stays dense."""
     if wishes.plan is not None:
-        return _run(wishes.plan, wishes, sampling, "")
+        return _run(wishes.plan, wishes, sampling)
     return begun(lambda: _found(wishes, sampling))
 
 
@@ -69,21 +69,20 @@ def _found(wishes: Wishes, sampling: Sampling) -> Engine | str:
     known = fingerprint(sampling.patcher, sampling.model, sampling.family)
     own = own_plan(saved_plans(), known, family, shape, wishes.preset, sampling.sigmas)
     if own is not None:
-        return _run(own, wishes, sampling, "no plan connected: your own of this model is used")
+        return _run(own, wishes, sampling, OWN)
     likest = variant(sampling)
     shipped = None if likest is None else shipped_plan(family, shape, likest.file, wishes.preset)
-    return _run(shipped, wishes, sampling, "" if shipped is None else _told_by(shipped, likest, sampling))
+    if shipped is None:
+        return _run(None, wishes, sampling)
+    return _run(shipped, wishes, sampling, *likest.notes(shipped, len(getattr(sampling.patcher, "patches", ()))))
 
 
-def _told_by(shipped: Plan, likest: Variant, sampling: Sampling) -> str:
-    """Why the model gets a shipped plan, in words."""
-    patched = len(getattr(sampling.patcher, "patches", ()))
-    text = f"no plan connected: taken for {shipped.card.model} or a fine-tune of it, by {likest.why}"
-    return f"{text}; LoRAs change {patched} weights, which had none where it was measured" if patched else text
+def _run(plan: Plan | None, wishes: Wishes, sampling: Sampling, *notes: str) -> Engine | str:
+    """The engine of a plan, None being one that is still to be found; a shipped one is completed where it has to be.
 
-
-def _run(plan: Plan | None, wishes: Wishes, sampling: Sampling, why: str) -> Engine | str:
-    """The engine of a plan, None being one that is still to be found; a shipped one is completed where it has to be."""
+    Args:
+        notes: for the report, why it is this plan.
+    """
     family, shape = sampling.family, sampling.family.shape(sampling.model)
     reason = None if plan is None else refusal(plan, family.name, shape)
     if reason is not None:
@@ -97,8 +96,8 @@ def _run(plan: Plan | None, wishes: Wishes, sampling: Sampling, why: str) -> Eng
         return reasons.NO_PLAN
     else:
         engine = _plan_engine(plan, wishes, sampling, _race(wishes, family, shape))
-    if why and not isinstance(engine, str):
-        engine.notes.append(why)
+    if not isinstance(engine, str):
+        engine.notes.extend(notes)
     return engine
 
 

@@ -14,6 +14,7 @@ from .fingerprint import Fingerprint, read_fingerprint
 from .plan_names import named
 
 LOG = logging.getLogger("sparse_vdit")
+OWN = "no plan connected: your own of this model is used"
 MODEL = "model "
 """Begins the names of parameters that hold fingerprints: a plan of Wan 2.2 holds those of both its models."""
 

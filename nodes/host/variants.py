@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ...plans.plan import Plan
 from .sampling import Sampling
 
 LATE_START = 0.1  # part of the schedule; one that begins later is the second part of one that was begun elsewhere
@@ -27,6 +28,11 @@ class Variant:
 
     file: str
     why: str
+
+    def notes(self, shipped: Plan, patched: int) -> list[str]:
+        """For the report: why a model gets this shipped plan, and that LoRAs change so many of its weights."""
+        taken = f"no plan connected: taken for {shipped.provenance.model} or a fine-tune of it, by {self.why}"
+        return [taken, *([f"LoRAs change {patched} weights, which had none where it was measured"] if patched else [])]
 
 
 def variant(sampling: Sampling) -> Variant | None:
