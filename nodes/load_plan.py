@@ -9,10 +9,11 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..plans.files import load_plan
+from ..plans.kept_dense import kept_dense, with_dense
 from ..plans.profile_files import ProfileError, load_profile
 from .host.plan_folders import FOLDER, plan_files, profile_beside
 from .host.plan_names import named
-from .sockets import CATEGORY, PlanType, ProfileType
+from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, keeps_dense
 
 LOG = logging.getLogger("sparse_vdit")
 NOTHING = "(no plan yet: the patch node finds one, or make one with Profile Heads)"
@@ -37,7 +38,8 @@ class LoadPlan(io.ComfyNode):
                     options=list(plan_files()) or [NOTHING],
                     tooltip="Plans that ship with the pack stand under their model's family, your own under user. "
                     f"Put plan files into models/{FOLDER} and press R to see them here.",
-                )
+                ),
+                keep_dense_input("The plan that comes out has those heads dense."),
             ],
             outputs=[
                 PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model."),
@@ -49,16 +51,16 @@ class LoadPlan(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, plan_name: str) -> bool | str:
+    def validate_inputs(cls, plan_name: str, keep_dense: str = "") -> bool | str:
         """Name the mend when a workflow asks for a plan that is not here."""
         if plan_name in plan_files():
-            return True
+            return keeps_dense(keep_dense)
         if plan_name == NOTHING:
             return "no plan is chosen: choose one, or make it with Profile Heads, Search Sparse Plan, Save Sparse Plan"
         return f"plan {plan_name!r} is not here: choose another, or put its file into models/{FOLDER}"
 
     @classmethod
-    def fingerprint_inputs(cls, plan_name: str) -> str:
+    def fingerprint_inputs(cls, plan_name: str, keep_dense: str = "") -> str:
         """The file's content and the profile's age, so that what was edited is read again."""
         path = plan_files().get(plan_name)
         if path is None:
@@ -68,8 +70,12 @@ class LoadPlan(io.ComfyNode):
         return hashlib.sha256(path.read_bytes()).hexdigest() + changed
 
     @classmethod
-    def execute(cls, plan_name: str) -> io.NodeOutput:
-        """The checked plan, and the profile beside it where something wants it."""
+    def execute(cls, plan_name: str, keep_dense: str = "") -> io.NodeOutput:
+        """The checked plan, and the profile beside it where something wants it.
+
+        Raises:
+            ValueError: no plan of the name, or a layer to keep dense that it does not have.
+        """
         path = plan_files().get(plan_name)
         if path is None:
             raise ValueError(cls.validate_inputs(plan_name))
@@ -80,4 +86,4 @@ class LoadPlan(io.ComfyNode):
             missing = f"no profile beside plan {plan_name!r}: {error}; use Profile Heads"
             LOG.info("Sparse-vDiT: %s", missing)  # ComfyUI shows it on the node alone
             profile = ExecutionBlocker(missing)
-        return io.NodeOutput(named(load_plan(path), plan_name), profile)
+        return io.NodeOutput(named(with_dense(load_plan(path), kept_dense(keep_dense)), plan_name), profile)

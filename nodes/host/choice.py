@@ -10,6 +10,7 @@ import comfyui_version
 from ...plans.binding import BoundPlan
 from ...plans.candidates import default_candidates
 from ...plans.cost import profile_costs
+from ...plans.kept_dense import NOTHING_KEPT, KeptDense, mismatch
 from ...plans.plan import Plan
 from ...plans.profiler import Profiler
 from ...plans.versions import installed_versions
@@ -51,11 +52,15 @@ class Wishes:
     only_if_faster: bool
     calibrate: bool
     node_id: str | None
+    kept: KeptDense = NOTHING_KEPT
 
 
 def choose(wishes: Wishes, sampling: Sampling) -> Engine | str:
     """The run's engine, or why everything stays dense."""
     family, shape = sampling.family, sampling.family.shape(sampling.model)
+    why = mismatch(shape[0], wishes.kept)
+    if why is not None:
+        return why
     plan = wishes.plan or shipped_plan(family.name, shape, wishes.preset)
     if plan is None and wishes.calibrate:
         return begun(lambda: _calibration(wishes, sampling, shape))
@@ -83,6 +88,7 @@ def _plan_engine(
         pause_malloc_graph,
         lambda text: say(text, wishes.node_id),
         race,
+        wishes.kept,
     )
 
 
