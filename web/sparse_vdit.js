@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { CLOSED_HEIGHT, PlanPanel } from "./viewer/panel.js";
+import { NARROWEST, PlanPanel } from "./viewer/panel.js";
 import { Locks } from "./viewer/locks.js";
 import { addStyle } from "./viewer/style.js";
 
@@ -16,7 +16,6 @@ const MISSING = {
   [PATCH]: "Without a connected plan, the map shows what a run had once it has ended.",
 };
 const OPEN = "sparse_vdit_open"; // property of a node
-const NARROWEST = 360; // of a node with an open map
 
 const panels = new Map(); // by node, of the nodes that are in a graph
 
@@ -63,7 +62,6 @@ function addPanel(node) {
 
 function fit(node, panel) {
   if (panel.isOpen && node.size[0] < NARROWEST) node.setSize([NARROWEST, node.size[1]]);
-  if (panel.isOpen) panel.refresh(); // at the width that it has now
   node.setSize([node.size[0], node.computeSize()[1]]);
   node.setDirtyCanvas?.(true, true);
 }

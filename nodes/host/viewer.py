@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from ...plans.files import PlanError, load_plan
 from ...plans.profile_files import ProfileError, load_profile
 from ...plans.view import HeadNumbers, measured_errors, plan_view
 from .engine import NOT_VIEWED
+from .ledger import Ledger
 from .plan_folders import plan_files, profile_beside
+from .reasons import NOT_SELF_ATTENTION
 from .run import Run
 
 ROUTE = "/sparse_vdit/plan"
@@ -64,8 +67,22 @@ def show_run(run: Run, report: str, node_id: str | None) -> None:
     server = getattr(PromptServer, "instance", None)
     if getattr(server, "client_id", None) is None or node_id is None:
         return
-    detail = run.ledger.detail()
-    told = {name: detail[name] for name in ("sparse", "mean_density", "layers", "forwards")}
-    dense = dict(run.ledger.dense_reasons())
     engine = NOT_VIEWED if run.engine is None else run.engine.viewed()
-    server.send_sync(RAN, {"node": node_id, "report": report, "dense": dense, **told, **engine}, server.client_id)
+    server.send_sync(RAN, {"node": node_id, "report": report, **_counted(run.ledger), **engine}, server.client_id)
+
+
+def _counted(ledger: Ledger) -> dict:
+    """Self-attention calls as a whole, by layer and by forward."""
+    detail = ledger.detail()
+    return {
+        "sparse": ledger.sparse,
+        "mean_density": detail["mean_density"],
+        "dense": _self_attention(ledger.dense),
+        "layers": {layer: _self_attention(calls) for layer, calls in detail["layers"].items()},
+        "forwards": [{**forward, "dense": _self_attention(forward["dense"])} for forward in detail["forwards"]],
+    }
+
+
+def _self_attention(calls: Mapping[str, int]) -> dict[str, int]:
+    """Without those that no plan is about."""
+    return {name: count for name, count in calls.items() if name not in NOT_SELF_ATTENTION}

@@ -7,7 +7,7 @@ const LEFT = 34; // pixels for the numbers of layers and their locks
 const TOP = 14; // for the numbers of heads
 const RIGHT = 12; // for how much of each layer ran sparse
 const MOST_HEIGHT = 420;
-const LARGEST = 16;
+const LARGEST = 22;
 const SMALLEST_MARKED = 7; // as plans/colours.py
 const SHARPNESS = 2; // pixels of the canvas for one of the page, so that it stays sharp when the graph is zoomed in
 

@@ -6,7 +6,8 @@ import { HeadMap, cellText, drawMark } from "./map.js";
 import { badge, layerText, shareByLayer, stepTexts } from "./run.js";
 import { expectedSpeedup, kindCounts, meanDensity, totalsText } from "./totals.js";
 
-export const CLOSED_HEIGHT = 30;
+export const NARROWEST = 360; // pixels of a node with an open map
+const CLOSED_HEIGHT = 30;
 const SWATCH = 14;
 
 export class PlanPanel {
@@ -41,7 +42,15 @@ export class PlanPanel {
     for (const kind of ["pointerdown", "mousedown", "dblclick"]) {
       this.body.addEventListener(kind, (event) => event.stopPropagation());
     }
+    new ResizeObserver(() => this.#fitWidth()).observe(this.root);
     this.refresh();
+  }
+
+  // The map is as wide as the node lets it be.
+  #fitWidth() {
+    if (!this.isOpen || this.root.clientWidth === this.width) return;
+    this.refresh();
+    this.resized();
   }
 
   open(isOpen, byUser = true) {
@@ -105,8 +114,9 @@ export class PlanPanel {
   #refreshMap(view, locks) {
     this.band = Math.min(this.band, view.bands.length - 1);
     const run = this.showsRun && this.ran;
-    const width = this.root.clientWidth || 340;
-    this.map.show(view, this.band, locks, run ? shareByLayer(this.ran, view.layers) : null, width);
+    this.width = this.root.clientWidth;
+    const ran = run ? shareByLayer(this.ran, view.layers) : null;
+    this.map.show(view, this.band, locks, ran, this.width || NARROWEST);
     this.#tabs();
     this.#strip(view, locks);
     this.#steps(view);
