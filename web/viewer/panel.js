@@ -12,18 +12,17 @@ const SWATCH = 14;
 
 export class PlanPanel {
   // `setLocks(locks)` keeps them in the workflow; `resized()` hears that the panel wants another height;
-  // `missing` says what to do where there is no plan to show.
-  constructor({ setLocks, resized, opened, missing }) {
-    Object.assign(this, { setLocks, resized, opened, missing });
+  // `chosen(cell)` of a head that is clicked; `missing` says what to do where there is no plan to show.
+  constructor({ setLocks, resized, opened, missing, chosen = () => {} }) {
+    Object.assign(this, { setLocks, resized, opened, missing, chosen });
     Object.assign(this, { view: null, ran: null, locks: new Locks(), given: new Locks(), band: 0, showsRun: false });
     this.isOpen = false;
-    this.pinned = null;
     this.toggle = button("", "Show or hide the map of layers and heads", () => this.open(!this.isOpen));
     this.toggle.className = "svd-toggle";
     this.badge = element("span", { className: "svd-badge", role: "status" });
     this.map = new HeadMap({
       told: (cell) => this.#tell(cell),
-      chosen: (cell) => this.#pin(cell),
+      chosen: (cell) => this.#choose(cell),
       layerChosen: (layer) => this.#toggleLock("layers", layer),
     });
     this.parts = Object.fromEntries(
@@ -32,6 +31,10 @@ export class PlanPanel {
         element("div", { className: `svd-${name}` }),
       ]),
     );
+    this.layerButton = button("", "Takes effect with the next run", () => this.#toggleLock("layers", this.map.cell.layer));
+    this.kept = element("span");
+    this.reset = button("Reset", "Nothing is kept dense any more", () => this.setLocks(new Locks()));
+    this.parts.actions.append(this.layerButton, this.kept, this.reset);
     this.parts.hover.ariaLive = this.parts.totals.ariaLive = "polite";
     const { title, tabs, strip, steps, hover, actions, legend, totals, report } = this.parts;
     this.shown = element("div", {}, tabs, strip, steps, this.map.root, hover, actions, legend, totals);
@@ -191,17 +194,11 @@ export class PlanPanel {
   }
 
   #actions() {
-    const children = [];
     const layer = this.map.cell?.layer;
-    if (layer !== undefined && !this.given.layers.has(layer)) {
-      const text = this.locks.layers.has(layer) ? `Layer ${layer} as planned` : `Keep layer ${layer} dense`;
-      children.push(button(text, "Takes effect with the next run", () => this.#toggleLock("layers", layer)));
-    }
-    if (!this.locks.empty) {
-      const reset = button("Reset", "Nothing is kept dense any more", () => this.setLocks(new Locks()));
-      children.push(element("span", { textContent: `kept dense: ${this.locks}` }), reset);
-    }
-    this.parts.actions.replaceChildren(...children);
+    this.layerButton.hidden = layer === undefined || this.given.layers.has(layer);
+    this.layerButton.textContent = this.locks.layers.has(layer) ? `Layer ${layer} as planned` : `Keep layer ${layer} dense`;
+    this.kept.hidden = this.reset.hidden = this.locks.empty;
+    this.kept.textContent = `kept dense: ${this.locks}`;
   }
 
   #toggleLock(set, entry) {
@@ -219,10 +216,9 @@ export class PlanPanel {
     if (before !== cell.layer) this.#actions();
   }
 
-  #pin(cell) {
-    this.pinned = cell;
+  #choose(cell) {
     this.#tell(cell);
-    this.#actions();
+    this.chosen(cell);
   }
 }
 

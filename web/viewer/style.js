@@ -12,7 +12,9 @@ const STYLE = `
 .svd-panel button:focus-visible, .svd-map:focus-visible { outline: 2px solid #56b4e9; outline-offset: 1px; }
 .svd-title, .svd-report, .svd-hover, .svd-totals { overflow-wrap: anywhere; margin: 3px 0; user-select: text; }
 .svd-title { color: var(--descrip-text, #999); }
-.svd-hover { min-height: 3.9em; }
+/* what changes under the pointer changes no size, so that the page around it keeps its layout */
+.svd-hover { height: 4.3em; overflow: auto; contain: strict; }
+.svd-actions { contain: layout style; }
 .svd-totals { font-weight: 600; }
 .svd-report { border-top: 1px solid var(--border-color, #4e4e4e); padding-top: 3px; }
 .svd-report:empty, .svd-tabs:empty, .svd-steps:empty { display: none; }
@@ -22,7 +24,7 @@ const STYLE = `
 .svd-mapbox { position: relative; }
 .svd-map { display: block; cursor: crosshair; }
 .svd-cursor { position: absolute; left: 0; top: 0; box-sizing: border-box; pointer-events: none;
-  border: 2px solid #000; outline: 1px solid #fff; }
+  border: 2px solid #000; outline: 1px solid #fff; will-change: transform; }
 .svd-swatch { width: 14px; height: 14px; vertical-align: -3px; margin-right: 4px; border: 1px solid #888; }
 .svd-steps { gap: 1px; }
 .svd-steps span:first-child { margin-right: 4px; }

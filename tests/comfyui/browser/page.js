@@ -9,20 +9,17 @@ const { chromium } = require(options.playwright);
 const KNOWN = [/Failed to load resource/, /Content Security Policy/, /graph accessed before initialization/];
 
 async function open(page, { url, vue, palette = "dark" }) {
+  const settings = {
+    "Comfy.TutorialCompleted": true, // else templates are shown above all
+    "Comfy.VueNodes.Enabled": vue,
+    "Comfy.ColorPalette": palette,
+    "Comfy.Minimap.Visible": false,
+  };
+  await page.request.post(`${url}settings`, { data: settings });
   await page.goto(url, { timeout: 180000 });
   await page.waitForFunction(() => window.app?.extensionManager && window.app.canvas, null, { timeout: 180000 });
   await page.waitForSelector(".graph-canvas-container canvas, #graph-canvas", { timeout: 60000 });
-  await page.evaluate(
-    async ([vue, palette]) => {
-      const settings = app.extensionManager.setting;
-      await settings.set("Comfy.TutorialCompleted", true);
-      await settings.set("Comfy.VueNodes.Enabled", vue);
-      await settings.set("Comfy.ColorPalette", palette);
-      await settings.set("Comfy.Minimap.Visible", false);
-    },
-    [vue, palette],
-  );
-  await page.waitForTimeout(500);
+  await page.waitForTimeout(1000);
 }
 
 // Puts the node of a kind in the upper left of the screen, and gives what is in it: all panels lie above the graph.
