@@ -82,12 +82,13 @@ def output_grams(model: SmallWan) -> list[Tensor]:
 
 
 def profile_scenes(
-    model: SmallWan, scenes: list[Scene], bands: int = 2, flow: str = "dense", steps: int = STEPS, every: int = 3,
+    model: SmallWan, scenes: list[Scene], bands: int = 4, flow: str = "dense", steps: int = STEPS, every: int = 2,
     rows: int = 192, grid: tuple[int, int, int] = GRID, lam: float = 0.5, epsilon: float = 1.0,
     on_step: Callable[[], None] = lambda: None, candidates: Sequence[Pattern] = (),
     order: tuple[Tensor, int, int] | None = None, in_warmup: bool = False,
 ) -> Profile:  # fmt: skip
-    """Profile over one generation per scene; in dense flow every `every`-th step after the warm-up is measured.
+    """Profile over one generation per scene; in dense flow every `every`-th step after the warm-up is measured, and
+    there are at most as many bands as measured steps.
 
     Args:
         in_warmup: measure in one band, which is the warm-up.
@@ -97,6 +98,7 @@ def profile_scenes(
     """
     sigmas = sigma_schedule(steps).tolist()
     first = warmup_steps(steps)
+    bands = min(bands, (steps - first) // every)
     edges = [warmup_sigma(steps), *(sigmas[first + (steps - first) * n // bands] + 1e-6 for n in range(1, bands)), 0.0]
     edges = [EVERY_SIGMA, warmup_sigma(steps)] if in_warmup else edges
     index, *tiles = order or (slice(None), QUERY_TILE, KEY_TILE)

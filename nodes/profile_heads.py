@@ -18,6 +18,7 @@ from ..plans.candidates import default_candidates
 from ..plans.profile import Profile
 from ..plans.profiler import Profiler
 from .host import reasons
+from .host.extra_steps import ExtraSteps
 from .host.families import describe
 from .host.install import install, pause_malloc_graph
 from .host.plan_engine import SIGMA_SLACK
@@ -70,11 +71,11 @@ class ProfileHeads(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "bands",
-                    default=1,
+                    default=4,
                     min=1,
                     max=16,
-                    tooltip="Parts of the noise schedule with a plan of their own. More follows the model closer and "
-                    "needs more steps to measure.",
+                    tooltip="Parts of the noise schedule with a plan of their own, at most one for each step that is "
+                    "measured. More follows the model closer; each part is then measured in fewer steps.",
                 ),
                 io.DynamicCombo.Input(
                     "flow",
@@ -101,6 +102,17 @@ class ProfileHeads(io.ComfyNode):
                     tooltip="As on the patch node: what stays dense there need not be measured, and would count in the "
                     "plan's density.",
                 ),
+                io.Int.Input(
+                    "sensitivity_steps",
+                    default=0,
+                    min=0,
+                    max=256,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Extra steps that measure in which layers and at which noise levels errors of attention "
+                    "harm the video most; the budget then weighs errors by it. Each takes as long as a step, two for "
+                    "each band are the least. 0 weighs all errors alike, which was as good where both were tried.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The generated video's latent."),
@@ -123,6 +135,7 @@ class ProfileHeads(io.ComfyNode):
         prompt_label: str = "",
         start_percent: float = 0.2,
         previous_profile: Profile | None = None,
+        sensitivity_steps: int = 0,
     ) -> io.NodeOutput:
         """Latent and profile.
 
@@ -132,6 +145,7 @@ class ProfileHeads(io.ComfyNode):
         """
         node_id = cls.hidden.unique_id
         engines: list[ProfileEngine] = []
+        extra = ExtraSteps(sensitivity_steps if flow["flow"] == DENSE else 0, sigmas[:-1].tolist())
 
         def make_engine(sampling: Sampling) -> ProfileEngine:
             model, family = sampling.model, sampling.family
@@ -162,6 +176,7 @@ class ProfileHeads(io.ComfyNode):
             text = f"Sparse-vDiT: measured {engines[-1].observed} calls in {run.ledger.seconds:.1f} s"
             other = {name: n for name, n in run.ledger.dense_reasons().items() if name != reasons.PROFILING}
             text += "".join(f", {name} {count}" for name, count in other.items())
+            text = "; ".join(filter(None, (text, extra.told())))
             LOG.info(text)
             show_on_node(text, node_id)
             if not engines[-1].observed:
@@ -170,6 +185,7 @@ class ProfileHeads(io.ComfyNode):
         guider = copy.copy(guider)
         guider.model_patcher = guider.model_patcher.clone()
         guider.model_options = guider.model_patcher.model_options
+        extra.install(guider.model_patcher)
         install(guider.model_patcher, make_engine, finish)
         latent = sample(noise, guider, sampler, sigmas, latent_image)
         return io.NodeOutput(latent, engines[-1].profiler.profile())
@@ -177,10 +193,11 @@ class ProfileHeads(io.ComfyNode):
 
 def noise_bands(sigmas: Tensor, count: int, start: float) -> tuple[tuple[float, float], ...]:
     """(sigma_high, sigma_low) of `count` parts with equally many steps of the sampled schedule from noise level `start`
-    on. Where the schedule begins above it, the first part begins there, so that a plan serves schedules of other steps.
+    on, one for each step where there are fewer. Where the schedule begins above it, the first part begins there, so
+    that a plan serves schedules of other steps.
 
     Raises:
-        ValueError: fewer steps than bands.
+        ValueError: no step comes after noise level `start`.
     """
     start *= 1 + SIGMA_SLACK
     sampled = [sigma for sigma in sigmas[:-1].tolist() if sigma <= start]
@@ -190,11 +207,7 @@ def noise_bands(sigmas: Tensor, count: int, start: float) -> tuple[tuple[float, 
             f"0 of {len(sigmas) - 1} sampled steps come after start_percent (noise level {start:.3f}): every step lies "
             "in the warm-up, use a smaller start_percent or more steps"
         )
-    if steps < count:
-        raise ValueError(
-            f"bands is {count}, but {steps} of {len(sigmas) - 1} sampled steps come after start_percent (noise level "
-            f"{start:.3f}): use at most one band per step, or a smaller start_percent"
-        )
+    count = min(count, steps)
     ends = [start if float(sigmas[0]) > start else sampled[0], *sampled[1:], float(sigmas[-1])]
     edges = [ends[round(part * steps / count)] for part in range(count + 1)]
     return tuple(itertools.pairwise(edges))

@@ -66,6 +66,8 @@ class Profile:
         samples: observations per (bands, layers), int64.
         columns: share of the softmax mass in each cell of the video (`columns.Cells`), float32 (bands, layers, heads,
             cells).
+        injected: errors of forwards with sparse attention in some layers, summed up: of the model's output relative to
+            its power, and of attention (`sensitivity.py`); float64 (2, bands, layers), zero where none was made.
 
     Raises:
         ValueError: a tensor of another shape than the header says, or a number that is not finite.
@@ -76,6 +78,7 @@ class Profile:
     votes: Tensor
     samples: Tensor
     columns: Tensor
+    injected: Tensor
 
     def __post_init__(self) -> None:
         head = self.header
@@ -95,6 +98,10 @@ class Profile:
                 f"columns is {tuple(self.columns.shape)}, expected {cells} (bands, layers, heads, cells) numbers not "
                 "below zero"
             )
+        if tuple(self.injected.shape) != (2, *shape[:2]):
+            raise ValueError(f"injected is {tuple(self.injected.shape)}, expected {(2, *shape[:2])} (2, bands, layers)")
+        if not torch.isfinite(self.injected).all() or (self.injected < 0).any():
+            raise ValueError("injected has values that are not finite or below zero; profile again")
         if tuple(self.samples.shape) != shape[:2]:
             raise ValueError(f"samples is {tuple(self.samples.shape)}, expected {shape[:2]} (bands, layers)")
 
@@ -166,7 +173,20 @@ def merge_profiles(first: Profile, second: Profile) -> Profile:
     measures = {name: first.measures[name] * share + second.measures[name] * (1 - share) for name in MEASURES}
     columns = (first.columns * share + second.columns * (1 - share)).float()
     header, votes = _merged_header(first, second, first.header.bands), first.votes + second.votes
-    return Profile(header, measures, votes, samples, columns)
+    return Profile(header, measures, votes, samples, columns, first.injected + second.injected)
+
+
+def one_band(profile: Profile, band: int) -> Profile:
+    """What was measured in one band alone."""
+    rows = slice(band, band + 1)
+    return Profile(
+        replace(profile.header, bands=profile.header.bands[rows]),
+        {name: tensor[rows] for name, tensor in profile.measures.items()},
+        profile.votes[rows],
+        profile.samples[rows],
+        profile.columns[rows],
+        profile.injected[:, rows],
+    )
 
 
 def _join_bands(first: Profile, second: Profile) -> Profile:
@@ -178,7 +198,8 @@ def _join_bands(first: Profile, second: Profile) -> Profile:
     votes = torch.stack([p.votes[row] for _, p, row in parts])
     samples = torch.stack([p.samples[row] for _, p, row in parts])
     columns = torch.stack([p.columns[row] for _, p, row in parts])
-    return Profile(_merged_header(first, second, bands), measures, votes, samples, columns)
+    injected = torch.stack([p.injected[:, row] for _, p, row in parts], 1)
+    return Profile(_merged_header(first, second, bands), measures, votes, samples, columns, injected)
 
 
 def _merged_header(first: Profile, second: Profile, bands: tuple[tuple[float, float], ...]) -> ProfileHeader:
@@ -196,7 +217,8 @@ def _merged_header(first: Profile, second: Profile, bands: tuple[tuple[float, fl
 
 
 def _both(first: dict, second: dict) -> dict:
-    """Entries of both; where they differ, both values as text."""
+    """Entries of both; where they differ, both values as text, but of sampled rows the fewer: errors are no surer."""
     differing = {name: f"{first[name]}, {value}"[:MOST_NAME] for name, value in second.items()
                  if name in first and first[name] != value}  # fmt: skip
-    return {**second, **first, **differing}
+    rows = [entries["rows"] for entries in (first, second) if isinstance(entries.get("rows"), (int, float))]
+    return {**second, **first, **differing, **({"rows": min(rows)} if len(rows) == 2 else {})}

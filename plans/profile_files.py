@@ -16,7 +16,7 @@ from .plan import Provenance, check_provenance
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader
 from .writing import write_new
 
-FORMAT, VERSION = "sparse-vdit-profile", 3  # 1 had no measure `square`, 2 no columns
+FORMAT, VERSION = "sparse-vdit-profile", 4  # 1 had no measure `square`, 2 no columns, 3 nothing injected
 MOST_BYTES = 1 << 30
 ORIGIN = ("model", "parameters", "prompts", "versions", "date")
 
@@ -40,7 +40,8 @@ def profile_bytes(profile: Profile) -> bytes:
     header["candidates"] = [pattern.to_dict() for pattern in profile.header.candidates]
     # one entry only: safetensors writes several in no fixed order, and equal profiles shall be equal files
     text = json.dumps({"format": FORMAT, "version": VERSION, "header": header}, sort_keys=True)
-    tensors = {**profile.measures, "votes": profile.votes, "samples": profile.samples, "columns": profile.columns}
+    tensors = {**profile.measures, "votes": profile.votes, "samples": profile.samples}
+    tensors |= {"columns": profile.columns, "injected": profile.injected}
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"profile": text})
 
 
@@ -57,13 +58,14 @@ def load_profile(path: str | Path) -> Profile:
         tensors = load(path.read_bytes())  # mapped, Windows would not let the file be renewed
     except SafetensorError as error:
         raise _unreadable(path, error) from error
-    missing = {*MEASURES, "votes", "samples", "columns"} - tensors.keys()
+    missing = {*MEASURES, "votes", "samples", "columns", "injected"} - tensors.keys()
     if missing:
         raise ProfileError(f"{path.name}: lacks the tensor {sorted(missing)[0]!r}")
     try:
         measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
         votes, samples = tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64)
-        return Profile(header, measures, votes, samples, tensors["columns"].to(torch.float32))
+        columns, injected = tensors["columns"].to(torch.float32), tensors["injected"].to(torch.float64)
+        return Profile(header, measures, votes, samples, columns, injected)
     except (ValueError, TypeError) as error:
         raise ProfileError(f"{path.name}: header: {error}") from error
 

@@ -84,6 +84,11 @@ class Profiler:
         self.votes = torch.zeros(shape, dtype=torch.float64)
         self.samples = torch.zeros(shape[:2], dtype=torch.int64)
         self.columns: Tensor | None = None
+        self.injected = torch.zeros(2, *shape[:2], dtype=torch.float64)
+
+    def band_at(self, sigma: float) -> int | None:
+        """Number of the band that a noise level lies in, None outside all of them."""
+        return next((n for n, (high, low) in enumerate(self.bands) if low < sigma <= high), None)
 
     @torch.no_grad()
     def observe(
@@ -102,7 +107,7 @@ class Profiler:
             ValueError: another token grid than the first call's, as a profile is of one grid; or a first call that
                 shows that the previous profile was measured otherwise.
         """
-        band = next((n for n, (high, low) in enumerate(self.bands) if low < sigma <= high), None)
+        band = self.band_at(sigma)
         if band is None:
             return None
         self.projected &= gram is not None
@@ -122,19 +127,40 @@ class Profiler:
         """Candidates that may flow on, bool (candidates,)."""
         return saving(torch.tensor(self.densities)) & paper_kinds(self.candidates)
 
+    def use_fewer_rows(self, rows: int) -> None:
+        """Sample at most so many query rows from now on; the profile counts every observation as one of so few."""
+        self.rows = min(self.rows, rows)
+        if self.judge is not None:
+            self.judge.rows = self.rows
+
+    def inject(self, band: int, layers: range, output: float, attention: float) -> None:
+        """Keep what sparse attention in some layers of one forward did (`sensitivity.py`).
+
+        Args:
+            output: squared error of the model's output, relative to its power.
+            attention: sum of ||W_O dO||^2 over the heads of those layers.
+        """
+        self.injected[0, band, layers.start : layers.stop] += output
+        self.injected[1, band, layers.start : layers.stop] += attention
+
     def profile(self) -> Profile:
         """The means over everything observed so far, the previous profile included.
 
         Raises:
             ValueError: nothing was observed yet.
         """
+        own = self.own_profile()
+        return own if self.previous is None else merge_profiles(self.previous, own)
+
+    def own_profile(self) -> Profile:
+        """The same without the previous profile."""
         if self.grid is None:
             raise ValueError("nothing was observed: no attention call was recognised, or no step lay in a band")
         count = self.samples.clamp_min(1)[..., None, None]
         measures = {name: total / count for name, total in self.sums.items()}
         columns = (self.columns / self.columns.sum(-1, keepdim=True).clamp_min(1e-30)).float()
-        profile = Profile(self._header(), measures, self.votes.clone(), self.samples.clone(), columns)
-        return profile if self.previous is None else merge_profiles(self.previous, profile)
+        counted = (self.votes.clone(), self.samples.clone())
+        return Profile(self._header(), measures, *counted, columns, self.injected.clone())
 
     def _header(self) -> ProfileHeader:
         return ProfileHeader(

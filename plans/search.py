@@ -16,12 +16,15 @@ from .plan import Plan
 from .presets import PRESETS
 from .profile import Profile
 from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
+from .sensitivity import error_weights
 
 MOST_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)
 MOST_STRIPES = 128  # heads with columns of their own, whose tile lists take some 80 KB each at 75,600 tokens
 # Heads that look at single keys have most of their error in few rows. The candidate that seems best on sampled rows is
-# then the one whose worst rows were missed, so each is taken to be this many standard errors worse than it seems.
+# then the one whose worst rows were missed. Where an error is promised, each is therefore taken to be this many
+# standard errors worse than it seems; where a density or a speed-up is, that would mislead (.7 and .9 dB, small Wan).
 CAUTION = 2.0
+MEASURED, UNMEASURED = "measured", "not measured, taken as 1"
 LEAST_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
 
 
@@ -76,8 +79,9 @@ def search_budget(
 
     Args:
         density: wanted mean density over all heads.
-        error: wanted sqrt(sum w ||W_O dO||^2 / sum w ||W_O O||^2), with CAUTION.
-        weights: sensitivity w of the result to an error, broadcastable to (bands, layers, heads); 1 by default.
+        error: wanted sqrt(sum w ||W_O dO||^2 / sum w ||W_O O||^2), with CAUTION; a preset is one too.
+        weights: sensitivity w of the result to an error, broadcastable to (bands, layers, heads); by default what the
+            profile has measured, and 1 where it has not.
         most_skipped: largest share of heads, over all bands, that may be skipped.
         speedup: how many times as fast as the model's own attention.
         preset: name of an error in PRESETS.
@@ -91,12 +95,14 @@ def search_budget(
     if not 0 <= most_skipped <= SKIP_LIMIT:
         raise SearchError(f"most_skipped is {most_skipped}, expected 0 to {SKIP_LIMIT}: more heads than that matter")
     bands = _bands(profile)
-    if weights is not None:
-        weights = weights.expand((*profile.samples.shape, profile.header.heads))[bands]
+    measured = error_weights(profile.injected) if weights is None else weights
+    if measured is not None:
+        weights = measured.expand((*profile.samples.shape, profile.header.heads))[bands]
     costs = costs or profile_costs(profile.header)
     errors, variance = _relative_errors(profile, bands, weights)
     feasible = _feasible(profile, bands, errors, most_skipped)
-    likely = (errors + CAUTION * variance.sqrt()).masked_fill(~feasible, torch.inf)
+    caution = 0.0 if name in ("density", "speedup") else CAUTION
+    likely = (errors + caution * variance.sqrt()).masked_fill(~feasible, torch.inf)
     densities = torch.tensor(profile.header.densities, dtype=torch.float64)
     times, densities = (shares.expand_as(errors) / feasible[..., 0].numel() for shares in (costs.relative, densities))
     try:
@@ -110,6 +116,7 @@ def search_budget(
         raise SearchError(_out_of_reach(profile, name, target, reason.times)) from reason
     parameters = {"preset": target, "error": PRESETS[target]} if name == "preset" else {name: target}
     parameters |= {"gap": float(f"{found.gap:.2g}"), "most_skipped": most_skipped}
+    parameters["sensitivity"] = UNMEASURED if measured is None else MEASURED
     parameters |= predicted_error(found.choice, errors, variance)
     return plan_of(profile, bands, found.choice, "budget", parameters, costs)
 

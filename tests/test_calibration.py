@@ -91,6 +91,28 @@ def test_fewer_rows_where_one_dense_step_is_too_few(monkeypatch: pytest.MonkeyPa
     assert LEAST_ROWS < fewer < 0.55 * ROWS
 
 
+@pytest.mark.parametrize(("seconds", "rows"), [(0.5, 32), (1.9, 32), (3.0, 10), (90.0, 8)])
+def test_rows_are_left_out_where_judging_takes_longer_than_foreseen(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, rows: int
+) -> None:
+    """Of 20 other seconds: up to twice the 5 % they are left alone."""
+    monkeypatch.setattr(measuring_module, "LEAST_ROWS", 8)
+    found = measuring(2)
+    now = iter([100.0, 120.0 + seconds])
+    monkeypatch.setattr(measuring_module.time, "perf_counter", lambda: next(now))
+    found.begin(1.0)
+    q, k, v = torch.randn(3, 1, 360, 3, 128, generator=torch.Generator().manual_seed(1)).unbind()
+    call = Call(0, (*GRID, 0, 0), q, k, v)
+    assert found.wants(call, spread=True)
+    found.engine.profiler.rows = 32
+    found.engine.observe(call, 1.0)
+    found.milliseconds = 1000 * seconds
+    found.begin(0.95)
+    profiler = found.engine.profiler
+    assert profiler.rows == profiler.judge.rows == rows
+    assert profiler.own_profile().header.parameters["rows"] == rows
+
+
 def test_what_judging_costs_is_what_was_counted() -> None:
     """Against the operations that PyTorch counts at a real model's size, kept in a result file."""
     (path,) = sorted((ROOT / "benchmarks" / "results").glob("profile_cost-*.json"))[-1:]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -89,6 +91,17 @@ class Ledger:
         for name, value in mark.items():
             setattr(self, name, value)
         self.forwards.pop()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Around forwards that are none of the video's: what they count is forgotten."""
+        mark, forwards = self.mark(), len(self.forwards)
+        try:
+            yield
+        finally:
+            for name, value in mark.items():
+                setattr(self, name, value)
+            del self.forwards[forwards:]
 
     def dense_reasons(self) -> Counter:
         """Reasons of the dense self-attention calls."""

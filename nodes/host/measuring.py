@@ -15,6 +15,7 @@ from .run import Run
 
 ROWS, LEAST_ROWS = 256, 64  # of each head and call; fewer say too little
 MOST_SHARE = 0.05  # of the time of the dense calls beside
+TOO_SLOW = 2.0  # times that share of the time that passed, from which on rows are left out after all
 SLOWER = {"cpu": 4.5, "cuda": 8.0}
 """How many times as long an operation of judging takes as one of dense attention. On a CPU as measured (4.2 and 5.1
 with 8,736 and 3,564 tokens in float32); on GPUs, where one is in float32 and the other on tensor cores, a guess."""
@@ -61,7 +62,18 @@ class Measuring:
         """A forward at this noise level begins, the first of a step or another one of it."""
         if sigma != self.sigma:
             self.step, self.sigma, self._before, self._here = self.step + 1, sigma, set(self._seen), set()
+            self._keep_up()
         self.began = self.began or time.perf_counter()
+
+    def _keep_up(self) -> None:
+        """Leave out rows where judging takes longer than was foreseen: not every device was measured."""
+        spent = self.milliseconds / 1000
+        if self.engine is None or not spent:
+            return
+        share = spent / max(1e-9, time.perf_counter() - self.began - spent)
+        if share > TOO_SLOW * MOST_SHARE:
+            profiler = self.engine.profiler
+            profiler.use_fewer_rows(max(LEAST_ROWS, int(profiler.rows * MOST_SHARE / share)))
 
     def wants(self, call: Call, spread: bool) -> bool:
         """Whether a call is to be measured: one of each layer and noise level at most, as the other prompt or context

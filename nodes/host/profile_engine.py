@@ -13,6 +13,7 @@ from ...plans.profiler import Profiler
 from . import reasons
 from .engine import NOT_VIEWED, Call
 from .families import Family, Layout
+from .injection import Injection
 from .run import Run
 
 
@@ -24,6 +25,9 @@ class ProfileEngine:
         model: diffusion model, whose output matrices the errors go through.
         family: where they are.
         pause: context in which measures that outlive a forward are taken.
+
+    Attributes:
+        injection: what the calls of an extra forward get in the place of being measured; None in the video's own.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class ProfileEngine:
         self.shape = profiler.names["layers"], profiler.names["heads"]
         self.sigma = 0.0
         self.observed = 0
+        self.injection: Injection | None = None
         self._grams: dict[int, Tensor] = {}
 
     def reason(self, sigma: float) -> str | None:
@@ -56,6 +61,8 @@ class ProfileEngine:
         why = self.refusal(call)
         if why is not None:
             return why
+        if self.injection is not None:
+            return self.injection.attention(call)
         stop = run.time(call.q.device, "profiling")
         flowing = self.observe(call, self.sigma)
         out = None if flowing is None else flowing.clone()  # what flows on is the forward's own
@@ -78,12 +85,16 @@ class ProfileEngine:
             return reasons.OTHER_TEXT
         return None
 
+    def gram(self, call: Call) -> Tensor:
+        """W_O^T W_O of each head of a call's layer, (H, D, D); made once."""
+        if call.layer not in self._grams:
+            self._grams[call.layer] = head_grams(self.family.output(self.model, call.layer), call.q)
+        return self._grams[call.layer]
+
     def observe(self, call: Call, sigma: float) -> Tensor | None:
         """Measure a call; the profiler's output where attention flows on sparse."""
         with self.pause():  # what is measured outlives the forward
-            if call.layer not in self._grams:
-                self._grams[call.layer] = head_grams(self.family.output(self.model, call.layer), call.q)
-            gram = self._grams[call.layer]
+            gram = self.gram(call)
             flowing = self.profiler.observe(call.layer, sigma, call.q, call.k, call.v, TokenGrid(*call.layout), gram)
         self.observed += 1
         return flowing

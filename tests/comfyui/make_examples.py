@@ -20,6 +20,7 @@ from .installation import ROOT, comfyui_path
 from .server import WEB_FOLDER, Server
 
 FOLDER = ROOT / "example_workflows"
+BY_HAND = "wan_make_plan"
 PACK = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 
 
@@ -65,18 +66,18 @@ def add_names(base: Path) -> None:
 
 
 def main() -> None:
+    by_hand = {BY_HAND: json.loads((FOLDER / f"{BY_HAND}.json").read_text())}
     with tempfile.TemporaryDirectory() as base:
         add_names(with_models(Path(base)))
         server = Server(comfyui_path(), Path(base), folder=WEB_FOLDER)
         try:
             comfyui = server.get("/system_stats")["system"]["comfyui_version"]
             given = [plain(name, example) for name, example in EXAMPLES.items()]
-            found = browse(server, "make_workflow", vue=False, palette="light", examples=given, folder=str(FOLDER))
+            options = {"examples": given, "byHand": by_hand, "folder": str(FOLDER)}
+            found = browse(server, "make_workflow", vue=False, palette="light", **options)
         finally:
             server.stop()
-    by_hand = FOLDER / "wan_make_plan.json"
-    made = {**found["made"], by_hand.stem: json.loads(by_hand.read_text())}
-    for name, workflow in made.items():
+    for name, workflow in {**found["made"], **by_hand}.items():
         (FOLDER / f"{name}.json").write_text(json.dumps(versioned(workflow, comfyui)) + "\n")
 
 

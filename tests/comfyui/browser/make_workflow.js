@@ -43,6 +43,11 @@ module.exports = async (page, options, { open }) => {
     );
     await take(page, `${options.folder}/${name}.jpg`);
   }
+  for (const [name, workflow] of Object.entries(options.byHand)) {
+    await page.evaluate(async (workflow) => app.loadGraphData(workflow), workflow);
+    await page.waitForTimeout(1500);
+    await take(page, `${options.folder}/${name}.jpg`);
+  }
   return { made };
 };
 
