@@ -19,12 +19,13 @@ def translations(language: str) -> dict:
     return json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
 
 
-def names(description: dict, before: str = "") -> Iterator[str]:
-    """Names of all inputs, those of dynamic combos as the frontend looks them up."""
+def names(description: dict, before: str = "") -> Iterator[tuple[str, str]]:
+    """All inputs as the frontend looks them up, and what they are called."""
     for kind in ("required", "optional"):
         for name, value in description.get(kind, {}).items():
-            yield before + name
-            for option in value[1].get("options", ()) if len(value) > 1 else ():
+            options = value[1] if len(value) > 1 else {}
+            yield before + name, options.get("display_name") or name
+            for option in options.get("options", ()):
                 if isinstance(option, dict):
                     yield from names(option["inputs"], f"{before}{name}_")
 
@@ -40,7 +41,7 @@ def test_every_node_input_and_output_is_translated(nodes: dict, language: str) -
     found = translations(language)
     assert found.keys() == nodes.keys()
     for name, described in nodes.items():
-        assert found[name]["inputs"].keys() == set(names(described["input"])), name
+        assert found[name]["inputs"].keys() == dict(names(described["input"])).keys(), name
         assert list(found[name]["outputs"]) == [str(number) for number in range(len(described["output"]))], name
 
 
@@ -50,6 +51,9 @@ def test_english_names_are_the_nodes_own(nodes: dict) -> None:
     for name, found in translations("en").items():
         assert found["display_name"] == nodes[name]["display_name"]
         assert found.keys() == {"display_name", "inputs", "outputs"}
+        called = {key: entry["name"] for key, entry in found["inputs"].items()}
+        assert called == dict(names(nodes[name]["input"])), name
+        assert [entry["name"] for entry in found["outputs"].values()] == nodes[name]["output_name"]
         for key, entry in (*found["inputs"].items(), *found["outputs"].items()):
             assert entry.keys() == {"name"}, f"{name}.{key}"
 
