@@ -125,7 +125,8 @@ def test_example_workflows_have_only_known_nodes_and_valid_inputs(server: Server
             known = dict(inputs(info[item["type"]]["input"]))
             for socket in item.get("inputs", ()):
                 name = socket["name"].split(".")[-1]  # of a dynamic combo's inputs the frontend tells both names
-                assert name in known or name in FRONTENDS_OWN, f"{file.name}: {item['type']} has no input {socket['name']}"
+                where = f"{file.name}: {item['type']}"
+                assert name in known or name in FRONTENDS_OWN, f"{where} has no input {name}"
             if item["type"].startswith("SparseVDiT"):
                 check_widgets(file.name, info[item["type"]]["input"], list(item.get("widgets_values") or ()))
         for number, source, output, target, slot, kind in workflow["links"]:
