@@ -15,14 +15,29 @@ from ..kernels.patterns import Pattern
 from ..kernels.tiling import KEY_TILE, QUERY_TILE
 from .colours import PLAIN, head_cell, kind_colour
 from .cost import NO_ATTENTION, plan_speedup, step_speedup
-from .pictures import GAP, GREY, INK, PAPER, TEXT, TITLE, font, pen, stack, text_block, widened, with_axes
+from .pictures import (
+    GAP,
+    GREY,
+    INK,
+    PAPER,
+    PICTURE_PIXELS,
+    TEXT,
+    TITLE,
+    font,
+    from_share,
+    pen,
+    stack,
+    text_block,
+    widened,
+    with_axes,
+)
 from .plan import Band, Plan
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _MAP_PIXELS, _LARGEST_CELL = 640, 48
-_PICTURE_PIXELS, _MOST_SAMPLES = 640, 2048
+_MOST_SAMPLES = 2048
 _SHOWN_DENSITIES, _SWATCH = (0.0, 0.1, 0.4, 1.0), 28
 
 
@@ -48,9 +63,9 @@ def draw_pattern(
 ) -> np.ndarray:
     """What each token (down) attends (across), both in sequence order, with a caption: uint8 RGB (H, W, 3)."""
     attended = _sampled_mask(pattern, grid, query_tile, key_tile)
-    scale = max(1, _PICTURE_PIXELS // len(attended))
+    scale = max(1, PICTURE_PIXELS // len(attended))
     ink = np.kron(attended, np.ones((scale, scale))) if scale > 1 else attended
-    picture = _from_share(ink, kind_colour("dense" if pattern.kind in PLAIN else pattern.kind))
+    picture = from_share(ink, kind_colour("dense" if pattern.kind in PLAIN else pattern.kind))
     density = pattern_density(pattern, grid, query_tile, key_tile)
     caption = text_block(
         [
@@ -78,17 +93,6 @@ def _sampled_mask(pattern: Pattern, grid: TokenGrid, query_tile: int, key_tile: 
 
 def _as_array(mask: Tensor) -> np.ndarray:
     return mask.numpy().astype(np.float64)
-
-
-def _from_share(share: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
-    """Picture whose pixels are between paper (0) and a colour (1), shrunk by area to at most _PICTURE_PIXELS."""
-    from PIL import Image
-
-    pixels = 255 + share[..., None] * (np.array(colour) - 255.0)
-    picture = Image.fromarray(pixels.round().astype(np.uint8))
-    if picture.width <= _PICTURE_PIXELS:
-        return picture
-    return picture.resize((_PICTURE_PIXELS, _PICTURE_PIXELS), Image.Resampling.BOX)
 
 
 def _heading(plan: Plan, density: float) -> Image.Image:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
 INK, GREY, PAPER = (34, 34, 34), (120, 120, 120), (255, 255, 255)
 TEXT, TITLE, GAP = 16, 20, 24  # pixels
+PICTURE_PIXELS = 640  # of a map's longest side
 _LEFT, _BOTTOM, _TOP, _RIGHT = 72, 52, 8, 24  # pixels for ticks and labels of the axes, and room for half a tick
 
 
@@ -94,3 +97,14 @@ def pen(picture: Image.Image) -> ImageDraw.ImageDraw:
     from PIL import ImageDraw
 
     return ImageDraw.Draw(picture)
+
+
+def from_share(share: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+    """Picture whose pixels are between paper (0) and a colour (1), shrunk by area to at most PICTURE_PIXELS."""
+    from PIL import Image
+
+    pixels = 255 + share[..., None] * (np.array(colour) - 255.0)
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    if picture.width <= PICTURE_PIXELS:
+        return picture
+    return picture.resize((PICTURE_PIXELS, PICTURE_PIXELS), Image.Resampling.BOX)

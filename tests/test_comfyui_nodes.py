@@ -29,7 +29,10 @@ NODES = {
         },
     ),
     "SparseVDiTSearchPlan": (["SPARSE_VDIT_PLAN"], {"profile": "SPARSE_VDIT_PROFILE"}),
-    "SparseVDiTPreviewPlan": (["IMAGE", "STRING"], {"plan": "SPARSE_VDIT_PLAN"}),
+    "SparseVDiTPreviewPlan": (
+        ["IMAGE", "STRING", "IMAGE"],
+        {"plan": "SPARSE_VDIT_PLAN", "profile": "SPARSE_VDIT_PROFILE"},
+    ),
     "SparseVDiTCompareVideos": (["STRING", "IMAGE", "IMAGE"], {"reference": "IMAGE", "video": "IMAGE"}),
 }
 

@@ -69,6 +69,7 @@ def test_look_lock_reload_run_and_reset(served: Server, vue: bool) -> None:
     assert found["hovered"].startswith(f"layer 3, head 2: {last.describe()}, density ")
     assert found["byKeys"].startswith("layer 1, head 1: diagonal")
     assert found["spoken"] == "polite"
+    assert min(found["picture"]) > 300
     assert found["locked"] == found["reloaded"] == str(kept)
     assert "(kept dense)" in found["legend"]
     check_totals(found["before"], plan)

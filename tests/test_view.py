@@ -11,7 +11,6 @@ from sparse_vdit.kernels.patterns import Diagonal, VerticalStripe
 from sparse_vdit.plans.chosen import plan_of
 from sparse_vdit.plans.columns import ProfiledStripe
 from sparse_vdit.plans.cost import plan_speedup
-from sparse_vdit.plans.profile import Profile
 from sparse_vdit.plans.view import measured_errors, plan_view
 
 
@@ -64,7 +63,7 @@ def test_errors_of_profiled_stripes_are_found_by_their_columns() -> None:
         key_tile=16,
     )
     columns = torch.rand(plain.columns.shape, generator=torch.Generator().manual_seed(2))
-    profile = Profile(header, plain.measures, plain.votes, plain.samples, columns)
+    profile = dataclasses.replace(plain, header=header, columns=columns)
     choice = torch.full((2, 3, 4), 4)
     plan = plan_of(profile, [0, 1], choice, "test", {})
     assert all(isinstance(pattern, VerticalStripe) for pattern in plan.patterns)

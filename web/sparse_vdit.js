@@ -43,6 +43,7 @@ function addPanel(node) {
       node.properties[OPEN] = isOpen;
     },
     resized: () => fit(node, panel),
+    pictureOf: (band, cell) => pictureOf(node, band, cell),
   });
   const shown = node.addDOMWidget("plan_view", "sparse_vdit_view", panel.root, {
     serialize: false,
@@ -94,6 +95,13 @@ async function showListed(node) {
   panel.showPlan(view ?? null);
   panel.resized();
   refreshPatches();
+}
+
+// Address of the picture of a head, for plans that are listed.
+function pictureOf(node, band, { layer, head }) {
+  const name = node.comfyClass === LOAD ? widget(node, "plan_name")?.value : null;
+  if (!name) return null;
+  return api.apiURL(`/sparse_vdit/head?name=${encodeURIComponent(name)}&head=${band},${layer},${head}`);
 }
 
 // The node that a patch node's plan comes from, None where none is connected.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -11,25 +12,29 @@ from aiohttp import web
 from server import PromptServer
 
 from ...plans.files import PlanError, load_plan
+from ...plans.head_drawing import as_png, draw_head
+from ...plans.plan import Plan
+from ...plans.profile import Profile
 from ...plans.profile_files import ProfileError, load_profile
-from ...plans.view import HeadNumbers, measured_errors, plan_view
+from ...plans.view import measured_errors, plan_view
 from .engine import NOT_VIEWED
 from .ledger import Ledger
 from .plan_folders import plan_files, profile_beside
 from .reasons import NOT_SELF_ATTENTION
 from .run import Run
 
-ROUTE = "/sparse_vdit/plan"
+ROUTE, HEAD_ROUTE = "/sparse_vdit/plan", "/sparse_vdit/head"
 RAN = "sparse_vdit.ran"
 SHOWN = "sparse_vdit_plan"
 """Key of a plan's view among what a node shows when it has run."""
 
 
 def register() -> None:
-    """Tell ComfyUI of the route; nothing happens without a server."""
+    """Tell ComfyUI of the routes; nothing happens without a server."""
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.routes.get(ROUTE)(answer)
+        server.routes.get(HEAD_ROUTE)(picture)
 
 
 async def answer(request: web.Request) -> web.Response:
@@ -45,6 +50,24 @@ async def answer(request: web.Request) -> web.Response:
     return web.json_response({"view": view})
 
 
+async def picture(request: web.Request) -> web.Response:
+    """PNG of what a head of a listed plan attends and runs, or why there is none; `head` is `band,layer,head`."""
+    name, place = request.query.get("name", ""), request.query.get("head", "")
+    path = plan_files().get(name)
+    if path is None or not re.fullmatch(r"\d{1,4}(,\d{1,4}){2}", place):
+        return web.json_response({"error": f"plan {name[:200]!r} or its head {place[:200]!r} is not here"}, status=404)
+    try:
+        content = await asyncio.to_thread(_picture, path, *map(int, place.split(",")))
+    except (ValueError, OSError) as error:
+        return web.json_response({"error": str(error)}, status=422)
+    return web.Response(body=content, content_type="image/png")
+
+
+def _picture(path: Path, band: int, layer: int, head: int) -> bytes:
+    plan, profile = _read(path, *map(_age, (path, profile_beside(path))))
+    return as_png(draw_head(plan, profile, band, layer, head))
+
+
 def _age(path: Path) -> int:
     return path.stat().st_mtime_ns if path.is_file() else 0
 
@@ -52,14 +75,18 @@ def _age(path: Path) -> int:
 @lru_cache(maxsize=8)
 def _view(name: str, path: Path, age: int, profile_age: int) -> dict:
     """A plan's view; the ages of its file and of the profile beside it tell when it has to be made anew."""
+    plan, profile = _read(path, age, profile_age)
+    return plan_view(plan, errors=None if profile is None else measured_errors(plan, profile), name=name)
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, age: int, profile_age: int) -> tuple[Plan, Profile | None]:
+    """A plan, and the profile beside it where one can be read."""
     plan = load_plan(path)
-    errors: HeadNumbers | None = None
-    if profile_age:
-        try:
-            errors = measured_errors(plan, load_profile(profile_beside(path)))
-        except (ProfileError, OSError):  # of use to the viewer alone where it can be read
-            errors = None
-    return plan_view(plan, errors=errors, name=name)
+    try:
+        return plan, load_profile(profile_beside(path)) if profile_age else None
+    except (ProfileError, OSError):  # the plan can be shown without
+        return plan, None
 
 
 def show_run(run: Run, report: str, node_id: str | None) -> None:

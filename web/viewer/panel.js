@@ -12,9 +12,9 @@ const SWATCH = 14;
 
 export class PlanPanel {
   // `setLocks(locks)` keeps them in the workflow; `resized()` hears that the panel wants another height;
-  // `chosen(cell)` of a head that is clicked; `missing` says what to do where there is no plan to show.
-  constructor({ setLocks, resized, opened, missing, chosen = () => {} }) {
-    Object.assign(this, { setLocks, resized, opened, missing, chosen });
+  // `pictureOf(band, cell)` is the address of a head's picture, or nothing; `missing` says what to do where there is no plan to show.
+  constructor({ setLocks, resized, opened, missing, pictureOf }) {
+    Object.assign(this, { setLocks, resized, opened, missing, pictureOf });
     Object.assign(this, { view: null, ran: null, locks: new Locks(), given: new Locks(), band: 0, showsRun: false });
     this.isOpen = false;
     this.toggle = button("", "Show or hide the map of layers and heads", () => this.open(!this.isOpen));
@@ -26,7 +26,7 @@ export class PlanPanel {
       layerChosen: (layer) => this.#toggleLock("layers", layer),
     });
     this.parts = Object.fromEntries(
-      ["title", "tabs", "strip", "steps", "hover", "actions", "legend", "totals", "report"].map((name) => [
+      ["title", "tabs", "strip", "steps", "hover", "actions", "picture", "legend", "totals", "report"].map((name) => [
         name,
         element("div", { className: `svd-${name}` }),
       ]),
@@ -36,8 +36,8 @@ export class PlanPanel {
     this.reset = button("Reset", "Nothing is kept dense any more", () => this.setLocks(new Locks()));
     this.parts.actions.append(this.layerButton, this.kept, this.reset);
     this.parts.hover.ariaLive = this.parts.totals.ariaLive = "polite";
-    const { title, tabs, strip, steps, hover, actions, legend, totals, report } = this.parts;
-    this.shown = element("div", {}, tabs, strip, steps, this.map.root, hover, actions, legend, totals);
+    const { title, tabs, strip, steps, hover, actions, picture, legend, totals, report } = this.parts;
+    this.shown = element("div", {}, tabs, strip, steps, this.map.root, hover, actions, picture, legend, totals);
     this.body = element("div", { className: "svd-body", hidden: true }, title, this.shown, report);
     this.head = element("div", { className: "svd-head" }, this.toggle, this.badge);
     this.root = element("div", { className: "svd-panel" }, this.head, this.body);
@@ -70,7 +70,10 @@ export class PlanPanel {
 
   // `view` is a plan's as the server sends it; `given` is kept dense by the node that it comes from.
   showPlan(view, given = new Locks()) {
-    if (view !== this.view) this.band = 0;
+    if (view !== this.view) {
+      this.band = 0;
+      this.parts.picture.replaceChildren();
+    }
     Object.assign(this, { view, given });
     this.refresh();
   }
@@ -216,9 +219,15 @@ export class PlanPanel {
     if (before !== cell.layer) this.#actions();
   }
 
+  // Shows the picture of a head that the node has an address for.
   #choose(cell) {
     this.#tell(cell);
-    this.chosen(cell);
+    const address = this.pictureOf(this.band, cell);
+    if (!address) return;
+    const picture = element("img", { src: address, alt: `What ${this.parts.hover.textContent} attends, beside its pattern` });
+    picture.addEventListener("load", () => this.resized());
+    picture.addEventListener("error", () => picture.remove());
+    this.parts.picture.replaceChildren(picture);
   }
 }
 

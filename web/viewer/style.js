@@ -17,7 +17,8 @@ const STYLE = `
 .svd-actions { contain: layout style; }
 .svd-totals { font-weight: 600; }
 .svd-report { border-top: 1px solid var(--border-color, #4e4e4e); padding-top: 3px; }
-.svd-report:empty, .svd-tabs:empty, .svd-steps:empty { display: none; }
+.svd-picture img { width: 100%; border-radius: 4px; }
+.svd-report:empty, .svd-picture:empty, .svd-tabs:empty, .svd-steps:empty { display: none; }
 .svd-tabs, .svd-strip, .svd-steps, .svd-actions, .svd-legend { display: flex; gap: 4px; align-items: center; margin: 3px 0; }
 .svd-actions, .svd-legend { flex-wrap: wrap; min-height: 20px; }
 .svd-strip button { min-width: 0; overflow: hidden; white-space: nowrap; }

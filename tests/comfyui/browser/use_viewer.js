@@ -19,6 +19,15 @@ module.exports = async (page, options, { open, panelOf, picture }) => {
   found.before = await panel.locator(".svd-totals").textContent();
   await picture("plan");
 
+  await map.click({ position: { x: box.width - 20, y: box.height - 6 } });
+  await panel.locator(".svd-picture img").waitFor();
+  found.picture = await panel.locator(".svd-picture img").evaluate(async (shown) => {
+    await shown.decode();
+    return [shown.naturalWidth, shown.naturalHeight];
+  });
+  await page.waitForTimeout(500);
+  await picture("head");
+
   await map.focus();
   for (const key of ["Home", "PageUp", "ArrowDown", "ArrowRight"]) await page.keyboard.press(key);
   found.byKeys = await panel.locator(".svd-hover").textContent();
