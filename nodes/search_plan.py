@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.utils
 from comfy_api.latest import io
 
 from ..plans.cost import HeadCosts, profile_costs
@@ -77,12 +78,16 @@ class SearchPlan(io.ComfyNode):
         Raises:
             ValueError: a layer to keep dense that the plan does not have.
         """
+        bar = comfy.utils.ProgressBar(3)  # after the latencies, which have a bar of their own, the search and the view
         costs = profile_costs(profile.header, latencies(profile.header, cls.hidden.unique_id))
+        bar.update_absolute(1)
         plan = search(profile, rule, most_skipped, costs)
+        bar.update_absolute(2)
         warning = skip_warning(plan)
         if warning is not None:
             warn(warning, cls.hidden.unique_id)
         view = plan_view(plan, errors=measured_errors(plan, profile))
+        bar.update_absolute(3)
         return io.NodeOutput(with_dense(plan, kept_dense(keep_dense)), ui={SHOWN: [view]})
 
 

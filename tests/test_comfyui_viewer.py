@@ -21,7 +21,7 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, V
 from sparse_vdit.plans.cost import plan_speedup
 from sparse_vdit.plans.files import save_plan
 from sparse_vdit.plans.kept_dense import kept_dense, with_dense
-from sparse_vdit.plans.plan import Band, Plan
+from sparse_vdit.plans.plan import Band, Plan, Provenance
 
 pytestmark = pytest.mark.comfyui
 both_renderers = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
@@ -116,7 +116,9 @@ def test_times_of_a_large_map(
 ) -> None:
     draw = random.Random(3)
     table = tuple(tuple(draw.randrange(65) for _ in range(heads)) for _ in range(layers))
-    plan = dataclasses.replace(large_plan(), layers=layers, heads=heads, bands=(Band(1.0, 0.0, table),))
+    origin = Provenance(model="a made-up plan", rule="random")  # as its picture may be shown somewhere
+    bands = (Band(1.0, 0.0, table),)
+    plan = dataclasses.replace(large_plan(), layers=layers, heads=heads, bands=bands, provenance=origin)
     found = browse(served, "time_viewer", vue=vue, prompt=numbered(shown(served, f"large{layers}", plan)))
     assert found.pop("errors") == []
     assert found.keys() == {"script", "firstPaint", "hoverMedian", "hoverMost"}

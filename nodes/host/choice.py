@@ -31,7 +31,7 @@ from .plan_folders import calibrated_folder
 from .plan_names import plan_name
 from .profile_engine import ProfileEngine
 from .race import Race, facts
-from .report import say, speeds_file
+from .report import say, show_on_node, speeds_file
 from .sampling import Sampling, whole_steps
 from .shipped_plans import shipped_plan
 
@@ -111,7 +111,7 @@ def _calibration(wishes: Wishes, sampling: Sampling, shape: tuple[int, int, int]
     few = whole_steps(sampling.sigmas, sampling.percent_to_sigma) < FEW_STEPS + 0.5
     begin = model.measured_up_to() if few else 0.0
     start = sampling.percent_to_sigma(wishes.start_percent)
-    measuring = _measuring(sampling, shape, known, start) if model.wants(sampling.prompt) else None
+    measuring = _measuring(sampling, shape, known, start, wishes.node_id) if model.wants(sampling.prompt) else None
     engine = CalibrationEngine(
         f"{family.name}, calibrating",
         shape[:2],
@@ -128,7 +128,9 @@ def _calibration(wishes: Wishes, sampling: Sampling, shape: tuple[int, int, int]
     return engine
 
 
-def _measuring(sampling: Sampling, shape: tuple[int, int, int], known: Fingerprint | None, start: float) -> Measuring:
+def _measuring(
+    sampling: Sampling, shape: tuple[int, int, int], known: Fingerprint | None, start: float, node_id: str | None
+) -> Measuring:
     family, model = sampling.family, sampling.model
 
     def engine(rows: int) -> ProfileEngine:
@@ -147,4 +149,9 @@ def _measuring(sampling: Sampling, shape: tuple[int, int, int], known: Fingerpri
 
     steps = sum(sigma > start * (1 + SIGMA_SLACK) for sigma in sampling.sigmas[:-1])
     notes = {} if known is None else {FINGERPRINT: str(known)}
-    return Measuring(engine, shape[0], steps, {**notes, PATCHED: len(getattr(sampling.patcher, "patches", ()))})
+    notes[PATCHED] = len(getattr(sampling.patcher, "patches", ()))
+
+    def progress(done: int, of: int) -> None:
+        show_on_node(f"Sparse-vDiT: measuring heads, {done} of {of} layers", node_id)
+
+    return Measuring(engine, shape[0], steps, notes, progress)
