@@ -1,6 +1,6 @@
 """Makes the README's pictures in docs/: the patterns, the small Wan's videos, loss and quality, a searched plan.
 
-    python benchmarks/figures.py [patterns | samples | loss | quality | plan | icons] [--plan FILE]
+    python benchmarks/figures.py [patterns | samples | loss | quality | methods | plan | icons] [--plan FILE]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pictures import contact_sheet, plot, side_by_side
 from PIL import Image
+from plan_tables import BESIDE, METHODS, methods_by_density
 from small_wan_runs import KEY_TILE, QUERY_TILE, ROOT, WEIGHTS, generate, load_model, random_scene
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
@@ -26,6 +27,7 @@ from tables import QUALITY, newest
 DOCS = ROOT / "docs"
 SAMPLE_SEED, SAMPLES = 9101, 6
 ICON_SEED = 5
+ALL = ["patterns", "samples", "loss", "quality", "methods", "plan", "icons"]
 LARGE_GRID = (13, 24, 28)  # as large as the model was trained on: 8,736 tokens
 QUALITY_NAMES = {
     "ours_budget": "searched, one error budget",
@@ -78,6 +80,17 @@ def draw_quality() -> None:
     plot(joined, labels, DOCS / "quality.png", loose=[QUALITY_NAMES["uniform"]])  # a line would join different kinds
 
 
+def draw_methods() -> None:
+    """PSNR over density of every method in the comparisons of plans.py, the best for each wanted density."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for (method, _), rows in methods_by_density().items():
+        best = max(rows, key=lambda row: row["psnr"])
+        name = METHODS["ours_budget" if method.startswith(BESIDE) else method]
+        series.setdefault(name, []).append((best["density"], best["psnr"]))
+    joined = {name: sorted(points) for name, points in series.items()}
+    plot(joined, ("attention density after the warm-up", "PSNR against the dense video, dB"), DOCS / "methods.png")
+
+
 def draw_the_plan(plan: Plan) -> None:
     """Map of a plan that was searched on the small Wan."""
     Image.fromarray(draw_plan(plan, QUERY_TILE, KEY_TILE)).save(DOCS / "plan.png", optimize=True)
@@ -96,7 +109,7 @@ def draw_icons() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="*", default=["patterns", "samples", "loss", "quality", "plan", "icons"])
+    parser.add_argument("which", nargs="*", default=ALL)
     parser.add_argument(
         "--plan", type=Path, default=ROOT / "runs" / "demo" / "plan.json", help="for the plan's picture"
     )
@@ -104,7 +117,7 @@ def main() -> None:
     DOCS.mkdir(exist_ok=True)
 
     makers = {"patterns": draw_patterns, "samples": draw_samples, "loss": draw_loss, "quality": draw_quality}
-    makers["icons"] = draw_icons
+    makers |= {"methods": draw_methods, "icons": draw_icons}
     unknown = [name for name in args.which if name not in (*makers, "plan")]
     if unknown:
         parser.error(f"{unknown[0]!r} is none of {', '.join(makers)}, plan")

@@ -112,10 +112,13 @@ def plot(
         ink, places = _INKS[number % len(_INKS)], [place(*value) for value in values]
         if name not in loose:
             pen.line(places, fill=ink, width=2)
+        mark = (pen.ellipse, pen.rectangle)[number // len(_INKS) % 2]  # the same ink again has another shape
         for x, y in places if len(places) < 30 else ():
-            pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=ink)
+            mark((x - 4, y - 4, x + 4, y + 4), fill=ink)
         if len(series) > 1:
-            pen.text((width - 300, height - margin - 16 * (len(series) - number)), name, fill=ink)
+            down = height - margin - 16 * (len(series) - number)
+            mark((width - 312, down + 2, width - 305, down + 9), fill=ink)
+            pen.text((width - 300, down), name, fill=ink)
     pen.text((width // 2, height - 20), labels[0], fill="black")
     pen.text((margin + 8, 4), labels[1], fill="black")
     canvas.save(file, optimize=True)

@@ -33,15 +33,29 @@ def masks_table() -> str:
     return "\n".join([*lines, "", "Overlap: pairs of both / pairs of any. " + made_by(result)])
 
 
+BESIDE = "ours_beside_"
+"""Begins the method of a row of ours that is as dense as another method's, which missed the wanted density."""
+
+
+def compared_methods() -> list[dict]:
+    """Results of all comparisons of methods on the videos of the latest."""
+    results = all_of("plans")
+    return [result for result in results if _videos(result) == _videos(results[-1])]
+
+
+def methods_by_density() -> dict[tuple[str, float], list[dict]]:
+    """Rows by method and wanted density: of ours the latest, of other methods all that were tried."""
+    found: dict[tuple[str, float], list[dict]] = {}
+    for row in (row for result in compared_methods() for row in result["rows"] if "wanted" in row):
+        before = [] if row["method"].startswith("ours") else found.get(_key(row), [])
+        found[_key(row)] = [*before, row]
+    return found
+
+
 def methods_table() -> str:
     """PSNR of every method at every density that was asked for, from all results on the same videos: the best of other
     methods, the latest of ours."""
-    results = all_of("plans")
-    alike = [result for result in results if _videos(result) == _videos(results[-1])]
-    found: dict[tuple[str, float], list[dict]] = {}
-    for row in (row for result in alike for row in result["rows"] if "wanted" in row):
-        before = [] if row["method"].startswith("ours") else found.get(_key(row), [])
-        found[_key(row)] = [*before, row]
+    alike, found = compared_methods(), methods_by_density()
     densities = sorted({wanted for _, wanted in found})
     lines = [
         "| method | " + " | ".join(f"density {density:g}" for density in densities) + " |",
@@ -51,6 +65,9 @@ def methods_table() -> str:
         cells = [max(found.get((method, density), []), key=_quality, default=None) for density in densities]
         if any(cells):
             lines.append(f"| {name} | " + " | ".join(map(_psnr, cells)) + " |")
+        beside = [found.get((BESIDE + method, density), [None])[-1] for density in densities]
+        if any(beside):
+            lines.append("| searched, one error budget, as dense as that | " + " | ".join(map(_psnr, beside)) + " |")
     first = next(iter(found.values()))[0]
     grid = "x".join(map(str, first["grid"]))
     about = (
@@ -111,6 +128,18 @@ def compensation_table() -> str:
                 f"| {row['rule']} | {row['density']:.2f} | {row['psnr']:.1f} | {row['ssim']:.3f} | {row['loss']:.4f} |"
             )
     return "\n".join([*lines, "", made_by(result)])
+
+
+def transfer_table() -> str:
+    """What plans are worth that were found on little, on the video itself, or on a smaller one."""
+    result = newest("plan_transfer")
+    lines = ["| plan | tokens | density | PSNR, dB |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        grid = "x".join(map(str, row["grid"]))
+        lines.append(f"| {row['what']} | {grid} | {row['density']:.2f} | {row['psnr']:.1f} |")
+    first, last = result["rows"][0], result["rows"][-1]
+    about = f"Mean of {first['prompts']} prompts, {last['prompts']} on the larger grid; {first['steps']} steps."
+    return "\n".join([*lines, "", f"{about} {made_by(result)}"])
 
 
 def solver_table() -> str:

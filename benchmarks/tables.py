@@ -10,7 +10,14 @@ import re
 import sys
 from collections.abc import Callable
 
-from plan_tables import masks_table, methods_table, sensitivity_table, solver_table
+from plan_tables import (
+    compensation_table,
+    masks_table,
+    methods_table,
+    sensitivity_table,
+    solver_table,
+    transfer_table,
+)
 from result_files import ROOT, made_by, newest
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -226,6 +233,7 @@ TABLES = {
         "code": code_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
         "compositions": compositions_table, "runs": memory_of_runs_table, "containers": containers_table,
         "masks": masks_table, "methods": methods_table, "sensitivity": sensitivity_table, "solver": solver_table,
+        "transfer": transfer_table, "compensation": compensation_table,
     },
 }  # fmt: skip
 

@@ -65,4 +65,6 @@ def test_prompts_are_told_apart_and_not_shown() -> None:
     assert one.startswith("prompt ") and len(one) == 15
     half = {"0": [{"cross_attn": torch.full((1, 4, 8), 1.0, dtype=torch.bfloat16)}], "1": conds(2.0)["0"]}
     assert prompt_label(half) == one
+    image = [conds(1.0, 2.0, concat_latent_image=torch.full((1, 16, 3, 5, 7), value)) for value in (0.1, 0.2)]
+    assert len({one, *map(prompt_label, image)}) == 3  # of one text, and other first frames
     assert prompt_label({}) == prompt_label({"positive": [{"cross_attn": None}]})

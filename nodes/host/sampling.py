@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .families import Family, read_layout
 
 HALVINGS = 30
+PROMPTS = ("cross_attn", "concat_latent_image")  # what a model is told to show, by the names of ComfyUI's conds
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,11 @@ def foreseen_grid(
 
 
 def prompt_label(conds: Mapping[str, Sequence[Mapping]]) -> str:
-    """A name for the prompts of a guider: the same for the same ones, and nothing can be read out of it."""
+    """A name for the prompts of a guider, texts and images: the same for the same ones, and nothing can be read out of
+    it."""
     told = hashlib.sha256()
     for cond in itertools.chain.from_iterable(conds.values()):
-        text = cond.get("cross_attn")
-        if isinstance(text, Tensor):
-            told.update(text.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        for given in (cond.get(name) for name in PROMPTS):
+            if isinstance(given, Tensor):
+                told.update(given.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return f"prompt {told.hexdigest()[:8]}"
