@@ -1,12 +1,13 @@
 """Makes the README's pictures in docs/: the patterns, the small Wan's videos, loss and quality, a searched plan.
 
-    python benchmarks/figures.py [patterns | samples | loss | quality | methods | plan] [--plan FILE]
+    python benchmarks/figures.py [patterns | samples | loss | quality | methods | plan | icons] [--plan FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import random
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from plan_tables import BESIDE, METHODS, methods_by_density
 from small_wan_runs import KEY_TILE, QUERY_TILE, ROOT, WEIGHTS, generate, load_model, random_scene
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.plans.colours import COLOURS, head_cell
 from sparse_vdit.plans.drawing import draw_pattern, draw_plan
 from sparse_vdit.plans.files import PlanError, load_plan
 from sparse_vdit.plans.plan import Plan
@@ -24,6 +26,8 @@ from tables import QUALITY, newest
 
 DOCS = ROOT / "docs"
 SAMPLE_SEED, SAMPLES = 9101, 6
+ICON_SEED = 5
+ALL = ["patterns", "samples", "loss", "quality", "methods", "plan", "icons"]
 LARGE_GRID = (13, 24, 28)  # as large as the model was trained on: 8,736 tokens
 QUALITY_NAMES = {
     "ours_budget": "searched, one error budget",
@@ -92,9 +96,20 @@ def draw_the_plan(plan: Plan) -> None:
     Image.fromarray(draw_plan(plan, QUERY_TILE, KEY_TILE)).save(DOCS / "plan.png", optimize=True)
 
 
+def draw_icons() -> None:
+    """Icon and banner of the registry: a made-up map of heads."""
+    draw = random.Random(ICON_SEED)
+    for name, rows, columns, cell in (("icon", 4, 4, 100), ("banner", 9, 21, 60)):
+        kinds = [[draw.choice(list(COLOURS)) for _ in range(columns)] for _ in range(rows)]
+        cells = [[head_cell(kind, draw.uniform(0.1, 1), cell - 4) for kind in row] for row in kinds]
+        framed = [[np.pad(x, ((2, 2), (2, 2), (0, 0)), constant_values=255) for x in row] for row in cells]
+        picture = np.concatenate([np.concatenate(row, 1) for row in framed])
+        Image.fromarray(picture).save(DOCS / f"{name}.png", optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="*", default=["patterns", "samples", "loss", "quality", "methods", "plan"])
+    parser.add_argument("which", nargs="*", default=ALL)
     parser.add_argument(
         "--plan", type=Path, default=ROOT / "runs" / "demo" / "plan.json", help="for the plan's picture"
     )
@@ -102,7 +117,7 @@ def main() -> None:
     DOCS.mkdir(exist_ok=True)
 
     makers = {"patterns": draw_patterns, "samples": draw_samples, "loss": draw_loss, "quality": draw_quality}
-    makers["methods"] = draw_methods
+    makers |= {"methods": draw_methods, "icons": draw_icons}
     unknown = [name for name in args.which if name not in (*makers, "plan")]
     if unknown:
         parser.error(f"{unknown[0]!r} is none of {', '.join(makers)}, plan")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..plans.metrics import psnr, ssim, video_psnr
+from ..plans.comparison import Comparison, compare, draw_comparison, heat_map
+from ..plans.metrics import video_psnr
 from .sockets import CATEGORY
 
 
 class CompareVideos(io.ComfyNode):
-    """PSNR and SSIM, and both videos beside their difference."""
+    """PSNR, SSIM and flicker, and both videos beside their difference."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,8 +23,8 @@ class CompareVideos(io.ComfyNode):
             node_id="SparseVDiTCompareVideos",
             display_name="Compare Videos (Sparse-vDiT)",
             category=CATEGORY,
-            description="PSNR and SSIM between two videos of one size, for the whole video and its worst frame, and "
-            "both side by side with a map of the difference.",
+            description="PSNR, SSIM and flicker between two videos of one size, in words and over the frames, "
+            "and both side by side with a heat map of the difference.",
             search_aliases=["compare", "psnr", "ssim", "difference", "quality", "metrics"],
             is_output_node=True,
             inputs=[
@@ -33,12 +36,14 @@ class CompareVideos(io.ComfyNode):
                     min=1.0,
                     max=64.0,
                     step=0.5,
-                    tooltip="How much brighter the map shows the difference than it is.",
+                    tooltip="How much larger the map shows the difference than it is. Black is none, then blue, "
+                    "orange, white.",
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="metrics", tooltip="PSNR and SSIM in words."),
+                io.String.Output(display_name="metrics", tooltip="PSNR, SSIM and flicker in words."),
                 io.Image.Output(display_name="side_by_side", tooltip="Reference, video, difference."),
+                io.Image.Output(display_name="plot", tooltip="PSNR, SSIM and flicker over the frames."),
             ],
         )
 
@@ -53,18 +58,27 @@ class CompareVideos(io.ComfyNode):
         if reference.shape != video.shape:
             sizes = [f"{x.shape[0]} frames of {x.shape[2]} x {x.shape[1]}" for x in (reference, video)]
             raise ValueError(f"videos differ in size: {sizes[0]} and {sizes[1]}; generate both with the same settings")
-        text = metrics(reference, video)
-        difference = ((reference - video).abs() * difference_gain).clamp(0, 1)
-        return io.NodeOutput(text, torch.cat([reference, video, difference], 2), ui=ui.PreviewText(text))
+        found = compare(reference, video)
+        shown = torch.cat([reference, video, heat_map(reference, video, difference_gain)], 2)
+        plot = torch.from_numpy(draw_comparison(found).copy()).float()[None] / 255
+        text = in_words(found, video_psnr(reference, video))
+        preview = ui.PreviewImage(plot, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+        return io.NodeOutput(text, shown, plot, ui=preview)
 
 
-def metrics(reference: Tensor, video: Tensor) -> str:
-    """PSNR and SSIM of videos (frames, H, W, 3) in words."""
-    if torch.equal(reference, video):
+def in_words(found: Comparison, whole: float) -> str:
+    """Measures of two videos; `whole` is the PSNR of all frames together, in dB."""
+    if whole == math.inf:
         return "identical"
-    peak, similar = psnr(reference, video), ssim(reference, video)
-    worst_peak, worst_similar = int(peak.argmin()), int(similar.argmin())
-    return (
-        f"PSNR {video_psnr(reference, video):.2f} dB (worst frame {peak[worst_peak]:.2f} dB, number {worst_peak})\n"
-        f"SSIM {similar.mean():.4f} (worst frame {similar[worst_similar]:.4f}, number {worst_similar})"
-    )
+    dark, odd = int(found.psnr.argmin()), int(found.ssim.argmin())
+    lines = [
+        f"PSNR {whole:.2f} dB (worst frame {found.psnr[dark]:.2f} dB, number {dark})",
+        f"SSIM {found.ssim.mean():.4f} (worst frame {found.ssim[odd]:.4f}, number {odd})",
+    ]
+    if len(found.flicker):
+        worst = int(found.flicker.argmax())
+        lines.append(
+            f"flicker {found.flicker.square().mean().sqrt():.4f} (most {found.flicker[worst]:.4f}, into frame "
+            f"{worst + 1})"
+        )
+    return "\n".join(lines)

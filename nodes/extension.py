@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .compare_videos import CompareVideos
-from .host import plan_folders
+from .host import plan_folders, viewer
 from .load_plan import LoadPlan
 from .patch_model import PatchModel
 from .preview_plan import PreviewPlan
@@ -20,8 +20,9 @@ class SparseVDiTExtension(ComfyExtension):
     """What ComfyUI asks for the nodes."""
 
     async def on_load(self) -> None:
-        """Registers the folder of the user's plans."""
+        """Registers the folder of the user's plans, and what the plan viewer asks for."""
         plan_folders.register()
+        viewer.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""

@@ -9,11 +9,12 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..plans.files import PlanError, load_plan
+from ..plans.kept_dense import kept_dense, with_dense
 from ..plans.plan_text import plan_from_text
 from ..plans.profile_files import ProfileError, load_profile
 from .host.plan_folders import FOLDER, plan_files, profile_beside
 from .host.plan_names import named
-from .sockets import CATEGORY, PlanType, ProfileType
+from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, keeps_dense
 
 LOG = logging.getLogger("sparse_vdit")
 NOTHING = "(no plan yet: the patch node finds one, or make one with Profile Heads)"
@@ -42,6 +43,7 @@ class LoadPlan(io.ComfyNode):
                     tooltip="Plans that ship with the pack stand under their model's family, your own under user. "
                     f"Put plan files into models/{FOLDER} and press R to see them here.",
                 ),
+                keep_dense_input("The plan that comes out has those heads dense."),
                 io.Combo.Input(
                     "if_missing",
                     options=[STOP, CHOOSE],
@@ -69,22 +71,26 @@ class LoadPlan(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, plan_name: str, if_missing: str = STOP, plan_text: str = "") -> bool | str:
+    def validate_inputs(
+        cls, plan_name: str, keep_dense: str = "", if_missing: str = STOP, plan_text: str = ""
+    ) -> bool | str:
         """Name the mend when a workflow asks for a plan that is not here, or holds a text that is none."""
         if plan_text.strip():
             try:
                 plan_from_text(plan_text)
             except PlanError as error:
                 return str(error)
-            return True
+            return keeps_dense(keep_dense)
         if plan_name in plan_files() or if_missing == CHOOSE:
-            return True
+            return keeps_dense(keep_dense)
         if plan_name == NOTHING:
             return "no plan is chosen: choose one, or make it with Profile Heads, Search Sparse Plan, Save Sparse Plan"
         return missing(plan_name)
 
     @classmethod
-    def fingerprint_inputs(cls, plan_name: str, if_missing: str = STOP, plan_text: str = "") -> str:
+    def fingerprint_inputs(
+        cls, plan_name: str, keep_dense: str = "", if_missing: str = STOP, plan_text: str = ""
+    ) -> str:
         """The file's content and the profile's age, so that what was edited is read again."""
         path = plan_files().get(plan_name)
         if path is None or plan_text.strip():
@@ -94,14 +100,21 @@ class LoadPlan(io.ComfyNode):
         return hashlib.sha256(path.read_bytes()).hexdigest() + changed
 
     @classmethod
-    def execute(cls, plan_name: str, if_missing: str = STOP, plan_text: str = "") -> io.NodeOutput:
-        """The checked plan, None where it is missing and may be; and the profile beside it where something wants it."""
+    def execute(
+        cls, plan_name: str, keep_dense: str = "", if_missing: str = STOP, plan_text: str = ""
+    ) -> io.NodeOutput:
+        """The checked plan, None where it is missing and may be; and the profile beside it where something wants it.
+
+        Raises:
+            ValueError: no plan of the name, or a layer to keep dense that it does not have.
+        """
+        kept = kept_dense(keep_dense)
         if plan_text.strip():
-            plan = named(plan_from_text(plan_text), SHARED)
+            plan = named(with_dense(plan_from_text(plan_text), kept), SHARED)
             return io.NodeOutput(plan, _no_profile(f"a plan {SHARED} has no profile"))
         path = plan_files().get(plan_name)
         if path is None:
-            allowed = cls.validate_inputs(plan_name, if_missing)
+            allowed = cls.validate_inputs(plan_name, keep_dense, if_missing)
             if allowed is not True:
                 raise ValueError(allowed)
             LOG.warning("Sparse-vDiT: plan %r is not here, the patch node chooses", plan_name)
@@ -111,7 +124,7 @@ class LoadPlan(io.ComfyNode):
             profile = load_profile(beside)
         except (ProfileError, OSError) as error:  # matters to those alone who want it
             profile = _no_profile(f"no profile beside plan {plan_name!r}: {error}")
-        return io.NodeOutput(named(load_plan(path), plan_name), profile)
+        return io.NodeOutput(named(with_dense(load_plan(path), kept), plan_name), profile)
 
 
 def _no_profile(why: str) -> ExecutionBlocker:

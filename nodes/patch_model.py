@@ -7,6 +7,7 @@ from functools import partial
 from comfy_api.latest import io
 
 from ..kernels.attention import AUTO, BACKENDS
+from ..plans.kept_dense import kept_dense, mismatch
 from ..plans.plan import Plan
 from ..plans.presets import DEFAULT_PRESET, PRESETS
 from .host.calibration import CalibrationEngine
@@ -14,7 +15,7 @@ from .host.choice import Wishes, choose
 from .host.install import install
 from .host.report import report
 from .host.run import Run
-from .sockets import CATEGORY, PlanType
+from .sockets import CATEGORY, PlanType, keep_dense_input, keeps_dense
 
 
 class PatchModel(io.ComfyNode):
@@ -110,10 +111,16 @@ class PatchModel(io.ComfyNode):
                     "steps of the first runs, and keep the plan they give in models/sparse_vdit_plans/calibrated. Off "
                     "leaves such models dense.",
                 ),
+                keep_dense_input("It holds for every plan that runs, connected or found."),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with sparse attention.")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, keep_dense: str = "") -> bool | str:
+        """Refuse what cannot be kept dense before anything is loaded."""
+        return keeps_dense(keep_dense)
 
     @classmethod
     def execute(
@@ -128,19 +135,24 @@ class PatchModel(io.ComfyNode):
         only_if_faster: bool = True,
         verbose: bool = False,
         calibrate: bool = True,
+        keep_dense: str = "",
     ) -> io.NodeOutput:
         """The patched clone.
 
         Raises:
-            ValueError: end_percent before start_percent.
+            ValueError: end_percent before start_percent, or a layer to keep dense that the plan does not have.
         """
         if end_percent < start_percent:
             raise ValueError(
                 f"end_percent {end_percent} is before start_percent {start_percent}, nothing would be sparse"
             )
+        kept = kept_dense(keep_dense)
+        why = None if plan is None else mismatch(plan.layers, kept)
+        if why is not None:
+            raise ValueError(why)
         node_id = cls.hidden.unique_id
         preset_ignored = plan is not None and preset != DEFAULT_PRESET
-        wishes = Wishes(plan, preset, start_percent, end_percent, backend, only_if_faster, calibrate, node_id)
+        wishes = Wishes(plan, preset, start_percent, end_percent, backend, only_if_faster, calibrate, node_id, kept)
 
         def finish(run: Run) -> None:
             if preset_ignored:

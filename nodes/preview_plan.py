@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..plans.cost import NO_ATTENTION, attention_share, plan_speedup, step_speedup
 from ..plans.drawing import draw_plan
-from ..plans.plan import Plan
+from ..plans.head_drawing import draw_head
+from ..plans.plan import MOST_BANDS, MOST_HEADS, MOST_LAYERS, Plan
+from ..plans.profile import Profile
 from ..plans.search import skip_warning
-from .sockets import CATEGORY, PlanType, given
+from .sockets import CATEGORY, PlanType, ProfileType, given
 
 TARGETS = ("preset", "speedup", "density", "error", "lambda", "epsilon")  # as plans name them
 
@@ -28,20 +32,48 @@ class PreviewPlan(io.ComfyNode):
             "levels, and a summary in words.",
             search_aliases=["show plan", "view plan", "sparse plan", "plan viewer"],
             is_output_node=True,
-            inputs=[PlanType.Input("plan", tooltip="The plan to show.")],
+            inputs=[
+                PlanType.Input("plan", tooltip="The plan to show."),
+                ProfileType.Input(
+                    "profile",
+                    optional=True,
+                    tooltip="Shows what a head attends beside its pattern: from Profile Heads, or Load Sparse Plan.",
+                ),
+                *(
+                    io.Int.Input(name, default=0, min=0, max=most - 1, optional=True, tooltip=tooltip)
+                    for name, most, tooltip in (
+                        ("layer", MOST_LAYERS, "Layer of the head to show, from 0."),
+                        ("head", MOST_HEADS, "Number of the head to show, from 0."),
+                        ("band", MOST_BANDS, "Band of noise levels whose pattern is shown, 0 being the noisiest."),
+                    )
+                ),
+            ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The map, one row for each layer."),
                 io.String.Output(display_name="summary", tooltip="The plan in words, with where it comes from."),
+                io.Image.Output(display_name="head", tooltip="What one head attends, beside the pattern it runs."),
             ],
         )
 
     @classmethod
-    def execute(cls, plan: Plan) -> io.NodeOutput:
-        """Picture and words."""
-        image = torch.from_numpy(draw_plan(given(plan)).copy()).float()[None] / 255
+    def execute(
+        cls, plan: Plan, profile: Profile | None = None, layer: int = 0, head: int = 0, band: int = 0
+    ) -> io.NodeOutput:
+        """Pictures and words.
+
+        Raises:
+            ValueError: a head that the plan does not have.
+        """
+        plan = given(plan)
+        image, beside = as_image(draw_plan(plan)), as_image(draw_head(plan, profile, band, layer, head))
         text = summary(plan)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
-        return io.NodeOutput(image, text, ui=shown)
+        return io.NodeOutput(image, text, beside, ui=shown)
+
+
+def as_image(picture: np.ndarray) -> Tensor:
+    """A picture, uint8 RGB (H, W, 3), as ComfyUI has them: (1, H, W, 3) in 0..1."""
+    return torch.from_numpy(picture.copy()).float()[None] / 255
 
 
 def summary(plan: Plan) -> str:

@@ -169,6 +169,7 @@ class ProfileHeads(io.ComfyNode):
                 prompts=(prompt_label,) if prompt_label else (),
                 versions={"comfyui": comfyui_version.__version__},
                 previous=previous_profile,
+                maps=True,
                 **choice,
             )
             engines.append(ProfileEngine(profiler, model, family, pause_malloc_graph))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import comfy.utils
 from comfy_api.latest import io
 
 from ..plans.cost import HeadCosts, profile_costs
+from ..plans.kept_dense import kept_dense, with_dense
 from ..plans.plan import Plan
 from ..plans.presets import DEFAULT_PRESET, PRESETS
 from ..plans.profile import Profile
 from ..plans.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
+from ..plans.view import measured_errors, plan_view
 from .host.latencies import latencies
 from .host.own_plans import models_in
 from .host.report import warn
-from .sockets import CATEGORY, PlanType, ProfileType, paper_inputs
+from .host.viewer import SHOWN
+from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, keeps_dense, paper_inputs
 
 BUDGETS = {"preset": "preset", "budget: speed-up": "speedup", "budget: density": "density", "budget: error": "error"}
 """Names of the rules by one budget, and of their target, an input of the node as of `search_budget`."""
@@ -57,20 +61,37 @@ class SearchPlan(io.ComfyNode):
                     tooltip="Largest share of heads that may be left out altogether. Not for the paper's rule, which "
                     "leaves out what it likes.",
                 ),
+                keep_dense_input("The plan that comes out has those heads dense, whatever the target is."),
             ],
             outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model or Save Sparse Plan.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, profile: Profile, rule: dict, most_skipped: float = MOST_SKIPPED) -> io.NodeOutput:
-        """The plan that the rule chooses; errors of the search are passed on as they are."""
+    def validate_inputs(cls, keep_dense: str = "") -> bool | str:
+        """Refuse what cannot be kept dense before anything is generated."""
+        return keeps_dense(keep_dense)
+
+    @classmethod
+    def execute(
+        cls, profile: Profile, rule: dict, most_skipped: float = MOST_SKIPPED, keep_dense: str = ""
+    ) -> io.NodeOutput:
+        """The plan that the rule chooses; errors of the search are passed on as they are.
+
+        Raises:
+            ValueError: a layer to keep dense that the plan does not have.
+        """
+        bar = comfy.utils.ProgressBar(3)  # after the latencies, which have a bar of their own, the search and the view
         costs = profile_costs(profile.header, latencies(profile.header, cls.hidden.unique_id))
+        bar.update_absolute(1)
         plan = of_model(search(profile, rule, most_skipped, costs), profile)
+        bar.update_absolute(2)
         warning = skip_warning(plan)
         if warning is not None:
             warn(warning, cls.hidden.unique_id)
-        return io.NodeOutput(plan)
+        view = plan_view(plan, errors=measured_errors(plan, profile))
+        bar.update_absolute(3)
+        return io.NodeOutput(with_dense(plan, kept_dense(keep_dense)), ui={SHOWN: [view]})
 
 
 def of_model(plan: Plan, profile: Profile) -> Plan:

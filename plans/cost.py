@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,14 +83,19 @@ def _milliseconds(pattern: Pattern, density: float, latencies: Latencies) -> flo
     return max(latencies.dense, own) if isinstance(pattern, Dense) else own
 
 
-def plan_speedup(plan: Plan) -> tuple[float, str]:
+def head_costs(plan: Plan, densities: Mapping[int, float] | None = None) -> HeadCosts:
+    """Costs of a plan's patterns by a FLOP model, from the density of each that a head uses (`pattern_densities`)."""
+    densities = plan.pattern_densities() if densities is None else densities
+    every = [densities.get(number, 1.0) for number in range(len(plan.patterns))]
+    return flop_costs(plan.patterns, every, math.prod(plan.grid), plan.head_dim)
+
+
+def plan_speedup(plan: Plan, densities: Mapping[int, float] | None = None) -> tuple[float, str]:
     """Expected speed-up of attention, as the plan says, else by a FLOP model, and how it is known."""
     told, times = (plan.provenance.parameters.get(name) for name in ("attention_speedup", "times"))
     if isinstance(told, int | float) and told > 0 and isinstance(times, str):
         return float(told), times
-    densities = plan.pattern_densities()
-    every = [densities.get(number, 1.0) for number in range(len(plan.patterns))]
-    costs = flop_costs(plan.patterns, every, math.prod(plan.grid), plan.head_dim)
+    costs = head_costs(plan, densities)
     return costs.speedup(torch.tensor([band.heads for band in plan.bands])), costs.times
 
 

@@ -25,6 +25,7 @@ from ..kernels.patterns import Pattern, Routed, Skip
 from ..kernels.routing import choose_tiles
 from ..kernels.tiling import Tiling
 from .columns import Cells, ProfiledStripe
+from .head_maps import part_count, part_mass, part_of_token
 
 CHUNK_BYTES = 256 << 20  # partial sums held at a time
 
@@ -113,16 +114,20 @@ class CandidateJudge:
         gram: Tensor | None,
         generator: torch.Generator,
         columns: Tensor | None = None,
+        maps: Tensor | None = None,
     ) -> HeadErrors:
         """Errors of every candidate for every head of q, k, v (B, S, H, D).
 
         Args:
             gram: (H, D, D) = W_O^T W_O per head.
             columns: softmax mass that earlier calls showed, float64 (H, cells); this call's is added, in place.
+            maps: softmax mass between parts of the video (`head_maps`), float64 (H, parts, parts); as `columns`.
         """
         (batch, _, heads, head_dim), device, tokens = q.shape, q.device, self.sample_tokens(generator)
         cells = self._cells_on(device)
         shown = torch.zeros(heads, len(cells.boxes), device=device) if columns is None else columns.to(device).float()
+        parts = part_of_token(self.grid.shape).to(device)
+        between = torch.zeros(heads, *([part_count(self.grid.shape)] * 2), device=device)
         sums = torch.zeros(heads, 6, len(self.candidates), dtype=_exact(device), device=device)
         # what heads share is made once for each part of the rows, so that a head is work for the device alone
         for part in tokens.split(self._part_rows(head_dim)):
@@ -132,12 +137,16 @@ class CandidateJudge:
                 # a row's sum is 1, so denominators are masses
                 weights = (query[rows].float() @ key.float().T * head_dim**-0.5).softmax(-1)
                 shown[head] += cells.mass(weights)
+                if maps is not None:
+                    between[head] += part_mass(weights, rows, parts, between.shape[-1], self.grid.prefix)
                 for sampled in orders:
                     masks = self._masks(sampled, query, key, cells, shown[head])
                     found = _judge(weights, value, sampled, masks, None if gram is None else gram[head])
                     sums[head].index_add_(1, sampled.numbers, found)
         if columns is not None:
             columns.copy_(shown)
+        if maps is not None:
+            maps += between.cpu()
         return _means(sums.cpu().double(), max(1, len(tokens) * batch), head_dim)
 
     def _part_rows(self, head_dim: int) -> int:

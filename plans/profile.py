@@ -16,6 +16,7 @@ from torch import Tensor
 from ..kernels.patterns import Pattern
 from .checks import MOST_ENTRIES, MOST_NAME
 from .columns import cell_grid
+from .head_maps import part_count
 
 MEASURES = ("projected", "relative", "mse", "kept_mass", "power", "square")
 FLOWS = ("dense", "sequential")
@@ -68,6 +69,8 @@ class Profile:
             cells).
         injected: errors of forwards with sparse attention in some layers, summed up: of the model's output relative to
             its power, and of attention (`sensitivity.py`); float64 (2, bands, layers), zero where none was made.
+        maps: what each head attends between parts of the video (`head_maps`), over all bands, float32 (layers, heads,
+            parts, parts); None where it was not kept.
 
     Raises:
         ValueError: a tensor of another shape than the header says, or a number that is not finite.
@@ -79,6 +82,7 @@ class Profile:
     samples: Tensor
     columns: Tensor
     injected: Tensor
+    maps: Tensor | None = None
 
     def __post_init__(self) -> None:
         head = self.header
@@ -104,6 +108,18 @@ class Profile:
             raise ValueError("injected has values that are not finite or below zero; profile again")
         if tuple(self.samples.shape) != shape[:2]:
             raise ValueError(f"samples is {tuple(self.samples.shape)}, expected {shape[:2]} (bands, layers)")
+
+        self._check_maps()
+
+    def _check_maps(self) -> None:
+        parts = part_count(self.header.grid)
+        shape = (self.header.layers, self.header.heads, parts, parts)
+        if self.maps is None:
+            return
+        if tuple(self.maps.shape) != shape or not torch.isfinite(self.maps).all() or (self.maps < 0).any():
+            raise ValueError(
+                f"maps is {tuple(self.maps.shape)}, expected {shape} (layers, heads, parts, parts) numbers from zero on"
+            )
 
     def sampling_variance(self) -> Tensor:
         """Variance of the measure `projected` that comes from sampling rows: float64, shaped as it.
@@ -173,7 +189,8 @@ def merge_profiles(first: Profile, second: Profile) -> Profile:
     measures = {name: first.measures[name] * share + second.measures[name] * (1 - share) for name in MEASURES}
     columns = (first.columns * share + second.columns * (1 - share)).float()
     header, votes = _merged_header(first, second, first.header.bands), first.votes + second.votes
-    return Profile(header, measures, votes, samples, columns, first.injected + second.injected)
+    injected = first.injected + second.injected
+    return Profile(header, measures, votes, samples, columns, injected, _merged_maps(first, second))
 
 
 def one_band(profile: Profile, band: int) -> Profile:
@@ -186,6 +203,7 @@ def one_band(profile: Profile, band: int) -> Profile:
         profile.samples[rows],
         profile.columns[rows],
         profile.injected[:, rows],
+        profile.maps,
     )
 
 
@@ -199,7 +217,16 @@ def _join_bands(first: Profile, second: Profile) -> Profile:
     samples = torch.stack([p.samples[row] for _, p, row in parts])
     columns = torch.stack([p.columns[row] for _, p, row in parts])
     injected = torch.stack([p.injected[:, row] for _, p, row in parts], 1)
-    return Profile(_merged_header(first, second, bands), measures, votes, samples, columns, injected)
+    header = _merged_header(first, second, bands)
+    return Profile(header, measures, votes, samples, columns, injected, _merged_maps(first, second))
+
+
+def _merged_maps(first: Profile, second: Profile) -> Tensor | None:
+    """Maps of both by their observations, of one where the other has none."""
+    if first.maps is None or second.maps is None:
+        return second.maps if first.maps is None else first.maps
+    seen, more = (profile.samples.sum(0)[:, None, None, None] for profile in (first, second))
+    return ((first.maps * seen + second.maps * more) / (seen + more).clamp_min(1)).float()
 
 
 def _merged_header(first: Profile, second: Profile, bands: tuple[tuple[float, float], ...]) -> ProfileHeader:

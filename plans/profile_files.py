@@ -42,6 +42,8 @@ def profile_bytes(profile: Profile) -> bytes:
     text = json.dumps({"format": FORMAT, "version": VERSION, "header": header}, sort_keys=True)
     tensors = {**profile.measures, "votes": profile.votes, "samples": profile.samples}
     tensors |= {"columns": profile.columns, "injected": profile.injected}
+    if profile.maps is not None:  # pictures need no more digits; files without them are read as before
+        tensors["maps"] = profile.maps.to(torch.float16)
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"profile": text})
 
 
@@ -65,7 +67,8 @@ def load_profile(path: str | Path) -> Profile:
         measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
         votes, samples = tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64)
         columns, injected = tensors["columns"].to(torch.float32), tensors["injected"].to(torch.float64)
-        return Profile(header, measures, votes, samples, columns, injected)
+        maps = tensors["maps"].to(torch.float32) if "maps" in tensors else None
+        return Profile(header, measures, votes, samples, columns, injected, maps)
     except (ValueError, TypeError) as error:
         raise ProfileError(f"{path.name}: header: {error}") from error
 

@@ -18,6 +18,7 @@ from ..kernels.lists import TileListBuilder, TileLists
 from ..kernels.patterns import Dense, Pattern
 from ..kernels.tiling import KEY_TILE, QUERY_TILE
 from .errors import CandidateJudge
+from .head_maps import as_shares, part_count
 from .plan import clean_text
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader, check_mergeable, merge_profiles
 from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
@@ -34,6 +35,7 @@ class Profiler:
         lam, epsilon: lambda and epsilon of the paper's Eq. 2 and 3, used by sequential flow alone.
         versions: of what else took part, kept with those of the pack, Python and torch.
         previous: measurements to add these to.
+        maps: whether to keep what each head attends, as small pictures (`head_maps`); it takes a little time.
 
     Raises:
         ValueError: an unknown flow, no band, or bands out of order.
@@ -58,6 +60,7 @@ class Profiler:
         epsilon: float = DEFAULT_EPSILON,
         versions: Mapping[str, str] | None = None,
         previous: Profile | None = None,
+        maps: bool = False,
     ):
         if flow not in FLOWS:
             raise ValueError(f"flow is {flow!r}, expected one of {', '.join(FLOWS)}")
@@ -84,6 +87,8 @@ class Profiler:
         self.votes = torch.zeros(shape, dtype=torch.float64)
         self.samples = torch.zeros(shape[:2], dtype=torch.int64)
         self.columns: Tensor | None = None
+        self.keeps_maps = maps
+        self.maps: Tensor | None = None
         self.injected = torch.zeros(2, *shape[:2], dtype=torch.float64)
 
     def band_at(self, sigma: float) -> int | None:
@@ -112,7 +117,8 @@ class Profiler:
             return None
         self.projected &= gram is not None
         self._bind(grid, q.device)
-        errors = self.judge.errors(q, k, v, gram, self.generator, self.columns[band, layer])
+        maps = None if self.maps is None else self.maps[layer]
+        errors = self.judge.errors(q, k, v, gram, self.generator, self.columns[band, layer], maps)
         for name in MEASURES:
             self.sums[name][band, layer] += getattr(errors, name)
         self.samples[band, layer] += 1
@@ -160,7 +166,8 @@ class Profiler:
         measures = {name: total / count for name, total in self.sums.items()}
         columns = (self.columns / self.columns.sum(-1, keepdim=True).clamp_min(1e-30)).float()
         counted = (self.votes.clone(), self.samples.clone())
-        return Profile(self._header(), measures, *counted, columns, self.injected.clone())
+        maps = None if self.maps is None else as_shares(self.maps)
+        return Profile(self._header(), measures, *counted, columns, self.injected.clone(), maps)
 
     def _header(self) -> ProfileHeader:
         return ProfileHeader(
@@ -184,6 +191,8 @@ class Profiler:
             self.judge = CandidateJudge(grid, self.candidates, self.rows, **self.tiles)
             self.densities = self.judge.densities()
             self.columns = torch.zeros(*self.votes.shape[:3], len(self.judge.cells.boxes), dtype=torch.float64)
+            if self.keeps_maps:
+                self.maps = torch.zeros(*self.votes.shape[1:3], *([part_count(grid.shape)] * 2), dtype=torch.float64)
             if self.flow != "dense":  # of all candidates they would be too large, and take seconds
                 builder = TileListBuilder(grid, **self.tiles)
                 flowing = self._flowing().nonzero().flatten().tolist()

@@ -29,9 +29,15 @@ NODES = {
         },
     ),
     "SparseVDiTSearchPlan": (["SPARSE_VDIT_PLAN"], {"profile": "SPARSE_VDIT_PROFILE"}),
-    "SparseVDiTPreviewPlan": (["IMAGE", "STRING"], {"plan": "SPARSE_VDIT_PLAN"}),
-    "SparseVDiTCompareVideos": (["STRING", "IMAGE"], {"reference": "IMAGE", "video": "IMAGE"}),
+    "SparseVDiTPreviewPlan": (
+        ["IMAGE", "STRING", "IMAGE"],
+        {"plan": "SPARSE_VDIT_PLAN", "profile": "SPARSE_VDIT_PROFILE"},
+    ),
+    "SparseVDiTCompareVideos": (["STRING", "IMAGE", "IMAGE"], {"reference": "IMAGE", "video": "IMAGE"}),
 }
+
+
+FRONTENDS_OWN = {"upload"}  # the button of Load Image
 
 
 def inputs(description: dict) -> Iterator[tuple[str, list]]:
@@ -99,11 +105,13 @@ def test_compare_videos(server: Server) -> None:
         }
         outputs = server.run(prompt)
         assert len(outputs["shown"]["images"]) == 5
+        assert len(outputs["compare"]["images"]) == 1  # the plot
         return outputs["compare"]["text"][0]
 
     assert compared(5) == "identical"
-    assert "PSNR" in compared(6)
-    assert "worst frame" in compared(6)
+    different = compared(6)
+    assert "worst frame" in different
+    assert "flicker" in different
 
 
 def test_example_workflows_have_only_known_nodes_and_valid_inputs(server: Server) -> None:
@@ -119,7 +127,9 @@ def test_example_workflows_have_only_known_nodes_and_valid_inputs(server: Server
             assert item["type"] in info, f"{file.name}: {item['type']} is unknown"
             known = dict(inputs(info[item["type"]]["input"]))
             for socket in item.get("inputs", ()):
-                assert socket["name"] in known, f"{file.name}: {item['type']} has no input {socket['name']}"
+                name = socket["name"].split(".")[-1]  # of a dynamic combo's inputs the frontend tells both names
+                where = f"{file.name}: {item['type']}"
+                assert name in known or name in FRONTENDS_OWN, f"{where} has no input {name}"
             if item["type"].startswith("SparseVDiT"):
                 check_widgets(file.name, info[item["type"]]["input"], list(item.get("widgets_values") or ()))
         for number, source, output, target, slot, kind in workflow["links"]:
@@ -132,7 +142,7 @@ def test_values_that_workflows_saved_before_still_find_their_inputs(server: Serv
     """They are kept by place: options have kept their names and first inputs, and what is new comes after them."""
     described = server.get("/object_info/SparseVDiTSearchPlan")["SparseVDiTSearchPlan"]["input"]
     for values in (["budget: density", 0.35], ["budget: error", 0.1], ["paper", 0.5, 1.0]):
-        check_widgets("before", described, [*values, 0.03])
+        check_widgets("before", described, [*values, 0.03, ""])  # keep_dense came later
 
 
 def check_widgets(file: str, description: dict, values: list) -> None:

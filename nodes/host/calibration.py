@@ -16,7 +16,7 @@ from ...plans.plan import Plan
 from ...plans.profile import Profile
 from ...plans.search import SearchError
 from . import reasons
-from .engine import Call, DenseTimer, Engine
+from .engine import NOT_VIEWED, Call, DenseTimer, Engine
 from .failures import calibration_failure, out_of_memory
 from .families import Layout
 from .kernel_choice import KernelChoice
@@ -204,6 +204,10 @@ class CalibrationEngine:
     def detail(self) -> dict:
         """The plan as it ran."""
         return {"plan": None} if self.planned is None else self.planned.detail()
+
+    def viewed(self) -> dict:
+        """The plan as it ran."""
+        return NOT_VIEWED if self.planned is None else self.planned.viewed()
 
     def free(self) -> None:
         """Drop every tensor on a device; what was measured stays until it is kept."""

@@ -10,6 +10,7 @@ import comfyui_version
 from ...plans.binding import BoundPlan
 from ...plans.candidates import default_candidates
 from ...plans.cost import profile_costs
+from ...plans.kept_dense import NOTHING_KEPT, KeptDense, mismatch
 from ...plans.plan import Plan
 from ...plans.presets import PRESETS
 from ...plans.profiler import Profiler
@@ -32,7 +33,7 @@ from .plan_folders import calibrated_folder, saved_plans
 from .plan_names import plan_name
 from .profile_engine import ProfileEngine
 from .race import Race, facts
-from .report import say, speeds_file
+from .report import say, show_on_node, speeds_file
 from .sampling import Sampling, whole_steps
 from .shipped_plans import shipped_plan
 from .variants import variant
@@ -54,6 +55,7 @@ class Wishes:
     only_if_faster: bool
     calibrate: bool
     node_id: str | None
+    kept: KeptDense = NOTHING_KEPT
 
 
 def choose(wishes: Wishes, sampling: Sampling) -> Engine | str:
@@ -84,7 +86,7 @@ def _run(plan: Plan | None, wishes: Wishes, sampling: Sampling, *notes: str) -> 
         notes: for the report, why it is this plan.
     """
     family, shape = sampling.family, sampling.family.shape(sampling.model)
-    reason = None if plan is None else refusal(plan, family.name, shape)
+    reason = mismatch(shape[0], wishes.kept) or (None if plan is None else refusal(plan, family.name, shape))
     if reason is not None:
         return reason
     made_for = None if plan is None else plan.provenance.parameters.get("preset")
@@ -121,6 +123,7 @@ def _plan_engine(
         pause_malloc_graph,
         lambda text: say(text, wishes.node_id),
         race,
+        wishes.kept,
     )
 
 
@@ -146,7 +149,7 @@ def _calibration(
     few = whole_steps(sampling.sigmas, sampling.percent_to_sigma) < FEW_STEPS + 0.5
     begin = model.measured_up_to() if few else 0.0
     start = sampling.percent_to_sigma(wishes.start_percent)
-    measuring = _measuring(sampling, shape, known, start) if model.wants(sampling.prompt) else None
+    measuring = _measuring(sampling, shape, known, start, wishes.node_id) if model.wants(sampling.prompt) else None
     engine = CalibrationEngine(
         f"{family.name}, calibrating",
         shape[:2],
@@ -164,7 +167,9 @@ def _calibration(
     return engine
 
 
-def _measuring(sampling: Sampling, shape: tuple[int, int, int], known: Fingerprint | None, start: float) -> Measuring:
+def _measuring(
+    sampling: Sampling, shape: tuple[int, int, int], known: Fingerprint | None, start: float, node_id: str | None
+) -> Measuring:
     family, model = sampling.family, sampling.model
 
     def engine(rows: int) -> ProfileEngine:
@@ -183,4 +188,9 @@ def _measuring(sampling: Sampling, shape: tuple[int, int, int], known: Fingerpri
 
     steps = sum(sigma > start * (1 + SIGMA_SLACK) for sigma in sampling.sigmas[:-1])
     notes = {} if known is None else {FINGERPRINT: str(known)}
-    return Measuring(engine, shape[0], steps, {**notes, PATCHED: len(getattr(sampling.patcher, "patches", ()))})
+    notes[PATCHED] = len(getattr(sampling.patcher, "patches", ()))
+
+    def progress(done: int, of: int) -> None:
+        show_on_node(f"Sparse-vDiT: measuring heads, {done} of {of} layers", node_id)
+
+    return Measuring(engine, shape[0], steps, notes, progress)

@@ -42,6 +42,10 @@ DenseTimer = Callable[[], Callable[[], None] | None]
 """Begins to time a dense call and gives what ends it, None where no more times are wanted. It holds no tensor."""
 
 
+NOT_VIEWED = {"view": None, "kept": "", "speedup": None}
+"""View of a plan (`plans.view`), what the run kept dense of it, measured speed-up of attention: all unknown."""
+
+
 class Engine(Protocol):
     """What a run does with a self-attention call: attention by plan, or profiling.
 
@@ -70,6 +74,9 @@ class Engine(Protocol):
 
     def detail(self) -> dict:
         """What the detailed report says of it, for JSON."""
+
+    def viewed(self) -> dict:
+        """What the viewer in the browser shows of it, for JSON: the keys of NOT_VIEWED."""
 
     def free(self) -> None:
         """Drop every tensor."""

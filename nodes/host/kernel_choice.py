@@ -59,6 +59,7 @@ class KernelChoice:
             out = self._try(run, place, call, backend, kernels, again)
             winner = self.race.verdict(place, density, kernels)  # where times are known at once
             return reasons.NOT_FASTER if winner == DENSE else out
+        self.race.count(place, density)
         return reasons.NOT_FASTER if winner == DENSE else self._timed(run, call, backend, winner)
 
     def _wants(self, run: Run, device: torch.device, place: str, lane: str) -> bool:
@@ -126,6 +127,10 @@ class KernelChoice:
     def told(self) -> str:
         """What was measured, in words; empty where nothing was."""
         return "" if self.race is None else self.race.told()
+
+    def speedup(self) -> float | None:
+        """Of attention in calls that a race was decided for; None where none was."""
+        return None if self.race is None else self.race.speedup()
 
     def results(self) -> dict:
         """What was measured, for JSON."""

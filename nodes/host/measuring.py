@@ -31,11 +31,18 @@ class Measuring:
         layers: of the model.
         steps: dense steps of this sampler, over which layers are spread; 0 where it has none.
         notes: for the profile.
+        progress: is told how many of how many layers were measured.
     """
 
     def __init__(
-        self, make_engine: Callable[[int], ProfileEngine], layers: int, steps: int, notes: dict[str, float | int | str]
+        self,
+        make_engine: Callable[[int], ProfileEngine],
+        layers: int,
+        steps: int,
+        notes: dict[str, float | int | str],
+        progress: Callable[[int, int], None] = lambda done, of: None,
     ):
+        self.progress = progress
         self.make_engine, self.layers, self.steps, self.notes = make_engine, layers, max(1, steps), notes
         self.engine: ProfileEngine | None = None
         self.parts, self.step, self.sigma = 1, -1, math.inf
@@ -118,6 +125,7 @@ class Measuring:
         self.engine.observe(call, self.sigma)
         stop()
         self._seen.add(call.layer)
+        self.progress(len(self._seen), self.layers)
         self._here.add(call.layer)
         self.levels.append(self.sigma)
 

@@ -15,8 +15,10 @@ from ...kernels.configs import DTYPES
 from ...kernels.grid import TokenGrid
 from ...kernels.lists import TileLists
 from ...plans.binding import BoundPlan, Table
+from ...plans.kept_dense import NOTHING_KEPT, KeptDense, with_dense
 from ...plans.plan import Plan
 from ...plans.search import skip_warning
+from ...plans.view import plan_view
 from . import reasons
 from .engine import Call, DenseTimer
 from .failures import out_of_memory, passes_through
@@ -53,6 +55,10 @@ class PlanEngine:
         say: shows the user a line while the run goes on.
         race: measures whether sparse attention is faster, and by which kernel; None takes the exact one unmeasured, as
             a named backend does.
+        kept: what the user keeps dense of the plan.
+
+    Raises:
+        ValueError: a layer to keep dense that the plan does not have.
     """
 
     def __init__(
@@ -64,13 +70,16 @@ class PlanEngine:
         pause: Callable[[], AbstractContextManager] = nullcontext,
         say: Callable[[str], None] = LOG.info,
         race: Race | None = None,
+        kept: KeptDense = NOTHING_KEPT,
     ):
+        self.whole, self.kept = plan, kept
+        grade = "" if plan.card is None else f" ({plan.grade})"  # of plans that ship
+        self.title = f"{plan.family}, plan {plan_name(plan)}{grade}"
+        plan = with_dense(plan, kept)
         self.bound = BoundPlan(plan)
         self.plan, self.backend, self.pause, self.say = plan, backend, pause, say
         self.kernels = KernelChoice(race if backend == AUTO else None, pause)
         self.sigma_start, self.sigma_end = sigma_start, sigma_end
-        grade = "" if plan.card is None else f" ({plan.grade})"  # of plans that ship
-        self.title = f"{plan.family}, plan {plan_name(plan)}{grade}"
         self.notes: list[str] = []
         self.shape = plan.layers, plan.heads
         self.band: int | None = None
@@ -201,6 +210,20 @@ class PlanEngine:
             layout: [[[round(densities[number], 4) for number in row] for row in band] for band in table]
             for layout, (densities, table) in self._met.items()
         }
+
+    def viewed(self) -> dict:
+        """The plan before anything of it was kept dense, with densities of the grid that was met last."""
+        known = self.whole.pattern_densities()
+        densities, table = next(reversed(self._met.values()), ((), ()))
+        met = {
+            self.plan.patterns[number]: densities[at]
+            for band, rows in zip(self.plan.bands, table, strict=False)
+            for numbers, row in zip(band.heads, rows, strict=True)
+            for number, at in zip(numbers, row, strict=True)
+        }
+        here = {number: met.get(self.whole.patterns[number], density) for number, density in known.items()}
+        view = plan_view(self.whole, here, name=plan_name(self.whole))
+        return {"view": view, "kept": str(self.kept), "speedup": self.kernels.speedup()}
 
     def free(self) -> None:
         """Drop all tile lists."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...kernels.grid import TokenGrid
 from ...plans.profiler import Profiler
 from . import reasons
-from .engine import Call
+from .engine import NOT_VIEWED, Call
 from .families import Family, Layout
 from .injection import Injection
 from .run import Run
@@ -106,6 +106,10 @@ class ProfileEngine:
     def detail(self) -> dict:
         """Nothing: the profile says it all."""
         return {}
+
+    def viewed(self) -> dict:
+        """Nothing: there is no plan yet."""
+        return NOT_VIEWED
 
     def free(self) -> None:
         """Drop the output matrices and the model."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,7 @@ class Race:
         self._errors: dict[tuple[str, str], Tensor] = {}
         self._dropped: set[str] = set()
         self._decided: dict[tuple[str, int], Verdict] = {}
+        self._calls: Counter[tuple[str, int]] = Counter()
 
     def place(self, layout: Layout, q: Tensor, masked: bool, own: str) -> str:
         """Name of all that a call's speed hangs on, for q (B, S, H, D) and the name of the model's own attention."""
@@ -107,6 +109,18 @@ class Race:
                 return None
             self._decided[key] = decided
         return self._decided[key].winner
+
+    def count(self, place: str, density: float) -> None:
+        """Count a call that went by a verdict."""
+        self._calls[place, density_class(density)] += 1
+
+    def speedup(self) -> float | None:
+        """How many times as fast as the model's own attention the counted calls were, by the times of their verdicts; a
+        call that stayed dense counts as such. None where no call has times."""
+        timed = [(self._decided[key], calls) for key, calls in self._calls.items() if self._decided[key].times]
+        own = sum(verdict.times[1] * calls for verdict, calls in timed)
+        taken = sum(verdict.times[verdict.winner == DENSE] * calls for verdict, calls in timed)
+        return own / taken if taken else None
 
     def told(self) -> str:
         """The times that verdicts went by: of the sparsest and the densest calls that were timed, and of the densest

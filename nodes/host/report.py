@@ -13,6 +13,7 @@ from server import PromptServer
 
 from ...plans.writing import write_new
 from .run import Run
+from .viewer import show_run
 
 DETAILS = "sparse_vdit"
 """Folder under ComfyUI's output for detailed reports."""
@@ -57,6 +58,7 @@ def report(run: Run, node_id: str | None, strict: bool, verbose: bool = False) -
         text += f"; {write_detail(detail)}"
     LOG.log(logging.INFO if run.ledger.sparse else logging.WARNING, text)
     show_on_node(text, node_id)
+    show_run(run, text, node_id)
     if strict and not run.ledger.sparse:
         raise NothingSparseError(f"{text}. Nothing ran sparse and strict is on; turn strict off to go on dense.")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from .installation import ROOT, comfyui_python
 
 PACK_FOLDER = "odd name, sparse.vdit (1)"  # folders are called what users call them
+WEB_FOLDER = "Sparse-vDiT"  # of odd names ComfyUI serves no files to browsers
 _NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "benchmarks", "tests")
 
 
@@ -32,11 +33,19 @@ class Server:
         base: empty folder for everything the server writes or loads.
         arguments: more of ComfyUI's own.
         cached: whether outputs of nodes are kept for the next workflow, as ComfyUI does by default.
+        folder: that the pack lies in.
     """
 
-    def __init__(self, comfyui: Path, base: Path, arguments: tuple[str, ...] = (), cached: bool = False):
+    def __init__(
+        self,
+        comfyui: Path,
+        base: Path,
+        arguments: tuple[str, ...] = (),
+        cached: bool = False,
+        folder: str = PACK_FOLDER,
+    ):
         self.base, self.log = base, base / "server.log"
-        install_packs(base / "custom_nodes")
+        install_packs(base / "custom_nodes", folder)
         for folder in ("models/diffusion_models", "input", "output", "temp", "user"):
             (base / folder).mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
@@ -136,9 +145,9 @@ class Server:
         raise RuntimeError(f"ComfyUI did not start: {self.log_text()[-3000:]}")
 
 
-def install_packs(folder: Path) -> None:
-    """Copy this pack, under an odd folder name, and the test pack with the small Wan's words."""
-    shutil.copytree(ROOT, folder / PACK_FOLDER, ignore=_NOT_COPIED)
+def install_packs(folder: Path, name: str = PACK_FOLDER) -> None:
+    """Copy this pack, under a name, and the test pack with the small Wan's words."""
+    shutil.copytree(ROOT, folder / name, ignore=_NOT_COPIED)
     tests = ROOT / "tests"
     shutil.copytree(tests / "comfyui" / "test_pack", folder / "test_pack", ignore=_NOT_COPIED)
     shutil.copy(tests / "graph_recorder.py", folder / "test_pack")

@@ -1,0 +1,34 @@
+// How long the first paint of a map takes, and a move of the pointer over it.
+
+module.exports = async (page, options, { open, panelOf, picture }) => {
+  await open(page, options);
+  await page.evaluate(async (prompt) => {
+    await app.loadApiJson(prompt, "test");
+  }, options.prompt);
+  await page.waitForTimeout(2000);
+  const panel = await panelOf(page, "SparseVDiTLoadPlan");
+  const found = await panel.evaluate(async (root) => {
+    const painted = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    let begin = performance.now();
+    root.querySelector(".svd-toggle").click();
+    const script = performance.now() - begin;
+    await painted();
+    const firstPaint = performance.now() - begin;
+    await new Promise((done) => setTimeout(done, 500));
+    const map = root.querySelector(".svd-map");
+    const box = map.getBoundingClientRect();
+    const times = [];
+    for (let move = 0; move < 200; move++) {
+      const place = { clientX: box.left + 40 + ((move * 37) % (box.width - 60)), clientY: box.top + 20 + ((move * 23) % (box.height - 30)) };
+      begin = performance.now();
+      map.dispatchEvent(new PointerEvent("pointermove", place));
+      void root.offsetHeight; // layout counts too
+      times.push(performance.now() - begin);
+      if (move % 10 === 0) await painted();
+    }
+    times.sort((a, b) => a - b);
+    return { script, firstPaint, hoverMedian: times[100], hoverMost: times.at(-1) };
+  });
+  await picture("large");
+  return found;
+};

@@ -1,0 +1,79 @@
+// Opens the map of a plan, looks at a head, keeps a layer and a kind dense, reloads, runs, and reads what ran.
+
+module.exports = async (page, options, { open, panelOf, picture }) => {
+  const found = {};
+  await open(page, options);
+  await page.evaluate(async (prompt) => {
+    await app.loadApiJson(prompt, "test");
+  }, options.prompt);
+  await page.waitForTimeout(1500);
+
+  let panel = await panelOf(page, "SparseVDiTLoadPlan");
+  await panel.locator(".svd-toggle").click();
+  const map = panel.locator(".svd-map");
+  await map.waitFor();
+  await panel.locator(".svd-strip button").nth(options.band).click();
+  const box = await map.boundingBox();
+  await page.mouse.move(box.x + box.width - 20, box.y + box.height - 6);
+  found.hovered = await panel.locator(".svd-hover").textContent();
+  found.before = await panel.locator(".svd-totals").textContent();
+  await picture("plan");
+
+  await map.click({ position: { x: box.width - 20, y: box.height - 6 } });
+  await panel.locator(".svd-picture img").waitFor();
+  found.picture = await panel.locator(".svd-picture img").evaluate(async (shown) => {
+    await shown.decode();
+    return [shown.naturalWidth, shown.naturalHeight];
+  });
+  await page.waitForTimeout(500);
+  await picture("head");
+
+  await map.focus();
+  for (const key of ["Home", "PageUp", "ArrowDown", "ArrowRight"]) await page.keyboard.press(key);
+  found.byKeys = await panel.locator(".svd-hover").textContent();
+  found.spoken = await panel.locator(".svd-hover").getAttribute("aria-live");
+  await page.keyboard.press("l");
+  await panel.locator(".svd-legend button", { hasText: options.kind }).click();
+  found.locked = await text(page, "SparseVDiTLoadPlan");
+  found.after = await panel.locator(".svd-totals").textContent();
+  found.legend = await panel.locator(".svd-legend").textContent();
+  await picture("locked");
+  await page.waitForTimeout(3000); // until the frontend has put the workflow aside
+
+  await page.reload();
+  await open(page, options);
+  await page.waitForFunction(() => app.graph.nodes.length > 3, null, { timeout: 30000 });
+  found.reloaded = await text(page, "SparseVDiTLoadPlan");
+  panel = await panelOf(page, "SparseVDiTLoadPlan");
+  await panel.locator(".svd-map").waitFor(); // the map is open as it was
+  found.reloadedTotals = await panel.locator(".svd-totals").textContent();
+
+  panel = await panelOf(page, "SparseVDiTPatchModel");
+  await panel.locator(".svd-toggle").click();
+  await panel.locator(".svd-map").waitFor();
+  found.handedOn = await panel.locator(".svd-totals").textContent();
+  await page.evaluate(() => app.queuePrompt(0, 1));
+  await panel.locator(".svd-tabs button").nth(1).waitFor({ timeout: 300000 });
+  found.badge = await panel.locator(".svd-badge").textContent();
+  found.report = await panel.locator(".svd-report").textContent();
+  found.steps = await panel.locator(".svd-step").count();
+  found.stepsSpoken = await panel.locator(".svd-steps").getAttribute("aria-label");
+  await panel.locator(".svd-map").focus();
+  await page.keyboard.press("ArrowDown");
+  found.ran = await panel.locator(".svd-hover").textContent();
+  await page.waitForTimeout(500);
+  await picture("ran");
+
+  panel = await panelOf(page, "SparseVDiTLoadPlan");
+  await panel.locator(".svd-actions button", { hasText: "Reset" }).click();
+  found.reset = await text(page, "SparseVDiTLoadPlan");
+  found.resetTotals = await panel.locator(".svd-totals").textContent();
+  return found;
+};
+
+function text(page, kind) {
+  return page.evaluate(
+    (kind) => app.graph.nodes.find((node) => node.comfyClass === kind).widgets.find(({ name }) => name === "keep_dense").value,
+    kind,
+  );
+}

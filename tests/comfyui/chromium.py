@@ -1,0 +1,48 @@
+"""Runs a scenario in a real Chromium at a running server, through node and playwright-core."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .installation import ROOT
+from .server import Server
+
+PAGE = ROOT / "tests" / "comfyui" / "browser" / "page.js"
+
+
+def browser() -> dict[str, str] | None:
+    """Where Chromium ($CHROMIUM, or one on the path), node and playwright-core ($PLAYWRIGHT_CORE, or that of
+    ~/comfy/browser) are; None where one is missing."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    given = os.environ.get("PLAYWRIGHT_CORE")
+    playwright = Path(given) if given else Path.home() / "comfy" / "browser" / "node_modules" / "playwright-core"
+    node = shutil.which("node")
+    if chromium is None or node is None or not playwright.is_dir():
+        return None
+    return {"chromium": chromium, "playwright": str(playwright), "node": node}
+
+
+def browse(server: Server, scenario: str, **options: object) -> dict:
+    """Result of a scenario, a file of `browser`; screenshots go to $SCREENSHOTS where that is set. Skips without a
+    browser."""
+    found = browser()
+    if found is None:
+        pytest.skip("NO BROWSER FOUND: it takes node, Chromium and playwright-core (PLAYWRIGHT_CORE names its folder); "
+                    "nothing of the plan viewer was tested")  # fmt: skip
+    pictures = os.environ.get("SCREENSHOTS")
+    if pictures:
+        folder = Path(pictures) / f"{scenario}_{'vue' if options.get('vue') else 'canvas'}"
+        folder.mkdir(parents=True, exist_ok=True)
+        options["pictures"] = str(folder.resolve())
+    given = {"url": f"http://127.0.0.1:{server.port}/", **found, **options}
+    command = [found["node"], str(PAGE), f"{scenario}.js", json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])

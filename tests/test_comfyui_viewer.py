@@ -1,0 +1,167 @@
+"""The plan viewer in a real Chromium, at the real ComfyUI and its frontend, in both ways that it draws nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from comfyui.chromium import browse
+from comfyui.fixtures import with_models
+from comfyui.installation import ROOT, comfyui_path
+from comfyui.plans import wan_plan
+from comfyui.prompts import node, patched, save_latent
+from comfyui.results import PLANS, counts
+from comfyui.server import WEB_FOLDER, Server
+from sample_plans import large_plan
+from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.plans.cost import plan_speedup
+from sparse_vdit.plans.files import save_plan
+from sparse_vdit.plans.kept_dense import kept_dense, with_dense
+from sparse_vdit.plans.plan import Band, Plan, Provenance
+
+pytestmark = pytest.mark.comfyui
+both_renderers = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
+HTML = "<img src=x onerror=window.HIT=1><b>bold"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose files browsers get."""
+    comfyui = comfyui_path()
+    if comfyui is None:
+        pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; nothing of the plan viewer was tested")
+    running = Server(comfyui, with_models(tmp_path_factory.mktemp("viewer")), folder=WEB_FOLDER)
+    yield running
+    running.stop()
+
+
+def mixed_plan() -> Plan:
+    """Two bands of several kinds, for the small Wan."""
+    patterns = (Dense(), Skip(), Diagonal(frames=1), MultiDiagonal(height=0.1, width=None), VerticalStripe())
+    high, low = ((0, 1, 2), (2, 2, 2), (3, 3, 4), (2, 3, 1)), ((2, 2, 2), (2, 2, 3), (3, 3, 4), (2, 3, 2))
+    return dataclasses.replace(wan_plan(Dense()), patterns=patterns, bands=(Band(1e6, 0.8, high), Band(0.8, 0.0, low)))
+
+
+def shown(server: Server, name: str, plan: Plan) -> dict:
+    """Workflow that loads a plan, which is kept before."""
+    save_plan(plan, server.base / PLANS / f"{name}.json", overwrite=True)
+    return {**patched(name), "save": save_latent(("sampler", 0), "viewer")}
+
+
+def density(text: str) -> float:
+    return float(text.removeprefix("mean density ").split(";")[0])
+
+
+def speedup(text: str) -> float:
+    return float(text.split("attention ")[1].split(" times")[0])
+
+
+@both_renderers
+def test_look_lock_reload_run_and_reset(served: Server, vue: bool) -> None:
+    plan, kept = mixed_plan(), kept_dense("1, multi_diagonal")
+    found = browse(served, "use_viewer", vue=vue, prompt=numbered(shown(served, "mixed", plan)), band=1, kind="multi")
+    assert found["errors"] == []
+    last = plan.pattern(1, 3, 2)
+    assert found["hovered"].startswith(f"layer 3, head 2: {last.describe()}, density ")
+    assert found["byKeys"].startswith("layer 1, head 1: diagonal")
+    assert found["spoken"] == "polite"
+    assert min(found["picture"]) > 300
+    assert found["locked"] == found["reloaded"] == str(kept)
+    assert "(kept dense)" in found["legend"]
+    check_totals(found["before"], plan)
+    for name in ("after", "reloadedTotals", "handedOn"):
+        check_totals(found[name], with_dense(plan, kept))
+    assert found["reset"] == ""
+    assert found["resetTotals"] == found["before"]
+    check_run(found)
+
+
+def check_totals(text: str, plan: Plan) -> None:
+    """What the browser counts is what the pack counts."""
+    assert density(text) == pytest.approx(plan.density(), abs=0.0051)
+    assert speedup(text) == pytest.approx(plan_speedup(plan)[0], abs=0.0051)
+
+
+def check_run(found: dict) -> None:
+    """The report is there, in words and in counts: layer 1 was kept dense, as it was locked."""
+    sparse, dense = counts(found["report"])
+    assert sparse > 0
+    assert found["badge"].startswith(f"{round(100 * sparse / (sparse + dense))} % of calls sparse, density ")
+    assert found["steps"] == found["stepsSpoken"].count(";") + 1 >= 4
+    assert "warm-up" in found["stepsSpoken"]
+    assert found["ran"].startswith("layer 1, head 0: dense, density 1.000; its layer ran 0 calls sparse")
+    assert "dense: plan is dense here" in found["ran"]
+    assert "cross-attention" not in found["ran"] + found["stepsSpoken"]
+
+
+@both_renderers
+def test_html_in_a_plan_is_text(served: Server, vue: bool) -> None:
+    name = HTML.replace("/", "")
+    plan = dataclasses.replace(mixed_plan(), provenance=dataclasses.replace(mixed_plan().provenance, model=HTML))
+    found = browse(served, "show_hostile", vue=vue, prompt=numbered(shown(served, name, plan)))
+    assert f"user/{name}" in found["title"]
+    assert HTML in found["title"].removeprefix(f"user/{name}")
+    assert found["hit"] is None
+    assert found["images"] == 0
+
+
+@both_renderers
+@pytest.mark.parametrize("layers, heads", [(60, 24), (40, 40)])
+def test_times_of_a_large_map(
+    served: Server, vue: bool, layers: int, heads: int, record_property: pytest.FixtureRequest
+) -> None:
+    draw = random.Random(3)
+    table = tuple(tuple(draw.randrange(65) for _ in range(heads)) for _ in range(layers))
+    origin = Provenance(model="a made-up plan", rule="random")  # as its picture may be shown somewhere
+    bands = (Band(1.0, 0.0, table),)
+    plan = dataclasses.replace(large_plan(), layers=layers, heads=heads, bands=bands, provenance=origin)
+    found = browse(served, "time_viewer", vue=vue, prompt=numbered(shown(served, f"large{layers}", plan)))
+    assert found.pop("errors") == []
+    assert found.keys() == {"script", "firstPaint", "hoverMedian", "hoverMost"}
+    for name, milliseconds in found.items():
+        record_property(name, milliseconds)
+    print(f"{layers}x{heads}, {'nodes 2.0' if vue else 'canvas'}, ms:", json.dumps(found))
+
+
+@both_renderers
+def test_example_workflows_load_whole(served: Server, vue: bool) -> None:
+    files = sorted((ROOT / "example_workflows").glob("*.json"))
+    assert files
+    workflows = {file.stem: json.loads(file.read_text()) for file in files}
+    found = browse(served, "load_workflows", vue=vue, workflows=workflows)
+    assert found["errors"] == []
+    info = served.get("/object_info")
+    for name, loaded in found["loaded"].items():
+        assert loaded["missing"] == [], name
+        assert loaded["nodes"] == len(workflows[name]["nodes"]), name
+        kinds = [item["type"] for item in workflows[name]["nodes"]]
+        viewers = ("SparseVDiTLoadPlan", "SparseVDiTSearchPlan", "SparseVDiTPatchModel")
+        assert loaded["panels"] == sum(kinds.count(kind) for kind in viewers), name
+        for item in loaded["prompt"].values():
+            required = info[item["class_type"]]["input"].get("required", {})
+            assert required.keys() <= item["inputs"].keys(), f"{name}: {item['class_type']}"
+
+
+def numbered(prompt: dict) -> dict:
+    """The same workflow with numbers for names, as the frontend has them."""
+    numbers = {name: str(number) for number, name in enumerate(prompt, 1)}
+
+    def linked(value: object) -> object:
+        return [numbers[value[0]], value[1]] if isinstance(value, list) else value
+
+    return {
+        numbers[name]: node(item["class_type"], **{key: linked(value) for key, value in item["inputs"].items()})
+        for name, item in prompt.items()
+    }
+
+
+def test_only_listed_plans_are_told_of(served: Server) -> None:
+    import urllib.error
+
+    for name in ("", "user/../../server", "/etc/passwd", "../x", str(Path("/etc/hostname"))):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            served.get(f"/sparse_vdit/plan?name={name}")

@@ -1,0 +1,101 @@
+"""What a registry and ComfyUI Manager read of the pack without running it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from load_pack import ROOT
+
+NODES = {
+    "SparseVDiTPatchModel",
+    "SparseVDiTLoadPlan",
+    "SparseVDiTSavePlan",
+    "SparseVDiTProfileHeads",
+    "SparseVDiTSearchPlan",
+    "SparseVDiTPreviewPlan",
+    "SparseVDiTCompareVideos",
+}
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+SKIPPED = {".venv", "runs", "node_modules", ".git"}
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from (path for path in (ROOT / folder).rglob("*.py") if SKIPPED.isdisjoint(path.parts))
+
+
+def node_classes(path: Path) -> Iterator[ast.ClassDef]:
+    """Classes that inherit io.ComfyNode directly, as a scan of the source sees them."""
+    for item in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(item, ast.ClassDef) and any(ast.unparse(base) == "io.ComfyNode" for base in item.bases):
+            yield item
+
+
+def literal_ids(item: ast.ClassDef) -> list[str]:
+    """Literal `node_id`s of the schemas in a class."""
+    return [
+        word.value.value
+        for call in ast.walk(item)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "io.Schema"
+        for word in call.keywords
+        if word.arg == "node_id" and isinstance(word.value, ast.Constant)
+    ]
+
+
+def test_a_scan_finds_every_node_once_by_a_literal_id() -> None:
+    found = [literal_ids(item) for path in sources("nodes") for item in node_classes(path)]
+    assert all(len(ids) == 1 for ids in found)
+    assert sorted(ids[0] for ids in found) == sorted(NODES)
+
+
+def test_a_scan_finds_no_node_among_tests_and_tools() -> None:
+    for path in sources("tests", "benchmarks"):
+        text = path.read_text(encoding="utf-8")
+        assert not list(node_classes(path)), path
+        assert not re.search(r"^\s*NODE_CLASS_MAPPINGS\s*(?:=|\.update|\[)", text, re.MULTILINE), path
+
+
+@pytest.mark.parametrize("field", ["name", "version", "description", "readme", "license", "requires-python"])
+def test_the_project_says_what_a_registry_asks_for(field: str) -> None:
+    assert re.search(rf"^{field} = \S", PROJECT, re.MULTILINE)
+
+
+def test_the_name_and_version_are_such_as_a_registry_takes() -> None:
+    name = re.search(r'^name = "([^"]+)"', PROJECT, re.MULTILINE)[1]
+    assert re.fullmatch(r"[a-z][a-z0-9-]{0,99}", name)
+    assert "comfyui" not in name
+    assert re.search(r'^version = "\d+\.\d+\.\d+"', PROJECT, re.MULTILINE)
+    assert re.search(r'^requires-comfyui = ">=\d+\.\d+\.\d+"', PROJECT, re.MULTILINE)
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    version = re.search(r'^version = "([^"]+)"', PROJECT, re.MULTILINE)[1]
+    assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_what_is_published_has_no_tests_and_all_that_users_see() -> None:
+    left_out = (ROOT / ".comfyignore").read_text(encoding="utf-8").split()
+    assert {"tests/", "benchmarks/", ".github/"} <= set(left_out)
+    for needed in ("web", "locales", "example_workflows", "nodes", "plans", "kernels", "LICENSE", "README.md"):
+        assert (ROOT / needed).exists(), needed
+        assert not any(entry.rstrip("/") == needed for entry in left_out), needed
+
+
+def test_the_pack_runs_no_code_out_of_texts_and_installs_nothing() -> None:
+    """What the registry refuses: eval and exec, and pip in a subprocess."""
+    for path in sources("nodes", "plans", "kernels"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for call in (item for item in ast.walk(tree) if isinstance(item, ast.Call)):
+            assert ast.unparse(call.func) not in ("eval", "exec", "os.system"), path
+            assert not (ast.unparse(call.func).startswith("subprocess.") and "pip" in ast.unparse(call)), path
+
+
+def test_issue_templates_ask_for_the_report_line() -> None:
+    templates = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert templates
+    for template in templates:
+        assert "label: The report line" in template.read_text(encoding="utf-8"), template

@@ -1,0 +1,242 @@
+// What stands on a node: a line that is always there, and behind it the plan's map, totals, legend and last run.
+
+import { button, element } from "./dom.js";
+import { Locks } from "./locks.js";
+import { HeadMap, cellText, drawMark } from "./map.js";
+import { badge, layerText, shareByLayer, stepTexts } from "./run.js";
+import { expectedSpeedup, kindCounts, meanDensity, totalsText } from "./totals.js";
+
+export const NARROWEST = 360; // pixels of a node with an open map
+const CLOSED_HEIGHT = 30;
+const SWATCH = 14;
+
+export class PlanPanel {
+  // `setLocks(locks)` keeps them in the workflow; `resized()` hears that the panel wants another height;
+  // `pictureOf(band, cell)` is the address of a head's picture, or nothing; `missing` says what to do where there is no plan to show.
+  constructor({ setLocks, resized, opened, missing, pictureOf }) {
+    Object.assign(this, { setLocks, resized, opened, missing, pictureOf });
+    Object.assign(this, { view: null, ran: null, locks: new Locks(), given: new Locks(), band: 0, showsRun: false });
+    this.isOpen = false;
+    this.toggle = button("", "Show or hide the map of layers and heads", () => this.open(!this.isOpen));
+    this.toggle.className = "svd-toggle";
+    this.badge = element("span", { className: "svd-badge", role: "status" });
+    this.map = new HeadMap({
+      told: (cell) => this.#tell(cell),
+      chosen: (cell) => this.#choose(cell),
+      layerChosen: (layer) => this.#toggleLock("layers", layer),
+    });
+    this.parts = Object.fromEntries(
+      ["title", "tabs", "strip", "steps", "hover", "actions", "picture", "legend", "totals", "report"].map((name) => [
+        name,
+        element("div", { className: `svd-${name}` }),
+      ]),
+    );
+    this.layerButton = button("", "Takes effect with the next run", () => this.#toggleLock("layers", this.map.cell.layer));
+    this.kept = element("span");
+    this.reset = button("Reset", "Nothing is kept dense any more", () => this.setLocks(new Locks()));
+    this.parts.actions.append(this.layerButton, this.kept, this.reset);
+    this.parts.hover.ariaLive = this.parts.totals.ariaLive = "polite";
+    const { title, tabs, strip, steps, hover, actions, picture, legend, totals, report } = this.parts;
+    this.shown = element("div", {}, tabs, strip, steps, this.map.root, hover, actions, picture, legend, totals);
+    this.body = element("div", { className: "svd-body", hidden: true }, title, this.shown, report);
+    this.head = element("div", { className: "svd-head" }, this.toggle, this.badge);
+    this.root = element("div", { className: "svd-panel" }, this.head, this.body);
+    // a press here is none on the node, which would be dragged
+    for (const kind of ["pointerdown", "mousedown", "dblclick"]) {
+      this.body.addEventListener(kind, (event) => event.stopPropagation());
+    }
+    new ResizeObserver(() => this.#fitWidth()).observe(this.root);
+    this.refresh();
+  }
+
+  // The map is as wide as the node lets it be.
+  #fitWidth() {
+    if (!this.isOpen || this.root.clientWidth === this.width) return;
+    this.refresh();
+    this.resized();
+  }
+
+  open(isOpen, byUser = true) {
+    this.isOpen = isOpen;
+    this.refresh();
+    if (byUser) this.opened(isOpen);
+    this.resized();
+  }
+
+  // Height that the panel takes, in pixels of the node.
+  get height() {
+    return this.isOpen ? CLOSED_HEIGHT + this.body.scrollHeight + 6 : CLOSED_HEIGHT;
+  }
+
+  // `view` is a plan's as the server sends it; `given` is kept dense by the node that it comes from.
+  showPlan(view, given = new Locks()) {
+    if (view !== this.view) {
+      this.band = 0;
+      this.parts.picture.replaceChildren();
+    }
+    Object.assign(this, { view, given });
+    this.refresh();
+  }
+
+  showRun(ran) {
+    this.ran = ran;
+    this.showsRun = Boolean(ran?.view);
+    this.refresh();
+    this.resized();
+  }
+
+  showLocks(locks) {
+    if (String(locks) === String(this.locks)) return;
+    this.locks = locks;
+    this.refresh();
+  }
+
+  // What the map shows: the plan with its locks, or what the last run had.
+  get #current() {
+    if (this.showsRun && this.ran) return { view: this.ran.view, locks: Locks.parse(this.ran.kept) };
+    return { view: this.view ?? this.ran?.view ?? null, locks: this.locks.with(this.given) };
+  }
+
+  refresh() {
+    const { view, locks } = this.#current;
+    this.toggle.textContent = `${this.isOpen ? "\u25be" : "\u25b8"} Map of heads`;
+    this.toggle.ariaExpanded = String(this.isOpen);
+    this.badge.textContent = this.ran ? badge(this.ran) : view ? this.#summary(view, locks) : "";
+    this.badge.title = this.ran?.report ?? "";
+    this.body.hidden = !this.isOpen;
+    if (!this.isOpen) return;
+    this.parts.title.textContent = view ? [view.name, view.model, view.about].filter(Boolean).join(" \u00b7 ") : this.missing;
+    this.parts.report.textContent = this.ran?.report ?? "";
+    this.shown.hidden = !view;
+    if (view) this.#refreshMap(view, locks);
+  }
+
+  #summary(view, locks) {
+    const speedup = expectedSpeedup(view, locks);
+    const faster = speedup < 1e6 ? `, attention about ${speedup.toFixed(1)}x` : "";
+    return `density ${meanDensity(view, locks).toFixed(2)}${faster}`;
+  }
+
+  #refreshMap(view, locks) {
+    this.band = Math.min(this.band, view.bands.length - 1);
+    const run = this.showsRun && this.ran;
+    this.width = this.root.clientWidth;
+    const ran = run ? shareByLayer(this.ran, view.layers) : null;
+    this.map.show(view, this.band, locks, ran, this.width || NARROWEST);
+    this.#tabs();
+    this.#strip(view, locks);
+    this.#steps(view);
+    this.#legend(view, locks);
+    this.#actions();
+    this.parts.totals.textContent = totalsText(view, locks);
+    if (this.map.cell) this.#tell(this.map.cell);
+    else this.parts.hover.textContent = "Point at a head, or move with the arrow keys. A layer's number keeps it dense.";
+  }
+
+  #tabs() {
+    if (!this.ran?.view) return this.parts.tabs.replaceChildren();
+    const tab = (text, title, run) => {
+      const made = button(text, title, () => {
+        this.showsRun = run;
+        this.refresh();
+        this.resized();
+      });
+      made.ariaPressed = String(this.showsRun === run);
+      return made;
+    };
+    this.parts.tabs.replaceChildren(
+      tab("Plan", "The plan, and what the next run keeps dense", false),
+      tab("Last run", "What really ran", true),
+    );
+  }
+
+  #strip(view, locks) {
+    const bands = view.bands.map((band, number) => {
+      const high = band.sigma_high >= 1e6 ? "all" : band.sigma_high.toPrecision(3);
+      const text = `${high} \u2013 ${band.sigma_low.toPrecision(3)}`;
+      const density = meanDensity(view, locks, number).toFixed(2);
+      const made = button(text, `Noise levels ${text}, mean density ${density}`, () => {
+        this.band = number;
+        this.refresh();
+      });
+      made.ariaPressed = String(number === this.band);
+      made.ariaLabel = made.title;
+      made.style.flexGrow = Math.max(0.15, Math.min(1, band.sigma_high) - band.sigma_low);
+      return made;
+    });
+    this.parts.strip.replaceChildren(element("span", { textContent: "noise" }), ...bands);
+  }
+
+  #steps(view) {
+    if (!this.showsRun || !this.ran) return this.parts.steps.replaceChildren();
+    this.root.style.setProperty("--svd-sparse", view.kinds.find(({ kind }) => kind === "diagonal").colour);
+    const steps = stepTexts(this.ran).map(({ text, share }) =>
+      element("span", { title: text, className: "svd-step", style: `--svd-share: ${share}` }),
+    );
+    this.parts.steps.role = "img";
+    this.parts.steps.ariaLabel = stepTexts(this.ran).map(({ text }) => text).join("; ");
+    this.parts.steps.replaceChildren(element("span", { textContent: "steps" }), ...steps);
+  }
+
+  #legend(view, locks) {
+    const counts = kindCounts(view, this.band);
+    const entries = view.kinds
+      .filter(({ kind }) => counts[kind])
+      .map((kind) => {
+        const kept = locks.kinds.has(kind.kind);
+        const heads = `${counts[kind.kind]} head${counts[kind.kind] === 1 ? "" : "s"}`;
+        const title = kind.kind === "dense" ? "Computed whole" : kept ? "Follow the plan again" : "Keep these heads dense";
+        const made = button("", title, () => this.#toggleLock("kinds", kind.kind));
+        made.disabled = kind.kind === "dense" || this.given.kinds.has(kind.kind);
+        made.ariaPressed = String(kept);
+        made.ariaLabel = `${kind.words}, ${heads}${kept ? ", kept dense" : ""}. ${title}`;
+        made.append(swatch(kind), `${kind.words} ${counts[kind.kind]}${kept ? " (kept dense)" : ""}`);
+        return made;
+      });
+    this.parts.legend.replaceChildren(...entries);
+  }
+
+  #actions() {
+    const layer = this.map.cell?.layer;
+    this.layerButton.hidden = layer === undefined || this.given.layers.has(layer);
+    this.layerButton.textContent = this.locks.layers.has(layer) ? `Layer ${layer} as planned` : `Keep layer ${layer} dense`;
+    this.kept.hidden = this.reset.hidden = this.locks.empty;
+    this.kept.textContent = `kept dense: ${this.locks}`;
+  }
+
+  #toggleLock(set, entry) {
+    this.showsRun = false; // whose map cannot change any more
+    this.setLocks(this.locks.toggled(set, entry));
+    this.refresh();
+  }
+
+  #tell(cell) {
+    const { view, locks } = this.#current;
+    const run = this.showsRun && this.ran ? `; ${layerText(this.ran, cell.layer)}` : "";
+    const before = this.told;
+    this.told = cell.layer;
+    this.parts.hover.textContent = cellText(view, locks, this.band, cell) + run;
+    if (before !== cell.layer) this.#actions();
+  }
+
+  // Shows the picture of a head that the node has an address for.
+  #choose(cell) {
+    this.#tell(cell);
+    const address = this.pictureOf(this.band, cell);
+    if (!address) return;
+    const picture = element("img", { src: address, alt: `What ${this.parts.hover.textContent} attends, beside its pattern` });
+    picture.addEventListener("load", () => this.resized());
+    picture.addEventListener("error", () => picture.remove());
+    this.parts.picture.replaceChildren(picture);
+  }
+}
+
+function swatch({ kind, colour, ink, mark }) {
+  const made = element("canvas", { width: SWATCH * 2, height: SWATCH * 2, className: "svd-swatch", ariaHidden: "true" });
+  const pen = made.getContext("2d");
+  pen.fillStyle = colour;
+  pen.fillRect(0, 0, made.width, made.height);
+  drawMark(pen, mark, ink, made.width, made.height);
+  made.dataset.kind = kind;
+  return made;
+}
