@@ -51,10 +51,10 @@ PUBLISHED = {
 Head = tuple[int, int]
 
 
-def smallest_share(masses: Tensor) -> Tensor:
-    """Smallest fraction of the last axis that holds MASS of its sum: (..., n) -> (...)."""
+def smallest_share(masses: Tensor, mass: float = MASS) -> Tensor:
+    """Smallest fraction of the last axis that holds a part of its sum: (..., n) -> (...)."""
     ranked = masses.sort(-1, descending=True).values
-    short = ranked.cumsum(-1) < MASS * ranked.sum(-1, keepdim=True)
+    short = ranked.cumsum(-1) < mass * ranked.sum(-1, keepdim=True)
     return (short.sum(-1) + 1).clamp(max=masses.shape[-1]) / masses.shape[-1]
 
 

@@ -6,14 +6,17 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import small_wan_runs  # noqa: F401
 import torch
+import torch.nn.functional as F
+from kernel_shapes import Shape
 from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.lists import TileLists
 from sparse_vdit.kernels.routing import routed_call
 from torch import Tensor
 
 SAMPLED_ROWS, SAMPLED_HEADS = 48, 4
+SEED = 7
+FIELD_SHARE = 1.0  # of the part of q and k that neighbours share, beside noise of 1
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,22 @@ class Case:
         heads, rows = self.sample
         truth = self._truths[kind]
         return ((out[0][rows][:, heads].transpose(0, 1).float() - truth).norm() / truth.norm()).item()
+
+
+def random_qkv(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v (1, S, H, D): noise, and for q and k a smooth field over the video that both share."""
+    generator = torch.Generator(device).manual_seed(SEED)
+    grid, tokens = shape.grid, shape.grid.tokens
+    coarse = [-(-size // step) for size, step in zip(grid.shape, (4, 8, 8), strict=True)]
+    q, k, v = (torch.empty(1, tokens, shape.heads, shape.head_dim, device=device, dtype=dtype) for _ in range(3))
+    for head in range(shape.heads):
+        low = torch.randn(1, shape.head_dim, *coarse, device=device, generator=generator)
+        smooth = F.interpolate(low, size=grid.shape, mode="trilinear")[0].flatten(1).T
+        for x, share in ((q, FIELD_SHARE), (k, FIELD_SHARE), (v, 0.0)):
+            noise = torch.randn(tokens, shape.head_dim, device=device, generator=generator)
+            noise[grid.prefix : grid.prefix + grid.video_tokens] += share * smooth / smooth.std()
+            x[0, :, head] = noise
+    return q, k, v
 
 
 def exact(call: AttentionCall, heads: Tensor, rows: Tensor) -> Tensor:

@@ -138,8 +138,9 @@ def make_kitchen_int8(case: Case) -> tuple[Run, Finish]:
     return lambda: attend(q, k, v), heads_first
 
 
-def sol(bricks: bool) -> Method:
-    """comfy-kitchen's top-k with pooled tail, on the sequence as it is or permuted ahead of time into our order.
+def sol(bricks: bool, tau: float | None = None) -> Method:
+    """comfy-kitchen's top-k with pooled tail, on the sequence as it is or permuted ahead of time into our order; with
+    `tau` its threshold chooses, and how many it keeps hangs on the data.
 
     Text stays dense both as queries and as keys, as it is for ours. Blocks that it keeps in any case (text, the own
     block and its neighbours) count towards the density.
@@ -151,8 +152,9 @@ def sol(bricks: bool) -> Method:
         q, k, v = (x[:, order] if bricks else x for x in (case.q, case.k, case.v))
         text = list(text_blocks(case, bricks))
         ratio = topk_ratio(-(-q.shape[1] // SOL_BLOCK), text[1] - text[0], case.density())
+        choice = {"topk_ratio": ratio} if tau is None else {"tau": tau}
         back = order.argsort()
-        run = partial(attend, q, k, v, topk_ratio=ratio, sink_blocks=text, sink_q=text)
+        run = partial(attend, q, k, v, sink_blocks=text, sink_q=text, **choice)
         return run, (lambda out: out[:, back]) if bricks else as_it_is
 
     return Method(make, None, package="comfy-kitchen")

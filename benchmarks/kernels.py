@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -21,18 +20,15 @@ from pathlib import Path
 
 import results
 import torch
-import torch.nn.functional as F
-from kernel_cases import Case
+from kernel_cases import Case, random_qkv
 from kernel_methods import METHODS, Finish, Method, Run
 from kernel_shapes import CPU, SHAPES, TINY, Shape, build_lists
 from PIL import Image, ImageDraw
 from sparse_vdit.kernels.schedule import imbalance
+from timing import median_ms
 from torch import Tensor
 
-SEED = 7
 DENSITIES = (1.0, 0.2, 0.3, 0.1, 0.5)  # dense first: every other is measured against it
-WARMUP, REPEATS, ROW_MS = 2, (2, 15), 1000.0  # runs that do not count; least and most that do; as many as fit in a row
-FIELD_SHARE = 1.0  # of the part of q and k that neighbours share, beside noise of 1
 SHOWN = {
     "ms": "ms", "tflops_kept": "TFLOP/s", "fraction_of_best_dense": "of dense", "fraction_of_ideal": "of ideal",
     "rel_l2": "error", "rel_l2_dense": "to dense", "extra_bytes_fraction": "memory", "imbalance": "imbalance",
@@ -42,43 +38,6 @@ ON_CPU = ("sdpa", "ours_torch")
 GPU_ONLY = [name for name in METHODS if name.startswith("ours_") and name != "ours_torch"]
 NO_TIME = {"skipped": "no time left, allow more --minutes"}
 COLOURS = ("#0b6e4f", "#d1495b", "#2e86ab", "#edae49", "#6a4c93", "#8d6a9f", "#444444", "#3bb273", "#e15554", "#7768ae")
-
-
-def random_qkv(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v (1, S, H, D): noise, and for q and k a smooth field over the video that both share."""
-    generator = torch.Generator(device).manual_seed(SEED)
-    grid, tokens = shape.grid, shape.grid.tokens
-    coarse = [-(-size // step) for size, step in zip(grid.shape, (4, 8, 8), strict=True)]
-    q, k, v = (torch.empty(1, tokens, shape.heads, shape.head_dim, device=device, dtype=dtype) for _ in range(3))
-    for head in range(shape.heads):
-        low = torch.randn(1, shape.head_dim, *coarse, device=device, generator=generator)
-        smooth = F.interpolate(low, size=grid.shape, mode="trilinear")[0].flatten(1).T
-        for x, share in ((q, FIELD_SHARE), (k, FIELD_SHARE), (v, 0.0)):
-            noise = torch.randn(tokens, shape.head_dim, device=device, generator=generator)
-            noise[grid.prefix : grid.prefix + grid.video_tokens] += share * smooth / smooth.std()
-            x[0, :, head] = noise
-    return q, k, v
-
-
-def once(run: Run, device: torch.device) -> float:
-    """Milliseconds of one run."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        run()
-        return (time.perf_counter() - start) * 1e3
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    run()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end)
-
-
-def median_ms(run: Run, device: torch.device) -> float:
-    """Median of as many runs as ROW_MS has room for."""
-    warm = [once(run, device) for _ in range(WARMUP)]
-    repeats = max(REPEATS[0], min(REPEATS[1], int(ROW_MS / warm[-1])))
-    return statistics.median(once(run, device) for _ in range(repeats))
 
 
 def extra_bytes(run: Run, finish: Finish, device: torch.device) -> tuple[Tensor, int | None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+NOT_YET = "*Not yet run on a GPU; `GPU_BACKLOG.md` has the commands.*"
 
 
 def all_of(benchmark: str, command: str | None = None) -> list[dict]:
@@ -23,6 +24,16 @@ def all_of(benchmark: str, command: str | None = None) -> list[dict]:
 def newest(benchmark: str, command: str | None = None) -> dict:
     """The latest result of a benchmark, of one command where it is given."""
     return all_of(benchmark, command)[-1]
+
+
+def all_if_any(benchmark: str) -> list[dict]:
+    """All results of a benchmark, the latest last; none where it has not run."""
+    return all_of(benchmark) if any(RESULTS.glob(f"{benchmark}-*.json")) else []
+
+
+def newest_if_any(benchmark: str) -> dict | None:
+    """The latest result of a benchmark, None where it has not run."""
+    return next(reversed(all_if_any(benchmark)), None)
 
 
 def made_by(result: dict) -> str:

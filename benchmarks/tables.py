@@ -1,5 +1,5 @@
-"""Writes the tables of README.md and benchmarks/README.md from the result files and from what the pack knows, between
-`<!-- table: NAME -->` and `<!-- end -->`.
+"""Writes the tables of README.md, benchmarks/README.md and the long ones of benchmarks/tables from the result files and
+from what the pack knows, between `<!-- table: NAME -->` and `<!-- end -->`.
 
     python benchmarks/tables.py
 """
@@ -10,6 +10,9 @@ import re
 import sys
 from collections.abc import Callable
 
+from end_to_end_tables import forwards_table, sampler_table
+from error_time import error_time_table, verified_table
+from own_time_table import own_time_table
 from plan_tables import (
     compensation_table,
     masks_table,
@@ -18,11 +21,12 @@ from plan_tables import (
     solver_table,
     transfer_table,
 )
-from result_files import ROOT, made_by, newest
+from result_files import ROOT, all_if_any, made_by, newest, newest_if_any
 
 sys.path.insert(0, str(ROOT / "tests"))
 
 import load_pack  # noqa: F401
+from shipped_tables import hold_out_table, needs_table, prior_table, shipped_table
 from sparse_vdit.nodes.host.families.table import families_table
 
 QUALITY = "python benchmarks/quality.py --density 0.2 0.35 0.5 --singles 2 --paper"
@@ -227,13 +231,23 @@ def containers_table() -> str:
 
 
 TABLES = {
-    "README.md": {"quality": quality_table, "families": families_table},
+    "README.md": {"quality": quality_table, "families": families_table, "shipped": shipped_table},
+    "web/docs/SparseVDiTLoadPlan.md": {"shipped": shipped_table},
     "benchmarks/README.md": {
-        "attention": attention_table,
-        "code": code_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
-        "compositions": compositions_table, "runs": memory_of_runs_table, "containers": containers_table,
+        "attention": attention_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
+        "runs": memory_of_runs_table, "containers": containers_table,
         "masks": masks_table, "methods": methods_table, "sensitivity": sensitivity_table, "solver": solver_table,
+        "hold_out": hold_out_table, "needs": needs_table, "prior": prior_table,
         "transfer": transfer_table, "compensation": compensation_table,
+        "made_heads": lambda: verified_table(newest_if_any("calibrated_heads_verify"), newest("calibrated_heads_fit")),
+        "error_time": lambda: error_time_table(newest_if_any("calibrated_heads")),
+        "own_time": lambda: own_time_table(all_if_any("profile_own_time")),
+    },
+    "benchmarks/tables/compiled_code.md": {"code": code_table},
+    "benchmarks/tables/workflows.md": {"compositions": compositions_table},
+    "benchmarks/tables/end_to_end.md": {
+        "end_to_end": lambda: forwards_table(newest_if_any("end_to_end")),
+        "sampler_runs": lambda: sampler_table(newest_if_any("end_to_end")),
     },
 }  # fmt: skip
 

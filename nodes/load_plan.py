@@ -1,4 +1,4 @@
-"""Load Sparse Plan: a shipped or own plan by its name."""
+"""Load Sparse Plan: a shipped or own plan by its name, or one that travels in the workflow as text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import logging
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..plans.files import load_plan
+from ..plans.files import PlanError, load_plan
 from ..plans.kept_dense import kept_dense, with_dense
+from ..plans.plan_text import plan_from_text
 from ..plans.profile_files import ProfileError, load_profile
 from .host.plan_folders import FOLDER, plan_files, profile_beside
 from .host.plan_names import named
@@ -17,6 +18,9 @@ from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, keeps_de
 
 LOG = logging.getLogger("sparse_vdit")
 NOTHING = "(no plan yet: the patch node finds one, or make one with Profile Heads)"
+STOP, CHOOSE = "stop with an error", "let the patch node choose"
+SHARED = "shared in the workflow"
+LISTED = 40  # names in an error
 
 
 class LoadPlan(io.ComfyNode):
@@ -40,6 +44,22 @@ class LoadPlan(io.ComfyNode):
                     f"Put plan files into models/{FOLDER} and press R to see them here.",
                 ),
                 keep_dense_input("The plan that comes out has those heads dense."),
+                io.Combo.Input(
+                    "if_missing",
+                    options=[STOP, CHOOSE],
+                    default=STOP,
+                    optional=True,
+                    tooltip="What happens where the plan is not on this machine, as in a workflow from elsewhere: "
+                    "nothing runs, or it runs as without this node.",
+                ),
+                io.String.Input(
+                    "plan_text",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="A plan as text, from Save Sparse Plan. It stays in the workflow, so that others have the "
+                    "same plan; the name above is then not looked up. Empty for none.",
+                ),
             ],
             outputs=[
                 PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model."),
@@ -51,39 +71,73 @@ class LoadPlan(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, plan_name: str, keep_dense: str = "") -> bool | str:
-        """Name the mend when a workflow asks for a plan that is not here."""
-        if plan_name in plan_files():
+    def validate_inputs(
+        cls, plan_name: str, keep_dense: str = "", if_missing: str = STOP, plan_text: str = ""
+    ) -> bool | str:
+        """Name the mend when a workflow asks for a plan that is not here, or holds a text that is none."""
+        if plan_text.strip():
+            try:
+                plan_from_text(plan_text)
+            except PlanError as error:
+                return str(error)
+            return keeps_dense(keep_dense)
+        if plan_name in plan_files() or if_missing == CHOOSE:
             return keeps_dense(keep_dense)
         if plan_name == NOTHING:
             return "no plan is chosen: choose one, or make it with Profile Heads, Search Sparse Plan, Save Sparse Plan"
-        return f"plan {plan_name!r} is not here: choose another, or put its file into models/{FOLDER}"
+        return missing(plan_name)
 
     @classmethod
-    def fingerprint_inputs(cls, plan_name: str, keep_dense: str = "") -> str:
+    def fingerprint_inputs(
+        cls, plan_name: str, keep_dense: str = "", if_missing: str = STOP, plan_text: str = ""
+    ) -> str:
         """The file's content and the profile's age, so that what was edited is read again."""
         path = plan_files().get(plan_name)
-        if path is None:
-            return ""
+        if path is None or plan_text.strip():
+            return plan_text
         beside = profile_beside(path)
         changed = f"{beside.stat().st_mtime_ns}" if beside.is_file() else ""
         return hashlib.sha256(path.read_bytes()).hexdigest() + changed
 
     @classmethod
-    def execute(cls, plan_name: str, keep_dense: str = "") -> io.NodeOutput:
-        """The checked plan, and the profile beside it where something wants it.
+    def execute(
+        cls, plan_name: str, keep_dense: str = "", if_missing: str = STOP, plan_text: str = ""
+    ) -> io.NodeOutput:
+        """The checked plan, None where it is missing and may be; and the profile beside it where something wants it.
 
         Raises:
             ValueError: no plan of the name, or a layer to keep dense that it does not have.
         """
+        kept = kept_dense(keep_dense)
+        if plan_text.strip():
+            plan = named(with_dense(plan_from_text(plan_text), kept), SHARED)
+            return io.NodeOutput(plan, _no_profile(f"a plan {SHARED} has no profile"))
         path = plan_files().get(plan_name)
         if path is None:
-            raise ValueError(cls.validate_inputs(plan_name))
+            allowed = cls.validate_inputs(plan_name, keep_dense, if_missing)
+            if allowed is not True:
+                raise ValueError(allowed)
+            LOG.warning("Sparse-vDiT: plan %r is not here, the patch node chooses", plan_name)
+            return io.NodeOutput(None, _no_profile(f"plan {plan_name!r} is not here"))
         beside = profile_beside(path)
         try:
             profile = load_profile(beside)
         except (ProfileError, OSError) as error:  # matters to those alone who want it
-            missing = f"no profile beside plan {plan_name!r}: {error}; use Profile Heads"
-            LOG.info("Sparse-vDiT: %s", missing)  # ComfyUI shows it on the node alone
-            profile = ExecutionBlocker(missing)
-        return io.NodeOutput(named(with_dense(load_plan(path), kept_dense(keep_dense)), plan_name), profile)
+            profile = _no_profile(f"no profile beside plan {plan_name!r}: {error}")
+        return io.NodeOutput(named(with_dense(load_plan(path), kept), plan_name), profile)
+
+
+def _no_profile(why: str) -> ExecutionBlocker:
+    """In the place of a profile: stops what wants one, and only that."""
+    LOG.info("Sparse-vDiT: %s; use Profile Heads", why)  # ComfyUI shows it on the node alone
+    return ExecutionBlocker(f"{why}; use Profile Heads")
+
+
+def missing(plan_name: str) -> str:
+    """Why a plan cannot be loaded, what there is instead, and the mend."""
+    names = list(plan_files())
+    here = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} others" if len(names) > LISTED else "")
+    return (
+        f"plan {plan_name!r} is not here: choose another, put its file into models/{FOLDER}, or set if_missing to "
+        f"{CHOOSE!r}. Here are {here or 'none'}"
+    )

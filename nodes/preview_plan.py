@@ -13,7 +13,7 @@ from ..plans.head_drawing import draw_head
 from ..plans.plan import MOST_BANDS, MOST_HEADS, MOST_LAYERS, Plan
 from ..plans.profile import Profile
 from ..plans.search import skip_warning
-from .sockets import CATEGORY, PlanType, ProfileType
+from .sockets import CATEGORY, PlanType, ProfileType, given
 
 TARGETS = ("preset", "speedup", "density", "error", "lambda", "epsilon")  # as plans name them
 
@@ -64,6 +64,7 @@ class PreviewPlan(io.ComfyNode):
         Raises:
             ValueError: a head that the plan does not have.
         """
+        plan = given(plan)
         image, beside = as_image(draw_plan(plan)), as_image(draw_head(plan, profile, band, layer, head))
         text = summary(plan)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
@@ -99,6 +100,8 @@ def summary(plan: Plan) -> str:
         error, margin = told["predicted_error"], told["predicted_error_margin"]
         lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} or more (errors of heads added)")
     lines += filter(None, [skip_warning(plan)])
+    if plan.card is not None:
+        lines += [f"measured: {plan.card.measured}", f"not measured: {plan.card.not_measured}"]
     if origin.notes:
         lines.append(origin.notes)
     return "\n".join(lines)

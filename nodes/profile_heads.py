@@ -18,9 +18,12 @@ from ..plans.candidates import default_candidates
 from ..plans.profile import Profile
 from ..plans.profiler import Profiler
 from .host import reasons
+from .host.calibrated_plan import noted
 from .host.extra_steps import ExtraSteps
 from .host.families import describe
+from .host.fingerprint import fingerprint
 from .host.install import install, pause_malloc_graph
+from .host.own_plans import told_by
 from .host.plan_engine import SIGMA_SLACK
 from .host.profile_engine import ProfileEngine
 from .host.report import show_on_node
@@ -145,6 +148,7 @@ class ProfileHeads(io.ComfyNode):
         """
         node_id = cls.hidden.unique_id
         engines: list[ProfileEngine] = []
+        known: dict[str, str] = {}
         extra = ExtraSteps(sensitivity_steps if flow["flow"] == DENSE else 0, sigmas[:-1].tolist())
 
         def make_engine(sampling: Sampling) -> ProfileEngine:
@@ -169,6 +173,7 @@ class ProfileHeads(io.ComfyNode):
                 **choice,
             )
             engines.append(ProfileEngine(profiler, model, family, pause_malloc_graph))
+            known.update(told_by(fingerprint(sampling.patcher, model, family)))
             return engines[-1]
 
         def finish(run: Run) -> None:
@@ -189,7 +194,7 @@ class ProfileHeads(io.ComfyNode):
         extra.install(guider.model_patcher)
         install(guider.model_patcher, make_engine, finish)
         latent = sample(noise, guider, sampler, sigmas, latent_image)
-        return io.NodeOutput(latent, engines[-1].profiler.profile())
+        return io.NodeOutput(latent, noted(engines[-1].profiler.profile(), known))
 
 
 def noise_bands(sigmas: Tensor, count: int, start: float) -> tuple[tuple[float, float], ...]:

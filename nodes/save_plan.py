@@ -7,13 +7,14 @@ import itertools
 
 from comfy_api.latest import io, ui
 
-from ..plans.files import plan_bytes
+from ..plans.files import PlanError, plan_bytes
 from ..plans.plan import Plan
+from ..plans.plan_text import plan_to_text
 from ..plans.profile import Profile
 from ..plans.profile_files import profile_bytes
 from ..plans.writing import write_all
 from .host.plan_folders import FOLDER, plain_name, user_file
-from .sockets import CATEGORY, PlanType, ProfileType
+from .sockets import CATEGORY, PlanType, ProfileType, given
 
 
 class SavePlan(io.ComfyNode):
@@ -43,7 +44,14 @@ class SavePlan(io.ComfyNode):
                     tooltip="Kept beside the plan as .safetensors.",
                 ),
             ],
-            outputs=[PlanType.Output(display_name="plan", tooltip="The same plan, to go on with.")],
+            outputs=[
+                PlanType.Output(display_name="plan", tooltip="The same plan, to go on with."),
+                io.String.Output(
+                    display_name="plan_text",
+                    tooltip="The plan as text. Show it with Preview as Text and copy it into Load Sparse Plan, and it "
+                    "travels with that workflow.",
+                ),
+            ],
         )
 
     @classmethod
@@ -60,9 +68,9 @@ class SavePlan(io.ComfyNode):
         """Saved plan.
 
         Raises:
-            ValueError: a name with folders or signs that file systems refuse.
+            ValueError: a name with folders or signs that file systems refuse, or no plan.
         """
-        contents = {".json": plan_bytes(plan)}
+        contents = {".json": plan_bytes(given(plan))}
         if profile is not None:
             contents[".safetensors"] = profile_bytes(profile)
         for name in itertools.chain([file_name], (f"{plain_name(file_name)}_{n}" for n in itertools.count(2))):
@@ -73,4 +81,9 @@ class SavePlan(io.ComfyNode):
         text = "saved " + ", ".join(path.name for path in files)
         if name != file_name:
             text += f", as another plan has the name {plain_name(file_name)}"
-        return io.NodeOutput(plan, ui=ui.PreviewText(text))
+        try:
+            shared = plan_to_text(plan)
+        except PlanError as error:  # it is saved all the same
+            shared = ""
+            text += f"; it cannot be shared as text: {error}"
+        return io.NodeOutput(plan, shared, ui=ui.PreviewText(text))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import comfy.utils
 from comfy_api.latest import io
 
@@ -13,6 +15,7 @@ from ..plans.profile import Profile
 from ..plans.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
 from ..plans.view import measured_errors, plan_view
 from .host.latencies import latencies
+from .host.own_plans import models_in
 from .host.report import warn
 from .host.viewer import SHOWN
 from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, paper_inputs
@@ -77,7 +80,7 @@ class SearchPlan(io.ComfyNode):
         bar = comfy.utils.ProgressBar(3)  # after the latencies, which have a bar of their own, the search and the view
         costs = profile_costs(profile.header, latencies(profile.header, cls.hidden.unique_id))
         bar.update_absolute(1)
-        plan = search(profile, rule, most_skipped, costs)
+        plan = of_model(search(profile, rule, most_skipped, costs), profile)
         bar.update_absolute(2)
         warning = skip_warning(plan)
         if warning is not None:
@@ -85,6 +88,12 @@ class SearchPlan(io.ComfyNode):
         view = plan_view(plan, errors=measured_errors(plan, profile))
         bar.update_absolute(3)
         return io.NodeOutput(with_dense(plan, kept), ui={SHOWN: [view]})
+
+
+def of_model(plan: Plan, profile: Profile) -> Plan:
+    """The plan with what tells the profile's model, by which the patch node finds it."""
+    parameters = {**plan.provenance.parameters, **models_in(profile.header.parameters)}
+    return replace(plan, provenance=replace(plan.provenance, parameters=parameters))
 
 
 def search(profile: Profile, rule: dict, most_skipped: float, costs: HeadCosts) -> Plan:

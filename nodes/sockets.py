@@ -5,11 +5,23 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..plans.kept_dense import kept_dense
+from ..plans.plan import Plan
 from ..plans.rules import DEFAULT_EPSILON, DEFAULT_LAMBDA
 
 PlanType = io.Custom("SPARSE_VDIT_PLAN")
 ProfileType = io.Custom("SPARSE_VDIT_PROFILE")
 CATEGORY = "model/patch/Sparse-vDiT"
+
+
+def given(plan: Plan | None) -> Plan:
+    """The plan of a socket.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if plan is None:
+        raise ValueError("Load Sparse Plan found no plan here and leaves the choice to the patch node: choose a plan")
+    return plan
 
 
 def keep_dense_input(takes: str) -> io.String.Input:

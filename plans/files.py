@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..kernels.patterns import Pattern, pattern_from_dict
+from .card import Card
 from .plan import Band, Plan, Provenance
 from .writing import write_new
 
-FORMAT, VERSION = "sparse-vdit-plan", 1
+FORMAT, VERSION = "sparse-vdit-plan", 2
+WITHOUT_CARD = 1  # what a plan without a card is written as, so that older packs read it
 MOST_BYTES = 4_000_000
 _LONGEST_INTEGER = 20  # digits; longer ones are read as floats, which are refused wherever they can appear
 
 _FIELDS = ("family", "layers", "heads", "head_dim", "grid", "grade")
 _LISTED = ("patterns", "bands", "provenance")
 _BAND = ("sigma_high", "sigma_low", "heads")
+_CARD = ("model", "measured", "not_measured", "least_density", "densities", "kept_dense")
 _PROVENANCE = ("model", "rule", "parameters", "prompts", "versions", "date", "source", "notes")
 
 
@@ -41,7 +44,7 @@ def plan_to_json(plan: Plan) -> str:
     """The plan as JSON text: stable order of keys, one line for each pattern and each layer's heads."""
     data = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": WITHOUT_CARD if plan.card is None else VERSION,
         **{name: getattr(plan, name) for name in _FIELDS},
         "patterns": [pattern.to_dict() for pattern in plan.patterns],
         "bands": [{name: getattr(band, name) for name in _BAND} for band in plan.bands],
@@ -49,6 +52,8 @@ def plan_to_json(plan: Plan) -> str:
     }
     for name in ("parameters", "versions"):  # whose order is that of how the plan was made
         data["provenance"][name] = dict(sorted(data["provenance"][name].items()))
+    if plan.card is not None:
+        data["card"] = {name: getattr(plan.card, name) for name in _CARD}
     return _layout(data) + "\n"
 
 
@@ -162,7 +167,8 @@ def _read_plan(data: dict) -> Plan:
     if data.get("format") != FORMAT:
         raise PlanError(f"format: {_short(data.get('format'))}, expected {FORMAT!r}; this is no plan of this pack")
     _check_version(data.get("version"))  # before the keys: a newer version may have others
-    _check_keys("", data, ("format", "version", *_FIELDS, *_LISTED))
+    card = () if data["version"] == WITHOUT_CARD else ("card",)
+    _check_keys("", data, ("format", "version", *_FIELDS, *_LISTED, *card))
     plain = {field: data[field] for field in _FIELDS if field != "grid"}
     return Plan(
         **plain,
@@ -170,12 +176,13 @@ def _read_plan(data: dict) -> Plan:
         patterns=tuple(_pattern(f"patterns[{n}]", item) for n, item in enumerate(_list("patterns", data["patterns"]))),
         bands=tuple(_band(f"bands[{n}]", item) for n, item in enumerate(_list("bands", data["bands"]))),
         provenance=_provenance("provenance", data["provenance"]),
+        card=_card("card", data["card"]) if card else None,
     )
 
 
 def _check_version(version: object) -> None:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise PlanError(f"version: {_short(version)}, expected {VERSION}")
+        raise PlanError(f"version: {_short(version)}, expected {WITHOUT_CARD} or {VERSION}")
     if version > VERSION:
         raise PlanError(f"version: {version} is newer than this pack reads ({VERSION}), update the pack")
 
@@ -204,6 +211,14 @@ def _provenance(path: str, data: object) -> Provenance:
             _check_twice(f"{path}.{name}", data[name])
             values[name] = dict(data[name])
     return Provenance(**values)
+
+
+def _card(path: str, data: object) -> Card:
+    _check_keys(path, data, _CARD)
+    places = _list(f"{path}.kept_dense", data["kept_dense"])
+    kept = [tuple(_list(f"{path}.kept_dense[{n}]", place)) for n, place in enumerate(places)]
+    densities = tuple(_list(f"{path}.densities", data["densities"]))
+    return Card(**{**data, "densities": densities, "kept_dense": tuple(kept)})
 
 
 def _list(path: str, value: object) -> list:

@@ -11,6 +11,8 @@ from ..kernels.grid import TokenGrid
 from ..kernels.lists import TileListBuilder
 from ..kernels.patterns import PATTERNS, Pattern
 from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from .card import Card, check_card
+from .checks import MOST_ENTRIES, MOST_TEXT, check_items, check_name, check_number, check_text, check_whole, show
 
 GRADES = ("measured", "prior", "calibrate")
 
@@ -19,8 +21,6 @@ MOST_PATTERNS, MOST_BANDS = 1024, 64
 # bounds on the work that a plan of unknown origin can cause; 1080p of 161 frames is 335,000 tokens
 MOST_VIDEO_TOKENS = 400_000
 MOST_TILE_PAIRS = 2**29  # of all patterns together on the measured grid; 100 patterns at 720p of 81 frames are 2**26
-MOST_NAME, MOST_TEXT, MOST_ENTRIES = 200, 10_000, 256  # characters of a name, of a text; entries of lists of them
-MOST_NUMBER = 1e300
 
 EVERY_SIGMA = 1e6  # above any noise level that a schedule starts from
 
@@ -63,7 +63,9 @@ class Plan:
         family: architecture, for example `wan`.
         grid: (frames, height, width) in tokens of the measurement; windows are relative, so a plan serves other grids.
         bands: in falling order of sigma, without overlap.
-        grade: `measured` on the model itself, `prior` from knowledge of its like, or `calibrate`, not measured yet.
+        grade: `measured` on the model itself, `prior` where less than the patterns was measured, or `calibrate`, not
+            measured yet.
+        card: what a plan that ships with the pack says of itself, None for all others.
 
     Raises:
         ValueError: anything out of range; the message begins with the field, named as in the plan's JSON form.
@@ -78,24 +80,27 @@ class Plan:
     bands: tuple[Band, ...]
     grade: str
     provenance: Provenance
+    card: Card | None = None
 
     def __post_init__(self) -> None:
-        _check_name("family", self.family)
+        check_name("family", self.family)
         if not self.family:
             raise ValueError("family: is empty, expected the name of an architecture")
-        _check_whole("layers", self.layers, 1, MOST_LAYERS)
-        _check_whole("heads", self.heads, 1, MOST_HEADS)
-        _check_whole("head_dim", self.head_dim, 1, MOST_HEAD_DIM)
+        check_whole("layers", self.layers, 1, MOST_LAYERS)
+        check_whole("heads", self.heads, 1, MOST_HEADS)
+        check_whole("head_dim", self.head_dim, 1, MOST_HEAD_DIM)
         _check_grid(self.grid)
         if self.grade not in GRADES:
-            raise ValueError(f"grade: {_show(self.grade)} is unknown, expected one of {', '.join(GRADES)}")
-        _check_items("patterns", self.patterns, Pattern, 1, MOST_PATTERNS)
-        _check_items("bands", self.bands, Band, 1, MOST_BANDS)
+            raise ValueError(f"grade: {show(self.grade)} is unknown, expected one of {', '.join(GRADES)}")
+        check_items("patterns", self.patterns, Pattern, 1, MOST_PATTERNS)
+        check_items("bands", self.bands, Band, 1, MOST_BANDS)
         _check_work(self.grid, len(self.patterns))
         _check_sigmas(self.bands)
         for number, band in enumerate(self.bands):
             _check_heads(f"bands[{number}].heads", band.heads, self.layers, self.heads, len(self.patterns))
         check_provenance("provenance", self.provenance)
+        if self.card is not None:
+            check_card("card", self.card, self.layers, self.heads)
 
     def band_at(self, sigma: float) -> int | None:
         """Number of the band that covers a noise level, None where attention stays dense."""
@@ -145,8 +150,8 @@ def uniform_plan(
     provenance: Provenance | None = None,
 ) -> Plan:
     """Plan with one pattern for every head and, unless sigmas are given, every noise level."""
-    _check_whole("layers", layers, 1, MOST_LAYERS)
-    _check_whole("heads", heads, 1, MOST_HEADS)
+    check_whole("layers", layers, 1, MOST_LAYERS)
+    check_whole("heads", heads, 1, MOST_HEADS)
     band = Band(sigma_high, sigma_low, ((0,) * heads,) * layers)
     if provenance is None:
         provenance = Provenance(rule="uniform")
@@ -159,52 +164,13 @@ def clean_text(text: str) -> str:
     return " ".join(kept.split())[:MOST_TEXT]
 
 
-def _show(value: object) -> str:
-    """A value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _check_whole(path: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{path}: {_show(value)} is out of range, expected a whole number from {least} to {most}")
-
-
-def _check_number(path: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST_NUMBER:
-        raise ValueError(f"{path}: {_show(value)}, expected a finite number")
-
-
-def _check_text(path: str, value: object, most: int = MOST_TEXT) -> None:
-    if not isinstance(value, str):
-        raise ValueError(f"{path}: {_show(value)} is no text")
-    if len(value) > most:
-        raise ValueError(f"{path}: {len(value)} characters are too many, expected at most {most}")
-    # half a surrogate pair cannot be written as UTF-8, and control characters would garble logs
-    if any(unicodedata.category(sign) in ("Cc", "Cs") and sign not in "\n\t" for sign in value):
-        raise ValueError(f"{path}: {_show(value)} has a control character or half a surrogate pair, remove it")
-
-
-def _check_name(path: str, value: object) -> None:
-    _check_text(path, value, MOST_NAME)
-
-
-def _check_items(path: str, value: object, kind: type, least: int, most: int) -> None:
-    if not isinstance(value, tuple) or not least <= len(value) <= most:
-        given = f"{len(value)} entries" if isinstance(value, (tuple, list)) else _show(value)
-        raise ValueError(f"{path}: {given}, expected a tuple of {least} to {most} entries")
-    for number, item in enumerate(value):
-        if not isinstance(item, kind):
-            raise ValueError(f"{path}[{number}]: {_show(item)} is no {kind.__name__}")
-
-
 def _check_grid(grid: object) -> None:
     if not isinstance(grid, tuple) or len(grid) != 3:
-        raise ValueError(f"grid: {_show(grid)}, expected three numbers of tokens (frames, height, width)")
+        raise ValueError(f"grid: {show(grid)}, expected three numbers of tokens (frames, height, width)")
     for axis, size in enumerate(grid):
-        _check_whole(f"grid[{axis}]", size, 1, MOST_VIDEO_TOKENS)
+        check_whole(f"grid[{axis}]", size, 1, MOST_VIDEO_TOKENS)
     if math.prod(grid) > MOST_VIDEO_TOKENS:
-        raise ValueError(f"grid: {_show(grid)} has {math.prod(grid)} tokens, expected at most {MOST_VIDEO_TOKENS}")
+        raise ValueError(f"grid: {show(grid)} has {math.prod(grid)} tokens, expected at most {MOST_VIDEO_TOKENS}")
 
 
 def _check_work(grid: tuple[int, int, int], patterns: int) -> None:
@@ -217,8 +183,8 @@ def _check_sigmas(bands: tuple[Band, ...]) -> None:
     above = math.inf
     for number, band in enumerate(bands):
         path = f"bands[{number}]"
-        _check_number(f"{path}.sigma_high", band.sigma_high)
-        _check_number(f"{path}.sigma_low", band.sigma_low)
+        check_number(f"{path}.sigma_high", band.sigma_high)
+        check_number(f"{path}.sigma_low", band.sigma_low)
         if band.sigma_low < 0:
             raise ValueError(f"{path}.sigma_low: {band.sigma_low} is below 0")
         if band.sigma_low >= band.sigma_high:
@@ -232,37 +198,37 @@ def _check_sigmas(bands: tuple[Band, ...]) -> None:
 
 
 def _check_heads(path: str, table: object, layers: int, heads: int, patterns: int) -> None:
-    _check_items(path, table, tuple, layers, layers)
+    check_items(path, table, tuple, layers, layers)
     for layer, row in enumerate(table):
         if len(row) != heads:
             raise ValueError(f"{path}[{layer}]: {len(row)} entries, expected one for each of {heads} heads")
         for head, number in enumerate(row):
             if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < patterns:
                 there = f"there are {patterns} (0 to {patterns - 1})" if patterns > 1 else "there is only 0"
-                raise ValueError(f"{path}[{layer}][{head}]: {_show(number)} is no number of a pattern, {there}")
+                raise ValueError(f"{path}[{layer}][{head}]: {show(number)} is no number of a pattern, {there}")
 
 
 def check_provenance(path: str, value: object) -> None:
     """Raise ValueError, naming the field, unless a plan may say this of where it comes from."""
     if not isinstance(value, Provenance):
-        raise ValueError(f"{path}: {_show(value)} is no Provenance")
+        raise ValueError(f"{path}: {show(value)} is no Provenance")
     for name in ("model", "rule", "date", "source"):
-        _check_name(f"{path}.{name}", getattr(value, name))
-    _check_text(f"{path}.notes", value.notes)
-    _check_items(f"{path}.prompts", value.prompts, str, 0, MOST_ENTRIES)
+        check_name(f"{path}.{name}", getattr(value, name))
+    check_text(f"{path}.notes", value.notes)
+    check_items(f"{path}.prompts", value.prompts, str, 0, MOST_ENTRIES)
     for number, prompt in enumerate(value.prompts):
-        _check_text(f"{path}.prompts[{number}]", prompt)
+        check_text(f"{path}.prompts[{number}]", prompt)
     for name in ("parameters", "versions"):
         _check_table(f"{path}.{name}", getattr(value, name), numbers=name == "parameters")
 
 
 def _check_table(path: str, table: object, numbers: bool) -> None:
     if not isinstance(table, dict) or len(table) > MOST_ENTRIES:
-        given = f"{len(table)} entries" if isinstance(table, dict) else _show(table)
+        given = f"{len(table)} entries" if isinstance(table, dict) else show(table)
         raise ValueError(f"{path}: {given}, expected a table of at most {MOST_ENTRIES} entries")
     for name, value in table.items():
-        _check_name(f"{path}, a name in it", name)
+        check_name(f"{path}, a name in it", name)
         if numbers and not isinstance(value, str):
-            _check_number(f"{path}.{name}", value)
+            check_number(f"{path}.{name}", value)
         else:
-            _check_name(f"{path}.{name}", value)
+            check_name(f"{path}.{name}", value)

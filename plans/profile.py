@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..kernels.patterns import Pattern
+from .checks import MOST_ENTRIES, MOST_NAME
 from .columns import cell_grid
 from .head_maps import part_count
-from .plan import MOST_ENTRIES, MOST_NAME
 
 MEASURES = ("projected", "relative", "mse", "kept_mass", "power", "square")
 FLOWS = ("dense", "sequential")

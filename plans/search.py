@@ -12,6 +12,7 @@ from .chosen import plan_of
 from .columns import ProfiledStripe
 from .cost import HeadCosts, profile_costs
 from .lagrange import OutOfReachError, solve
+from .limits import Limits
 from .plan import Plan
 from .presets import PRESETS
 from .profile import Profile
@@ -71,6 +72,7 @@ def search_budget(
     speedup: float | None = None,
     preset: str | None = None,
     costs: HeadCosts | None = None,
+    limits: Limits | None = None,
 ) -> Plan:
     """One budget over all bands, layers and heads on the output-projected error (`lagrange.py`).
 
@@ -86,6 +88,7 @@ def search_budget(
         speedup: how many times as fast as the model's own attention.
         preset: name of an error in PRESETS.
         costs: of the candidates; by a FLOP model by default.
+        limits: densities that the plan must not fall below, whatever else the target allows.
 
     Raises:
         SearchError: not exactly one target, a target out of range or out of reach, or nothing was observed.
@@ -101,6 +104,8 @@ def search_budget(
     costs = costs or profile_costs(profile.header)
     errors, variance = _relative_errors(profile, bands, weights)
     feasible = _feasible(profile, bands, errors, most_skipped)
+    if limits is not None:
+        feasible &= _within(limits, profile)
     caution = 0.0 if name in ("density", "speedup") else CAUTION
     likely = (errors + caution * variance.sqrt()).masked_fill(~feasible, torch.inf)
     densities = torch.tensor(profile.header.densities, dtype=torch.float64)
@@ -112,9 +117,13 @@ def search_budget(
             found = solve(likely, times, 1 / target)
         else:
             found = solve(times, likely, (target if name == "error" else PRESETS[target]) ** 2)
+        if limits is not None and densities.gather(-1, found.choice[..., None]).sum() < limits.mean:
+            found = solve(likely, densities, limits.mean)
     except OutOfReachError as reason:
         raise SearchError(_out_of_reach(profile, name, target, reason.times)) from reason
     parameters = {"preset": target, "error": PRESETS[target]} if name == "preset" else {name: target}
+    if limits is not None:
+        parameters["least_density"] = limits.mean
     parameters |= {"gap": float(f"{found.gap:.2g}"), "most_skipped": most_skipped}
     parameters["sensitivity"] = UNMEASURED if measured is None else MEASURED
     parameters |= predicted_error(found.choice, errors, variance)
@@ -203,6 +212,14 @@ def _feasible(profile: Profile, bands: list[int], errors: Tensor, most_skipped: 
     allowed = (mass | skip) & saving(densities)
     allowed &= ~skip | _skippable(errors[..., skip], most_skipped)
     return allowed & (~striped | _stripable(errors.masked_fill(~allowed, torch.inf), densities, striped))
+
+
+def _within(limits: Limits, profile: Profile) -> Tensor:
+    """Candidates no sparser than each head may be, dense always: bool (layers, heads, candidates)."""
+    densities = torch.tensor(profile.header.densities, dtype=torch.float64)
+    allowed = densities >= limits.heads[..., None]
+    allowed[..., 0] = True
+    return allowed
 
 
 def _skippable(errors: Tensor, share: float) -> Tensor:

@@ -22,10 +22,13 @@ from sparse_vdit.nodes.host.kept_plans import KeptPlans
 from sparse_vdit.nodes.host.kernel_choice import KernelChoice
 from sparse_vdit.nodes.host.measuring import Measuring
 from sparse_vdit.nodes.host.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.plan_names import named
 from sparse_vdit.nodes.host.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.race import Race
 from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.plans.card import Card
 from sparse_vdit.plans.cost import HeadCosts, profile_costs
+from sparse_vdit.plans.plan import EVERY_SIGMA, Band, Plan, Provenance
 from sparse_vdit.plans.profile import ProfileHeader
 from sparse_vdit.plans.profiler import Profiler
 
@@ -82,9 +85,10 @@ def calibration(
     fingerprint: Fingerprint | None = KNOWN,
     sigmas: tuple[float, ...] = SIGMAS,
     costs: Callable[[ProfileHeader], HeadCosts] = profile_costs,
+    shipped: Plan | None = None,
 ) -> Run:
     """A run about to begin, as `choice.py` makes it; `steps` of its sampler are dense."""
-    found = CalibratedModel(kept(folder, fingerprint, sigmas), preset, GRID, costs)
+    found = CalibratedModel(kept(folder, fingerprint, sigmas), preset, GRID, costs, shipped)
     begin = max(START, found.measured_up_to() if few else 0.0)
     backend = "torch" if race is None else "auto"
     engine = CalibrationEngine(
@@ -97,8 +101,19 @@ def calibration(
         KernelChoice(race, torch.no_grad),
         START,
         0.0,
+        shipped if shipped is not None and shipped.grade == "prior" else None,
     )
     return Run(engine, function=None)
+
+
+def toy(grade: str, least: float = 0.0, kept_dense: tuple = ()) -> Plan:
+    """A shipped plan for the toy model above."""
+    patterns = (Dense(), Routed(0.3))
+    number = 1 if grade == "prior" else 0
+    band = Band(EVERY_SIGMA, 0.0, ((number,) * 3,) * LAYERS)
+    card = Card("Toy", "its density", "its patterns", least, kept_dense=kept_dense)
+    plan = Plan("wan", LAYERS, 3, 128, GRID, patterns, (band,), grade, Provenance(model="Toy"), card)
+    return named(plan, f"wan/toy.{grade}")
 
 
 def qkv(seed: int, grid: tuple[int, int, int] = GRID, batch: int = 1) -> tuple[torch.Tensor, ...]:

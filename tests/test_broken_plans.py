@@ -44,7 +44,7 @@ H = ("bands", 0, "heads")
 BROKEN = [
     (at("format", "other"), "format", "expected 'sparse-vdit-plan'"),
     (without("format"), "format", "None"),
-    (at("version", 2), "version", "newer than this pack reads (1), update the pack"),
+    (at("version", 3), "version", "newer than this pack reads (2), update the pack"),
     (at("version", True), "version", "expected 1"),
     (at("version", 0), "version", "expected 1"),
     (at("version", 1.0), "version", "expected 1"),

@@ -32,9 +32,15 @@ QUANTIZED = node("TestQuantizedLoader", unet_name="small_wan.safetensors")
 
 @pytest.fixture
 def fresh(server: Server) -> Server:
-    """The server as if no model had ever been calibrated."""
-    shutil.rmtree(server.base / CALIBRATED, ignore_errors=True)
+    """The server as if no model had ever been calibrated, nor a plan of it been saved."""
+    forget(server)
     return server
+
+
+def forget(server: Server) -> None:
+    """Remove all plans."""
+    shutil.rmtree(server.base / PLANS)
+    (server.base / PLANS).mkdir()
 
 
 def unplanned(steps: int = STEPS, scene: int = 3, **options: object) -> dict:
@@ -272,7 +278,7 @@ FAMILIES = ("wan vace", "hunyuan video", "hunyuan video 1.5", "cogvideox", "mini
 @pytest.mark.parametrize("case", [case for case in SPARSE if case.name in FAMILIES], ids=lambda case: case.name)
 def test_every_family_calibrates_and_knows_its_models_again(models: Server, case: Case) -> None:
     """Two steps with guidance, texts of two lengths: the first step of the first run is dense, and no other."""
-    shutil.rmtree(models.base / CALIBRATED, ignore_errors=True)
+    forget(models)
     place = {"patch": patch(backend="torch", start_percent=0.1)}
     found = []
     for first in (True, False):

@@ -16,7 +16,7 @@ pytest_plugins = ["comfyui.fixtures"]
 NODES = {
     "SparseVDiTPatchModel": (["MODEL"], {"model": "MODEL", "plan": "SPARSE_VDIT_PLAN"}),
     "SparseVDiTLoadPlan": (["SPARSE_VDIT_PLAN", "SPARSE_VDIT_PROFILE"], {}),
-    "SparseVDiTSavePlan": (["SPARSE_VDIT_PLAN"], {"plan": "SPARSE_VDIT_PLAN"}),
+    "SparseVDiTSavePlan": (["SPARSE_VDIT_PLAN", "STRING"], {"plan": "SPARSE_VDIT_PLAN"}),
     "SparseVDiTProfileHeads": (
         ["LATENT", "SPARSE_VDIT_PROFILE"],
         {

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from calibrations import calibration, generate, kept
+from calibrations import calibration, generate, kept, toy
 from load_pack import ROOT
 from model_stand_ins import (
     GRID,
@@ -27,6 +27,8 @@ from sparse_vdit.nodes.host import kernel_choice, output_check, reasons, replace
 from sparse_vdit.nodes.host.calibration import NO_WARM_UP
 from sparse_vdit.nodes.host.families import LTX, MINIMAX_H3, WAN, detect, read_layout
 from sparse_vdit.nodes.host.ledger import Ledger
+from sparse_vdit.nodes.host.own_plans import OWN
+from sparse_vdit.nodes.host.variants import Variant
 from sparse_vdit.plans import kept_dense, search
 from sparse_vdit.plans.binding import BoundPlan
 from sparse_vdit.plans.plan import uniform_plan
@@ -101,6 +103,19 @@ def notes() -> list[str]:
     ]
 
 
+def shipped() -> list[str]:
+    """What is said of runs with a shipped plan: the first, the next, one that cannot measure, and why it was taken."""
+    told = [OWN, *Variant("toy", "3 layers of 3 heads").notes(toy("prior"), 8)]
+    with TemporaryDirectory() as place:
+        for number, options in enumerate(({}, {}, {"prompt": "prompt b"})):
+            run = calibration(Path(place) / str(number > 1), shipped=toy("prior"), **options)
+            if number > 1:
+                run.engine.measuring.observe = lambda *_: 1 / 0
+            generate(run)
+            told += run.engine.notes
+    return told
+
+
 def calibrated() -> list[str]:
     """What is said of runs without a plan: the first, the next, one of a model that is not known again, and of a file
     that is broken. The last five as their sources, which take other trouble, have them."""
@@ -128,7 +143,7 @@ def calibrated() -> list[str]:
 
 CONSTANTS = {name: text for name, text in vars(reasons).items() if name.isupper() and isinstance(text, str)}
 MESSAGES = [text for name, text in CONSTANTS.items() if name not in NEVER_SAID]
-MESSAGES += [*layouts(), *whole_runs(), *verdicts(), *notes(), *calibrated()]
+MESSAGES += [*layouts(), *whole_runs(), *verdicts(), *notes(), *shipped(), *calibrated()]
 LINE = re.search(r"^```\n(.*)\n```$", PAGE, re.M)[1]
 PARTS, ROWS = (first_cells(part) for part in PAGE[PAGE.index(LINE) :].split("### Nothing is wrong"))
 

@@ -9,8 +9,9 @@ from ...plans.plan import Plan
 from ...plans.profile import Profile, ProfileHeader
 from ...plans.search import SearchError
 from .calibrated_plan import joined, noise_levels, searched, up_to_date
-from .kept_plans import Kept, KeptPlans, plan_name
-from .plan_names import named
+from .kept_plans import Kept, KeptPlans
+from .kept_plans import plan_name as kept_name
+from .plan_names import named, plan_name
 
 MOST_PROMPTS = 4  # measured prompts, beyond which more are not worth their time
 NONE_GIVEN = "no plan connected and none shipped: "
@@ -25,6 +26,7 @@ class CalibratedModel:
         preset: whose error plans have.
         grid: of the run, (frames, height, width) in tokens; None where it is not known yet.
         costs: what candidates take, by which plans are the fastest; by a count of operations by default.
+        shipped: plan of the model that is to be completed, None where none ships.
     """
 
     def __init__(
@@ -33,8 +35,9 @@ class CalibratedModel:
         preset: str,
         grid: tuple[int, int, int] | None,
         costs: Callable[[ProfileHeader], HeadCosts] = profile_costs,
+        shipped: Plan | None = None,
     ):
-        self.kept, self.preset, self.grid, self.costs = kept, preset, grid, costs
+        self.kept, self.preset, self.grid, self.costs, self.shipped = kept, preset, grid, costs, shipped
         self.found: Kept | None = kept.find(grid)
         self.plan: Plan | None = None
         self.trouble: str | None = None
@@ -45,9 +48,9 @@ class CalibratedModel:
     def _known_plan(self, found: Kept) -> None:
         plan = self.kept.plan(found, self.preset)
         times = self.costs(found.profile.header).times
-        self._written = plan is not None and up_to_date(plan, found.profile, self.preset, times)
+        self._written = plan is not None and up_to_date(plan, found.profile, self.preset, times, self.shipped)
         try:
-            name = plan_name(found.stem, self.preset)
+            name = kept_name(found.stem, self.preset)
             self.plan = plan if self._written else named(self._searched(found.profile), name)
         except SearchError as error:
             self.trouble = f"no plan was found: {error}"
@@ -79,12 +82,18 @@ class CalibratedModel:
         Raises:
             SearchError: the measurements give no plan.
         """
-        used = [NONE_GIVEN + self._used()] if self.plan is not None else []
+        used = [self._begun_with() + self._used()] if self.plan is not None else []
         kept = self._renew() if profile is None else self._add(profile)
         return [*used, *filter(None, [kept, self.trouble, *self.kept.messages])]
 
     def _searched(self, profile: Profile) -> Plan:
-        return searched(profile, self.preset, self.costs(profile.header))
+        return searched(profile, self.preset, self.costs(profile.header), self.shipped)
+
+    def _begun_with(self) -> str:
+        """What was there before anything was calibrated."""
+        if self.shipped is None:
+            return NONE_GIVEN
+        return f"{plan_name(self.shipped)} ({self.shipped.grade}) completed: "
 
     def _used(self) -> str:
         """The run's plan in words."""

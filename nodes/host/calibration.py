@@ -16,12 +16,13 @@ from ...plans.plan import Plan
 from ...plans.profile import Profile
 from ...plans.search import SearchError
 from . import reasons
-from .engine import NOT_VIEWED, Call, DenseTimer
+from .engine import NOT_VIEWED, Call, DenseTimer, Engine
 from .failures import calibration_failure, out_of_memory
 from .families import Layout
 from .kernel_choice import KernelChoice
 from .measuring import Measuring
 from .plan_engine import SIGMA_SLACK, PlanEngine
+from .plan_names import plan_name
 from .run import Run
 
 NO_WARM_UP = "of so few steps the first run sparse too: start_percent is for the first generation alone"
@@ -37,7 +38,7 @@ class Keeper(Protocol):
         """Keep what a run has measured, if anything, and its plan; says which plan that is and what came of it."""
 
 
-def begun(make: Callable[[], CalibrationEngine]) -> CalibrationEngine | str:
+def begun(make: Callable[[], Engine | str]) -> Engine | str:
     """What `make` makes, or why everything stays dense where an error keeps it from that."""
     try:
         return make()
@@ -57,6 +58,7 @@ class CalibrationEngine:
         plan: that is kept already, None for none.
         kernels: times dense attention while there is no plan.
         sigma_start, sigma_end: above and below them everything is dense; a kept plan's engine may begin earlier.
+        prior: plan that runs where none can be found, None for none.
     """
 
     def __init__(
@@ -70,9 +72,13 @@ class CalibrationEngine:
         kernels: KernelChoice,
         sigma_start: float,
         sigma_end: float,
+        prior: Plan | None = None,
     ):
         self._title, self.shape, self.keeper, self.measuring = title, shape, keeper, measuring
         self.make_engine, self.kernels = make_engine, kernels
+        self.prior = prior
+        if plan is None and measuring is None:
+            plan = prior
         self.planned = None if plan is None else make_engine(plan)
         self.sigma_start, self.sigma_end = sigma_start, sigma_end
         self.notes: list[str] = []
@@ -133,6 +139,13 @@ class CalibrationEngine:
             self.notes.append(f"no plan was found: {error}")
         except Exception as error:
             self._failed(error)
+        self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Where no plan was found, run the prior one if there is one."""
+        if self.planned is None and self.prior is not None:
+            self.planned = self.make_engine(self.prior)
+            self.notes.append(f"so {plan_name(self.prior)} runs as it ships")
 
     def _search(self, profile: Profile | None) -> Plan:
         began = time.perf_counter()
@@ -155,6 +168,7 @@ class CalibrationEngine:
                     self.measuring.observe(run, call)
             except Exception as error:
                 self._failed(error)
+                self._fall_back()
                 if out_of_memory(error) and call.q.device.type == "cuda":
                     torch.cuda.empty_cache()
         return self.planned.attention(run, call) if self._dense is None else self._dense

@@ -1,9 +1,9 @@
-"""Which plan a run of the patch node has: the connected one, one that ships for the model, a calibrated one, or one
-that the run itself has yet to find."""
+"""Which plan a run of the patch node has: the connected one, the user's own for this very model, one that ships for the
+model, a calibrated one, or one that the run itself has yet to find."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfyui_version
 
@@ -12,6 +12,7 @@ from ...plans.candidates import default_candidates
 from ...plans.cost import profile_costs
 from ...plans.kept_dense import NOTHING_KEPT, KeptDense, mismatch
 from ...plans.plan import Plan
+from ...plans.presets import PRESETS
 from ...plans.profiler import Profiler
 from ...plans.versions import installed_versions
 from . import reasons
@@ -26,14 +27,16 @@ from .kept_plans import KeptPlans
 from .kernel_choice import KernelChoice
 from .latencies import kept_latencies
 from .measuring import Measuring
+from .own_plans import OWN, own_plan
 from .plan_engine import SIGMA_SLACK, PlanEngine
-from .plan_folders import calibrated_folder
+from .plan_folders import calibrated_folder, saved_plans
 from .plan_names import plan_name
 from .profile_engine import ProfileEngine
 from .race import Race, facts
 from .report import say, show_on_node, speeds_file
 from .sampling import Sampling, whole_steps
 from .shipped_plans import shipped_plan
+from .variants import variant
 
 FEW_STEPS = 8
 """Schedules of so few steps follow a kept plan in the warm-up too, as far as that was measured: one dense step of them
@@ -57,15 +60,47 @@ class Wishes:
 
 def choose(wishes: Wishes, sampling: Sampling) -> Engine | str:
     """The run's engine, or why everything stays dense."""
+    if wishes.plan is not None:
+        return _run(wishes.plan, wishes, sampling)
+    return begun(lambda: _found(wishes, sampling))
+
+
+def _found(wishes: Wishes, sampling: Sampling) -> Engine | str:
+    """Without a connected plan: the user's own of this very model, else what ships for its likest."""
+    family, shape = sampling.family.name, sampling.family.shape(sampling.model)
+    known = fingerprint(sampling.patcher, sampling.model, sampling.family)
+    own = own_plan(saved_plans(), known, family, shape, wishes.preset, sampling.sigmas)
+    if own is not None:
+        return _run(own, wishes, sampling, OWN)
+    likest = variant(sampling)
+    shipped = None if likest is None else shipped_plan(family, shape, likest.file, wishes.preset)
+    if shipped is None:
+        return _run(None, wishes, sampling)
+    return _run(shipped, wishes, sampling, *likest.notes(shipped, len(getattr(sampling.patcher, "patches", ()))))
+
+
+def _run(plan: Plan | None, wishes: Wishes, sampling: Sampling, *notes: str) -> Engine | str:
+    """The engine of a plan, None being one that is still to be found; a shipped one is completed where it has to be.
+
+    Args:
+        notes: for the report, why it is this plan.
+    """
     family, shape = sampling.family, sampling.family.shape(sampling.model)
-    why = mismatch(shape[0], wishes.kept)
-    if why is not None:
-        return why
-    plan = wishes.plan or shipped_plan(family.name, shape, wishes.preset)
-    if plan is None and wishes.calibrate:
-        return begun(lambda: _calibration(wishes, sampling, shape))
-    reason = refusal(plan, family.name, shape)
-    return reason or _plan_engine(plan, wishes, sampling, _race(wishes, family, shape))
+    reason = mismatch(shape[0], wishes.kept) or (None if plan is None else refusal(plan, family.name, shape))
+    if reason is not None:
+        return reason
+    made_for = None if plan is None else plan.provenance.parameters.get("preset")
+    if made_for in PRESETS:  # it is no part of a file's name otherwise
+        wishes = replace(wishes, preset=made_for)
+    if wishes.calibrate and (plan is None or (plan.card is not None and plan.grade != "measured")):
+        engine = begun(lambda: _calibration(wishes, sampling, shape, plan))
+    elif plan is None or (plan.card is not None and plan.grade == "calibrate"):
+        return reasons.NO_PLAN
+    else:
+        engine = _plan_engine(plan, wishes, sampling, _race(wishes, family, shape))
+    if not isinstance(engine, str):
+        engine.notes.extend(notes)
+    return engine
 
 
 def refusal(plan: Plan | None, family: str, shape: tuple[int, int, int]) -> str | None:
@@ -101,12 +136,15 @@ def _race(wishes: Wishes, family: Family, shape: tuple[int, int, int]) -> Race |
     return Race(facts({"model": f"{family.name} {layers} x {heads} x {head_dim}", **versions}), speeds_file())
 
 
-def _calibration(wishes: Wishes, sampling: Sampling, shape: tuple[int, int, int]) -> CalibrationEngine:
+def _calibration(
+    wishes: Wishes, sampling: Sampling, shape: tuple[int, int, int], shipped: Plan | None
+) -> CalibrationEngine:
+    """`shipped`: plan of the model that is to be completed, None where none ships."""
     family, race = sampling.family, _race(wishes, sampling.family, shape)
     known = fingerprint(sampling.patcher, sampling.model, family)
     kept = KeptPlans(calibrated_folder(), family.name, shape, known, default_candidates(), sampling.sigmas[:-1])
     model = CalibratedModel(
-        kept, wishes.preset, sampling.grid, lambda header: profile_costs(header, kept_latencies(header))
+        kept, wishes.preset, sampling.grid, lambda header: profile_costs(header, kept_latencies(header)), shipped
     )
     few = whole_steps(sampling.sigmas, sampling.percent_to_sigma) < FEW_STEPS + 0.5
     begin = model.measured_up_to() if few else 0.0
@@ -122,6 +160,7 @@ def _calibration(wishes: Wishes, sampling: Sampling, shape: tuple[int, int, int]
         KernelChoice(race if wishes.backend == "auto" else None, pause_malloc_graph),
         start,
         sampling.percent_to_sigma(wishes.end_percent),
+        shipped if shipped is not None and shipped.grade == "prior" else None,
     )
     if begin > start and model.plan is not None:
         engine.notes.append(NO_WARM_UP)

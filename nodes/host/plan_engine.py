@@ -73,12 +73,14 @@ class PlanEngine:
         kept: KeptDense = NOTHING_KEPT,
     ):
         self.whole, self.kept = plan, kept
-        self.title = f"{plan.family}, plan {plan_name(plan)}"
+        grade = "" if plan.card is None else f" ({plan.grade})"  # of plans that ship
+        self.title = f"{plan.family}, plan {plan_name(plan)}{grade}"
         plan = with_dense(plan, kept)
         self.bound = BoundPlan(plan)
         self.plan, self.backend, self.pause, self.say = plan, backend, pause, say
         self.kernels = KernelChoice(race if backend == AUTO else None, pause)
         self.sigma_start, self.sigma_end = sigma_start, sigma_end
+        self.notes: list[str] = []
         self.shape = plan.layers, plan.heads
         self.band: int | None = None
         self._warnings: dict[Layout, str | None] = {}
@@ -187,8 +189,8 @@ class PlanEngine:
                 run.ledger.note(warning)
 
     def told(self) -> str:
-        """Which times decided, in words; empty where none did."""
-        return self.kernels.told()
+        """Notes, and which times decided, in words; empty where there are none."""
+        return "; ".join(filter(None, [*self.notes, self.kernels.told()]))
 
     def detail(self) -> dict:
         """The plan as it ran: every head's pattern, its density on every grid, and what the race measured."""

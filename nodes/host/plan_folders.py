@@ -12,7 +12,7 @@ from pathlib import Path
 import folder_paths
 
 from ...plans.presets import PRESETS
-from .kept_plans import CALIBRATED
+from .kept_plans import CALIBRATED, PREFIX
 from .shipped_plans import SHIPPED
 
 FOLDER = "sparse_vdit_plans"
@@ -39,6 +39,12 @@ def plan_files() -> dict[str, Path]:
             name = USER_PREFIX + path.relative_to(root).with_suffix("").as_posix()
             found.setdefault(name, path)
     return found
+
+
+def saved_plans() -> dict[str, Path]:
+    """The user's own plans by their names, without those found while sampling."""
+    files = plan_files().items()
+    return {name: path for name, path in files if name.startswith(USER_PREFIX) and not name.startswith(PREFIX)}
 
 
 def calibrated_folder() -> Path:

@@ -1,0 +1,185 @@
+"""The benchmark of whole models, without ComfyUI: what follows from measured forwards, its plans, its override."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from load_pack import ROOT
+from PIL import Image
+from sparse_vdit.kernels.grid import TokenGrid
+from tolerances import RELATIVE_L2, relative_l2
+
+sys.path.append(str(ROOT / "benchmarks"))
+import end_to_end
+import end_to_end_tables
+import pack_methods
+import whole_methods
+import whole_targets
+from end_to_end_figure import draw
+from projections import compare
+from whole_models import MODELS, TINY
+
+
+def row(method: str, seconds: float, model: str = "wan14b_480p", **more: object) -> dict:
+    return {"model": model, "method": method, "seconds_per_forward": seconds, "peak_bytes": 1000, **more}
+
+
+def test_generations_are_sums_of_forwards() -> None:
+    rows = [
+        row("sdpa_flash", 5.0), row("sdpa_cudnn", 4.0), row("no_attention", 1.0), row("kitchen_int8", 3.0),
+        row("ours_bf16", 2.0, peak_bytes=1030), row("comfyui_compiled", 0.5), {"model": "wan14b_480p", "method": "sage",
+        "skipped": "not here"},
+    ]  # fmt: skip
+    compare(rows, MODELS)
+    found = {row["method"]: row for row in rows}
+    ours = found["ours_bf16"]
+    assert ours["attention_share"] == 0.5 and ours["speedup"] == 2.0 and ours["extra_peak_fraction"] == 0.03
+    # 50 steps of two forwards, 10 of them by cuDNN or in 8 bits; 4 steps of one, the first by cuDNN
+    assert ours["many_seconds"] == 2 * (10 * 4 + 40 * 2) and ours["many_speedup"] == round(200 / 120, 4)
+    assert ours["many_8_bits_seconds"] == 2 * (10 * 3 + 40 * 2) and ours["few_seconds"] == 4 + 3 * 2
+    assert found["sdpa_flash"]["many_seconds"] == 500 and found["sdpa_flash"]["few_speedup"] == 0.8
+    assert found["kitchen_int8"]["many_seconds"] == 300
+    assert "speedup" not in found["no_attention"] and "speedup" not in found["sage"]
+
+
+def test_without_a_warm_up_all_steps_are_sparse() -> None:
+    rows = [row("sdpa_flash", 4.0, "cogvideox15"), row("ours_bf16", 1.0, "cogvideox15")]
+    compare(rows, MODELS)
+    assert rows[1]["many_speedup"] == 4.0 and rows[1]["many_seconds"] == 2 * 50
+    assert "attention_share" not in rows[1] and "many_8_bits_seconds" not in rows[1]
+
+
+def test_models_are_compared_with_their_own_rows_alone() -> None:
+    rows = [row("sdpa_flash", 4.0), row("sdpa_flash", 2.0, "hunyuan_720p"), row("ours_int8", 1.0, "hunyuan_720p")]
+    compare(rows, MODELS)
+    assert rows[2]["speedup"] == 2.0 and rows[2]["many_seconds"] == 1 * (10 * 2 + 40 * 1)
+
+
+@pytest.mark.parametrize("wanted", [0.15, 0.25, 0.35])
+def test_synthetic_plans_have_their_density_and_differ_by_layer(wanted: float) -> None:
+    layout = (7, 22, 40, 37, 0)
+    plan = pack_methods.synthetic_plan("wan", (3, 12, 128), layout, wanted)
+    assert plan.density(TokenGrid(*layout)) == pytest.approx(wanted, abs=0.03)
+    rows = plan.bands[0].heads
+    assert len({*rows}) == 3 and len({tuple(sorted(row)) for row in rows}) == 1
+    assert len({*rows[0]}) > 3  # of several patterns, as searched plans are
+
+
+class Anything:
+    def __init__(self, **fields: object):
+        self.__dict__.update(fields)
+
+
+@pytest.mark.parametrize("by_head", [False, True])
+@pytest.mark.parametrize("out_by_head", [False, True])
+def test_the_override_takes_and_gives_comfyuis_layouts(by_head: bool, out_by_head: bool) -> None:
+    generator, heads, calls = torch.Generator().manual_seed(3), 3, []
+    x = [torch.randn(2, 65, heads, 16, generator=generator) for _ in range(3)]
+    given = [part.transpose(1, 2) if by_head else part.flatten(2) for part in x]
+    target = Anything(
+        tokens=65, calls=calls, device=torch.device("cpu"), patcher=Anything(model_options={"transformer_options": {}})
+    )
+    whole_methods.METHODS["sdpa_flash"].attach(target)
+    function = target.patcher.model_options["transformer_options"]["optimized_attention_override"]
+    out = function(None, *given, heads, skip_reshape=by_head, skip_output_reshape=out_by_head)
+    weights = torch.einsum("bqhd,bkhd->bhqk", x[0], x[1]).mul(16**-0.5).softmax(-1)
+    truth = torch.einsum("bhqk,bkhd->bqhd", weights, x[2])
+    truth = truth.transpose(1, 2) if out_by_head else truth.flatten(2)
+    assert out.shape == truth.shape and relative_l2(out, truth) < RELATIVE_L2[torch.float32]
+    assert len(calls) == 1
+
+
+def test_calls_that_are_no_plain_self_attention_are_the_models_own() -> None:
+    left = Counter()
+
+    def own(q: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        left["calls"] += 1
+        return q
+
+    target = Anything(tokens=9, calls=[])
+    function = whole_targets.override(lambda q, k, v: v, target, everywhere=False)
+    video, text = torch.randn(1, 9, 4), torch.randn(1, 5, 4)
+    function(own, video, text, text, 2)  # cross-attention
+    function(own, text, text, text, 2)  # of the text with itself
+    function(own, video, video, video, 2, mask=torch.ones(9))
+    function(own, video, video, video, 2, scale=1.0)
+    assert left["calls"] == 4 and not target.calls
+    value = torch.randn(1, 9, 4)
+    assert torch.equal(function(own, video, video, value, 2), value) and target.calls == [None]
+
+
+def test_plans_are_measured_where_they_belong() -> None:
+    found = end_to_end.jobs(MODELS["wan14b_480p"], list(whole_methods.METHODS), ["shipped", "0.2"])
+    assert found[0] == (whole_methods.REFERENCE, None)
+    assert [plan for name, plan in found if name == "ours_int8"] == ["shipped", "0.2"]
+    assert ("ours_sampler", "0.25") in found and ("ours_bf16_compiled", "0.25") in found
+    others = end_to_end.jobs(MODELS["hunyuan_720p"], list(whole_methods.METHODS), [])
+    assert not any(name.endswith("_compiled") for name, _ in others)
+
+
+ROWS = [
+    row("sdpa_flash", 4.0, rel_l2=0.0, first_call_seconds=5.0), row("no_attention", 1.0),
+    row("ours_bf16", 2.0, plan="0.25", density=0.2512, rel_l2=0.0123, first_call_seconds=7.5),
+    {"model": "wan14b_480p", "method": "sage", "skipped": "no sage"},
+    {"model": "wan14b_480p", "method": "ours_sampler", "steps": 4, "sampler_seconds": 9.0, "report": "all sparse"},
+]  # fmt: skip
+
+
+def result(rows: list[dict]) -> dict:
+    compare(rows, MODELS | TINY)
+    return {"rows": rows, "command": "python x.py", "device": "some GPU", "date": "2026-01-01"}
+
+
+def test_tables_and_picture_of_rows(tmp_path: Path) -> None:
+    table = end_to_end_tables.forwards_table(result([dict(row) for row in ROWS]))
+    ours = next(line for line in table.splitlines() if "ours_bf16" in line)
+    assert ours == (
+        "| wan14b_480p | ours_bf16 | 0.25 | 0.25 | 2.000 | 50% | 2.00 | 240 (1.67x) | - | 10.0 (1.60x) | +0.0% | "
+        "1.2e-02 | 7.5 |"
+    )
+    assert "sage: no sage" in table and "some GPU" in table and "mean nothing" not in table
+    assert "| 4 | 9.0 | all sparse |" in end_to_end_tables.sampler_table(result([dict(row) for row in ROWS]))
+    draw(result([dict(row) for row in ROWS])["rows"], tmp_path / "bars.png")
+    assert Image.open(tmp_path / "bars.png").height > 60
+
+
+def test_tables_of_toys_say_that_they_are_toys() -> None:
+    toys = [{**row, "model": "tiny_wan"} for row in ROWS]
+    for table in (end_to_end_tables.forwards_table, end_to_end_tables.sampler_table):
+        assert table(result(toys)).startswith(end_to_end_tables.TOYS)
+        assert table(None) == end_to_end_tables.NOT_YET
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--device", "cpu"], "--device cpu goes with --tiny alone"),
+        (["--device", "cpu", "--tiny", "--models", "wan14b_480p"], "--models wan14b_480p goes without --tiny"),
+        (["--device", "cpu", "--tiny", "--plans", "1.5"], "--plans 1.5 is neither shipped nor a density"),
+        (["--device", "cpu", "--tiny", "--plans", "best"], "--plans best is neither shipped nor a density"),
+        (["--device", "cpu", "--tiny", "--continue", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, options: list[str], says: str
+) -> None:
+    monkeypatch.setattr(end_to_end, "comfyui_path", lambda: ROOT)
+    monkeypatch.setattr(sys, "argv", ["end_to_end.py", *options])
+    with pytest.raises(SystemExit, match="2"):
+        end_to_end.arguments()
+    assert says in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_rows_for_which_no_time_was_left_are_measured_again(tmp_path: Path) -> None:
+    file = tmp_path / "end_to_end-x.json"
+    late = {"model": "a", "method": "sage", "skipped": end_to_end.NO_TIME}
+    file.write_text(json.dumps({"benchmark": "end_to_end", "rows": [*ROWS, late]}))
+    assert end_to_end.kept_rows(file) == ROWS
+    file.write_text(json.dumps({"benchmark": "kernels", "rows": []}))
+    with pytest.raises(ValueError, match="is of kernels"):
+        end_to_end.kept_rows(file)
