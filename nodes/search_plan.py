@@ -18,7 +18,7 @@ from .host.latencies import latencies
 from .host.own_plans import models_in
 from .host.report import warn
 from .host.viewer import SHOWN
-from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, keeps_dense, paper_inputs
+from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, paper_inputs
 
 BUDGETS = {"preset": "preset", "budget: speed-up": "speedup", "budget: density": "density", "budget: error": "error"}
 """Names of the rules by one budget, and of their target, an input of the node as of `search_budget`."""
@@ -68,11 +68,6 @@ class SearchPlan(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, keep_dense: str = "") -> bool | str:
-        """Refuse what cannot be kept dense before anything is generated."""
-        return keeps_dense(keep_dense)
-
-    @classmethod
     def execute(
         cls, profile: Profile, rule: dict, most_skipped: float = MOST_SKIPPED, keep_dense: str = ""
     ) -> io.NodeOutput:
@@ -81,6 +76,7 @@ class SearchPlan(io.ComfyNode):
         Raises:
             ValueError: a layer to keep dense that the plan does not have.
         """
+        kept = kept_dense(keep_dense)  # first, as it may be refused
         bar = comfy.utils.ProgressBar(3)  # after the latencies, which have a bar of their own, the search and the view
         costs = profile_costs(profile.header, latencies(profile.header, cls.hidden.unique_id))
         bar.update_absolute(1)
@@ -91,7 +87,7 @@ class SearchPlan(io.ComfyNode):
             warn(warning, cls.hidden.unique_id)
         view = plan_view(plan, errors=measured_errors(plan, profile))
         bar.update_absolute(3)
-        return io.NodeOutput(with_dense(plan, kept_dense(keep_dense)), ui={SHOWN: [view]})
+        return io.NodeOutput(with_dense(plan, kept), ui={SHOWN: [view]})
 
 
 def of_model(plan: Plan, profile: Profile) -> Plan:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from comfyui.chromium import browse
+from comfyui.examples import add_names
 from comfyui.fixtures import with_models
 from comfyui.installation import ROOT, comfyui_path
 from comfyui.plans import wan_plan
@@ -34,7 +35,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     comfyui = comfyui_path()
     if comfyui is None:
         pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; nothing of the plan viewer was tested")
-    running = Server(comfyui, with_models(tmp_path_factory.mktemp("viewer")), folder=WEB_FOLDER)
+    base = with_models(tmp_path_factory.mktemp("viewer"))
+    add_names(base)
+    running = Server(comfyui, base, folder=WEB_FOLDER)
     yield running
     running.stop()
 
@@ -144,6 +147,9 @@ def test_example_workflows_load_whole(served: Server, vue: bool) -> None:
         for item in loaded["prompt"].values():
             required = info[item["class_type"]]["input"].get("required", {})
             assert required.keys() <= item["inputs"].keys(), f"{name}: {item['class_type']}"
+        served.post("/prompt", {"prompt": loaded["prompt"]})  # which is an error where ComfyUI finds a value wrong
+        served.post("/queue", {"clear": True})
+        served.post("/interrupt")
 
 
 def numbered(prompt: dict) -> dict:

@@ -5,8 +5,11 @@ Files are named as ComfyUI's own templates name them; those of CogVideoX 1.5 hav
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from .installation import comfyui_path
 from .prompts import LINK, node
 
 FOX = "a fox runs through fresh snow between birches, morning sun, the camera follows from the side"
@@ -25,7 +28,8 @@ class Example:
 
 def patched(model: LINK, **options: object) -> dict:
     """The patch node with its defaults."""
-    return node("SparseVDiTPatchModel", model=model, preset="balanced", start_percent=0.2, end_percent=1.0, **options)
+    inputs = {"preset": "balanced", "start_percent": 0.2, "end_percent": 1.0, "strict": False, "backend": "auto"}
+    return node("SparseVDiTPatchModel", model=model, **inputs, **options)
 
 
 def texts(clip: LINK = ("clip", 0), positive: str = FOX) -> dict[str, dict]:
@@ -256,3 +260,18 @@ EXAMPLES = {
     "cogvideox_1.5_sparse": COGVIDEOX,
     "compare_dense_and_sparse": COMPARED,
 }
+
+
+def add_names(base: Path) -> None:
+    """Empty files of the names that the examples give, and the image, so that none is missing."""
+    folders = {"unet_name": "diffusion_models", "clip_name": "text_encoders", "vae_name": "vae", "lora_name": "loras"}
+    for example in EXAMPLES.values():
+        for item in example.nodes.values():
+            for name, value in item["inputs"].items():
+                folder = folders.get(name.rstrip("12"))
+                if folder is not None:
+                    file = base / "models" / folder / value
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.touch()
+    (base / "input").mkdir(exist_ok=True)
+    shutil.copy(comfyui_path() / "input" / "example.png", base / "input")

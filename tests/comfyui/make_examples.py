@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 from pathlib import Path
 
 import load_pack  # noqa: F401
 
 from .chromium import browse
-from .examples import EXAMPLES, Example
+from .examples import EXAMPLES, Example, add_names
 from .fixtures import with_models
 from .installation import ROOT, comfyui_path
 from .server import WEB_FOLDER, Server
@@ -48,21 +47,6 @@ def plain(name: str, example: Example) -> dict:
     columns = [[numbers[node] for node in column] for column in example.columns]
     titles = {numbers[node]: title for node, title in example.titles.items()}
     return {"name": name, "prompt": prompt, "columns": columns, "titles": titles, "note": example.note}
-
-
-def add_names(base: Path) -> None:
-    """Empty files of the names that the examples give, so that none is marked as missing in pictures."""
-    folders = {"unet_name": "diffusion_models", "clip_name": "text_encoders", "vae_name": "vae", "lora_name": "loras"}
-    for example in EXAMPLES.values():
-        for item in example.nodes.values():
-            for name, value in item["inputs"].items():
-                folder = folders.get(name.rstrip("12"))
-                if folder is not None:
-                    file = base / "models" / folder / value
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.touch()
-    (base / "input").mkdir()
-    shutil.copy(comfyui_path() / "input" / "example.png", base / "input")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ module.exports = async (page, options, { open, panelOf, picture }) => {
   }, options.prompt);
   await page.waitForTimeout(2000);
   const panel = await panelOf(page, "SparseVDiTLoadPlan");
+  await panel.locator(".svd-badge:not(:empty)").waitFor({ timeout: 60000 }); // the plan is there
   const found = await panel.evaluate(async (root) => {
     const painted = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
     let begin = performance.now();
