@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from calibrations import ALL, CANDIDATES, GRID, LAYERS, NONE, START, calibration, forward, generate, kept, measuring
-from load_pack import ROOT
 from sparse_vdit.nodes.host import calibrated_model, reasons
 from sparse_vdit.nodes.host import measuring as measuring_module
 from sparse_vdit.nodes.host.calibration import CalibrationEngine, begun
 from sparse_vdit.nodes.host.engine import Call, Engine
-from sparse_vdit.nodes.host.measuring import LEAST_ROWS, MOST_SHARE, OTHER_SIZE, ROWS, Measuring, judged_share
+from sparse_vdit.nodes.host.measuring import MOST_SHARE, OTHER_SIZE, judged_share
 from sparse_vdit.nodes.host.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.race import Race
 from sparse_vdit.plans.plan import EVERY_SIGMA
@@ -70,55 +68,6 @@ def test_layers_are_spread_over_the_dense_steps_where_all_at_once_would_cost_too
             forward(run, sigma)  # the other prompt of the same step
         wanted = [(sigma, n) for step, sigma in enumerate(sigmas) for n in range(LAYERS) if n % parts == step % parts]
         assert sorted(measured) == sorted(wanted)
-
-
-def test_fewer_rows_where_one_dense_step_is_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = []
-    engine = ProfileEngine.__new__(ProfileEngine)
-    engine.profiler = type("Candidates", (), {"candidates": range(111)})
-
-    def make(count: int) -> ProfileEngine:
-        rows.append(count)
-        return engine
-
-    call = Call(0, (21, 45, 80, 0, 0), *[torch.empty(1, 75600, 1, 128, device="meta")] * 3)
-    for steps in (1, 4):
-        found = Measuring(make, 40, steps, {})
-        monkeypatch.setitem(measuring_module.SLOWER, "meta", 12.0)  # times .0083 of the dense operations
-        found._start(call)
-    first, fewer, second = rows
-    assert first == second == ROWS
-    assert LEAST_ROWS < fewer < 0.55 * ROWS
-
-
-@pytest.mark.parametrize(("seconds", "rows"), [(0.5, 32), (1.9, 32), (3.0, 10), (90.0, 8)])
-def test_rows_are_left_out_where_judging_takes_longer_than_foreseen(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, rows: int
-) -> None:
-    """Of 20 other seconds: up to twice the 5 % they are left alone."""
-    monkeypatch.setattr(measuring_module, "LEAST_ROWS", 8)
-    found = measuring(2)
-    now = iter([100.0, 120.0 + seconds])
-    monkeypatch.setattr(measuring_module.time, "perf_counter", lambda: next(now))
-    found.begin(1.0)
-    q, k, v = torch.randn(3, 1, 360, 3, 128, generator=torch.Generator().manual_seed(1)).unbind()
-    call = Call(0, (*GRID, 0, 0), q, k, v)
-    assert found.wants(call, spread=True)
-    found.engine.profiler.rows = 32
-    found.engine.observe(call, 1.0)
-    found.milliseconds = 1000 * seconds
-    found.begin(0.95)
-    profiler = found.engine.profiler
-    assert profiler.rows == profiler.judge.rows == rows
-    assert profiler.own_profile().header.parameters["rows"] == rows
-
-
-def test_what_judging_costs_is_what_was_counted() -> None:
-    """Against the operations that PyTorch counts at a real model's size, kept in a result file."""
-    (path,) = sorted((ROOT / "benchmarks" / "results").glob("profile_cost-*.json"))[-1:]
-    for row in json.loads(path.read_text())["rows"]:
-        share = judged_share(row["tokens"], row["head_dim"], row["candidates"], row["rows"])
-        assert share == pytest.approx(row["fraction_of_dense"], rel=0.05), row
 
 
 def test_without_a_dense_step_the_first_one_is_measured_once(tmp_path: Path) -> None:
