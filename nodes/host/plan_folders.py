@@ -12,6 +12,7 @@ from pathlib import Path
 import folder_paths
 
 from ...plans.presets import PRESETS
+from .families import FAMILIES
 from .kept_plans import CALIBRATED, PREFIX
 from .shipped_plans import SHIPPED
 
@@ -31,8 +32,10 @@ def register() -> None:
 
 
 def plan_files() -> dict[str, Path]:
-    """Plans by the name that nodes show: `<family>/<name>` for shipped ones, then `user/<name>`."""
-    found = {f"{path.parent.name}/{path.stem}": path for path in sorted(SHIPPED.glob("*/*.json"))}
+    """Plans by the name that nodes show: `<family>/<name>` for shipped ones, the family that most use first, then
+    `user/<name>`."""
+    shipped = (path for family in FAMILIES for path in sorted((SHIPPED / family.name).glob("*.json")))
+    found = {f"{path.parent.name}/{path.stem}": path for path in shipped}
     for folder in folder_paths.get_folder_paths(FOLDER):
         root = Path(folder)
         for path in sorted(root.rglob("*.json")) if root.is_dir() else ():
