@@ -72,9 +72,12 @@ class LoadPlan(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, plan_name: str, keep_dense: str = "", if_missing: str = STOP, plan_text: str = ""
+        cls, plan_name: str | None, keep_dense: str | None = "", if_missing: str = STOP, plan_text: str | None = ""
     ) -> bool | str:
-        """Name the mend when a workflow asks for a plan that is not here, or holds a text that is none."""
+        """Name the mend when a workflow asks for a plan that is not here, or holds a text that is none. What another
+        node gives is None here, and looked at when it is there."""
+        if plan_text is None or (plan_name is None and not plan_text.strip()):
+            return keeps_dense(keep_dense)
         if plan_text.strip():
             try:
                 plan_from_text(plan_text)
@@ -89,12 +92,12 @@ class LoadPlan(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(
-        cls, plan_name: str, keep_dense: str = "", if_missing: str = STOP, plan_text: str = ""
+        cls, plan_name: str | None, keep_dense: str | None = "", if_missing: str = STOP, plan_text: str | None = ""
     ) -> str:
         """The file's content and the profile's age, so that what was edited is read again."""
         path = plan_files().get(plan_name)
-        if path is None or plan_text.strip():
-            return plan_text
+        if path is None or plan_text is None or plan_text.strip():
+            return plan_text or ""
         beside = profile_beside(path)
         changed = f"{beside.stat().st_mtime_ns}" if beside.is_file() else ""
         return hashlib.sha256(path.read_bytes()).hexdigest() + changed

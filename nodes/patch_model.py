@@ -151,12 +151,9 @@ class PatchModel(io.ComfyNode):
         if why is not None:
             raise ValueError(why)
         node_id = cls.hidden.unique_id
-        preset_ignored = plan is not None and preset != DEFAULT_PRESET
         wishes = Wishes(plan, preset, start_percent, end_percent, backend, only_if_faster, calibrate, node_id, kept)
 
         def finish(run: Run) -> None:
-            if preset_ignored:
-                run.ledger.note(f"preset {preset} ignored, a plan is connected")
             if isinstance(run.engine, CalibrationEngine):
                 run.engine.keep()
             report(run, node_id, strict, verbose)

@@ -55,10 +55,10 @@ class SavePlan(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file_name: str) -> bool | str:
-        """Refuse a name that cannot be written before anything is generated."""
+    def validate_inputs(cls, file_name: str | None) -> bool | str:
+        """Refuse a name that cannot be written before anything is generated; None is one that another node gives."""
         try:
-            user_file(file_name, ".json")
+            user_file("later" if file_name is None else file_name, ".json")
         except ValueError as error:
             return str(error)
         return True

@@ -36,10 +36,11 @@ def keep_dense_input(takes: str) -> io.String.Input:
     )
 
 
-def keeps_dense(text: str) -> bool | str:
-    """Whether a text says what to keep dense, else why not: for `validate_inputs`."""
+def keeps_dense(text: str | None) -> bool | str:
+    """Whether a text says what to keep dense, else why not: for `validate_inputs`, which gets None for what another
+    node gives later."""
     try:
-        kept_dense(text)
+        kept_dense(text or "")
     except ValueError as error:
         return str(error)
     return True

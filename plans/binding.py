@@ -82,7 +82,7 @@ class BoundPlan:
         return "x".join(map(str, self.plan.grid))
 
     def _own_densities(self) -> dict[int, float]:
-        return _own_densities(self.plan, self.query_tile, self.key_tile)
+        return own_densities(self.plan, self.query_tile, self.key_tile)
 
     def _build(self, grid: TokenGrid, device: torch.device | str) -> tuple[TileLists, Table]:
         builder = TileListBuilder(grid, self.query_tile, self.key_tile)
@@ -93,7 +93,7 @@ class BoundPlan:
 
 
 @lru_cache(maxsize=8)
-def _own_densities(plan: Plan, query_tile: int, key_tile: int) -> dict[int, float]:
+def own_densities(plan: Plan, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> dict[int, float]:
     """Of each pattern in use on the plan's own grid: seconds on a large one, so it is kept from run to run."""
     return plan.pattern_densities(None, query_tile, key_tile)
 

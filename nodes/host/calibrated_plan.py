@@ -14,7 +14,7 @@ from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from ...plans.cost import FLOP_MODEL, HeadCosts
 from ...plans.files import plan_bytes
 from ...plans.limits import limits_of
-from ...plans.plan import EVERY_SIGMA, Plan
+from ...plans.plan import EVERY_SIGMA, Plan, Provenance
 from ...plans.presets import PRESETS
 from ...plans.profile import FLOWS, Profile, ProfileHeader, differing_candidates, merge_profiles
 from ...plans.search import search_budget
@@ -79,13 +79,13 @@ def completes(shipped: Plan | None) -> str:
     return f"{shipped.provenance.model}, {shipped.grade}, {hashlib.sha256(plan_bytes(shipped)).hexdigest()[:8]}"
 
 
-def noise_levels(header: ProfileHeader) -> tuple[float, float] | None:
+def noise_levels(header: ProfileHeader | Provenance) -> tuple[float, float] | None:
     """(highest, lowest) noise level that was measured, None where nothing says it."""
     high, low = (_number(header.parameters, name) for name in (HIGHEST, LOWEST))
     return None if high is None or low is None or high < low else (high, low)
 
 
-def measured_among(header: ProfileHeader, sigmas: Sequence[float]) -> bool:
+def measured_among(header: ProfileHeader | Provenance, sigmas: Sequence[float]) -> bool:
     """Whether one of a run's noise levels lies among those that were measured."""
     high, low = noise_levels(header) or (-1.0, 0.0)
     return any(low * (1 - SIGMA_SLACK) <= sigma <= high * (1 + SIGMA_SLACK) for sigma in sigmas)

@@ -10,9 +10,9 @@ import comfyui_version
 from ...plans.binding import BoundPlan
 from ...plans.candidates import default_candidates
 from ...plans.cost import profile_costs
-from ...plans.kept_dense import NOTHING_KEPT, KeptDense, mismatch
+from ...plans.kept_dense import NOTHING_KEPT, KeptDense, kept_of, mismatch
 from ...plans.plan import Plan
-from ...plans.presets import PRESETS
+from ...plans.presets import DEFAULT_PRESET, PRESETS
 from ...plans.profiler import Profiler
 from ...plans.versions import installed_versions
 from . import reasons
@@ -86,13 +86,18 @@ def _run(plan: Plan | None, wishes: Wishes, sampling: Sampling, *notes: str) -> 
         notes: for the report, why it is this plan.
     """
     family, shape = sampling.family, sampling.family.shape(sampling.model)
+    if plan is not None and plan.card is not None:
+        wishes = replace(wishes, kept=wishes.kept | kept_of(plan))
     reason = mismatch(shape[0], wishes.kept) or (None if plan is None else refusal(plan, family.name, shape))
     if reason is not None:
         return reason
+    completed = wishes.calibrate and (plan is None or (plan.card is not None and plan.grade != "measured"))
     made_for = None if plan is None else plan.provenance.parameters.get("preset")
+    if wishes.plan is not None and wishes.preset != DEFAULT_PRESET and (made_for in PRESETS or not completed):
+        notes = (*notes, f"preset {wishes.preset} ignored, a plan is connected")
     if made_for in PRESETS:  # it is no part of a file's name otherwise
         wishes = replace(wishes, preset=made_for)
-    if wishes.calibrate and (plan is None or (plan.card is not None and plan.grade != "measured")):
+    if completed:
         engine = begun(lambda: _calibration(wishes, sampling, shape, plan))
     elif plan is None or (plan.card is not None and plan.grade == "calibrate"):
         return reasons.NO_PLAN

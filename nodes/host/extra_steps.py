@@ -22,6 +22,12 @@ from .install import KEY
 from .plan_engine import SIGMA_SLACK
 from .run import Run
 
+FUNCTIONS = (
+    "model_function_wrapper", "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
+    "sampler_calc_cond_batch_function",
+)  # fmt: skip
+"""What nodes put into model_options: some of it, such as the momentum of APG, remembers the step before."""
+
 INNER = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 
 
@@ -85,7 +91,7 @@ class ExtraSteps:
         """The extra steps of a band, on the latents of the one that was just made."""
         profiler = run.engine.profiler
         groups = self.steps // len(profiler.bands) - 1
-        others = other_wrappers(options.get("transformer_options", {}))
+        others = others_at_work(options)
         if others or groups < 1:
             few = f"{self.steps} extra steps are too few for {len(profiler.bands)} bands, give two for each"
             self.refused = f"{others} could remember the extra steps" if others else few
@@ -106,7 +112,8 @@ class ExtraSteps:
             profiler.inject(band, layers, error / max(power, 1e-30), injection.error)
 
 
-def other_wrappers(options: Mapping) -> str:
-    """Names of what else is wrapped around the model; empty where nothing is."""
-    keys = {str(key) for kind in INNER for key in options.get("wrappers", {}).get(kind, {})}
-    return ", ".join(sorted(keys - {KEY}))
+def others_at_work(options: Mapping) -> str:
+    """Names of what else takes part in a step by the guider's model_options; empty where nothing does."""
+    wrappers = options.get("transformer_options", {}).get("wrappers", {})
+    keys = {str(key) for kind in INNER for key in wrappers.get(kind, {})} - {KEY}
+    return ", ".join(sorted(keys | {name for name in FUNCTIONS if options.get(name)}))

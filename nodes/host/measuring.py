@@ -50,6 +50,7 @@ class Measuring:
         self.refused: Counter[str] = Counter()
         self.milliseconds, self.began, self.seconds = 0.0, 0.0, 0.0
         self.stopped = False
+        self._ended, self._judged = (0.0, 0.0), False
         self._seen: set[int] = set()
         self._before: set[int] = set()
         self._here: set[int] = set()
@@ -73,12 +74,15 @@ class Measuring:
         self.began = self.began or time.perf_counter()
 
     def _keep_up(self) -> None:
-        """Leave out rows where judging takes longer than was foreseen: not every device was measured."""
-        spent = self.milliseconds / 1000
-        if self.engine is None or not spent:
+        """Leave out rows where judging took longer in the step that ended than was foreseen: not every device was
+        measured. The first step that judges does not count: in it the candidates' masks are made, once."""
+        before, self._ended = self._ended, (time.perf_counter(), self.milliseconds / 1000)
+        if self.engine is None or not self.milliseconds:
             return
-        share = spent / max(1e-9, time.perf_counter() - self.began - spent)
-        if share > TOO_SLOW * MOST_SHARE:
+        passed, spent = (now - then for now, then in zip(self._ended, before, strict=True))
+        first, self._judged = not self._judged, True
+        if not first and spent > TOO_SLOW * MOST_SHARE * max(1e-9, passed - spent):
+            share = spent / max(1e-9, passed - spent)
             profiler = self.engine.profiler
             profiler.use_fewer_rows(max(LEAST_ROWS, int(profiler.rows * MOST_SHARE / share)))
 

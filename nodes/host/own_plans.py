@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from ...plans.binding import BoundPlan
 from ...plans.files import PlanError, load_plan
 from ...plans.plan import Plan
+from .calibrated_plan import FINGERPRINT, measured_among
 from .fingerprint import Fingerprint, read_fingerprint
 from .plan_names import named
 
@@ -55,7 +57,7 @@ def own_plan(
         except OSError:
             continue
         covered = plan is not None and any(plan.band_at(sigma) is not None for sigma in sigmas)
-        if covered and _is_of(plan, known, family, shape, preset):
+        if covered and _is_of(plan, known, family, shape, preset, sigmas):
             found.append((changed, name, plan))
     if not found:
         return None
@@ -73,9 +75,16 @@ def _loaded(path: Path, changed: int) -> Plan | None:
         return None
 
 
-def _is_of(plan: Plan, known: Fingerprint, family: str, shape: tuple[int, int, int], preset: str) -> bool:
+def _is_of(
+    plan: Plan, known: Fingerprint, family: str, shape: tuple[int, int, int], preset: str, sigmas: Sequence[float]
+) -> bool:
     parameters = plan.provenance.parameters
     if parameters.get("preset", preset) != preset or BoundPlan(plan).mismatch(family, *shape) is not None:
         return False
     of = map(read_fingerprint, models_in(parameters).values())
-    return any(one is not None and known.distance(one) <= 1 for one in of)
+    if any(one is not None and known.distance(one) <= 1 for one in of):
+        return True
+    # saved again by the user after it was found while sampling: as `KeptPlans` tells those
+    found = read_fingerprint(parameters.get(FINGERPRINT))
+    distance = math.inf if found is None else known.distance(found)
+    return distance == 0 or (distance <= 1 and measured_among(plan.provenance, sigmas))

@@ -14,7 +14,7 @@ from ...kernels.call import AttentionCall
 from ...kernels.configs import DTYPES
 from ...kernels.grid import TokenGrid
 from ...kernels.lists import TileLists
-from ...plans.binding import BoundPlan, Table
+from ...plans.binding import BoundPlan, Table, own_densities
 from ...plans.kept_dense import NOTHING_KEPT, KeptDense, with_dense
 from ...plans.plan import Plan
 from ...plans.search import skip_warning
@@ -213,7 +213,7 @@ class PlanEngine:
 
     def viewed(self) -> dict:
         """The plan before anything of it was kept dense, with densities of the grid that was met last."""
-        known = self.whole.pattern_densities()
+        known = own_densities(self.whole)
         densities, table = next(reversed(self._met.values()), ((), ()))
         met = {
             self.plan.patterns[number]: densities[at]
