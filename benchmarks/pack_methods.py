@@ -67,10 +67,13 @@ def plan_of(target: Target) -> Plan:
     """The plan that a target asks for."""
     if target.plan != SHIPPED:
         return synthetic_plan(target.family.name, target.shape, target.layout, float(target.plan))
+    from sparse_vdit.nodes.host.sampling import Sampling
     from sparse_vdit.nodes.host.shipped_plans import shipped_plan
+    from sparse_vdit.nodes.host.variants import variant
 
-    plan = shipped_plan(target.family.name, target.shape, DEFAULT_PRESET)
-    if plan is None:
+    likest = variant(Sampling(target.patcher, target.patcher.model.diffusion_model, target.family))
+    plan = likest and shipped_plan(target.family.name, target.shape, likest.file, DEFAULT_PRESET)
+    if plan is None or plan.grade == "calibrate":
         raise MissingError(f"no {DEFAULT_PRESET} plan ships for this model")
     return plan
 

@@ -49,7 +49,7 @@ from sparse_vdit.plans.search import search_budget
 from torch import Tensor
 
 BANDS = 2
-EVERY = 4  # of the steps, whose forwards are measured
+EVERY = 2  # of the steps, whose forwards are measured: some of each band, as `profile_scenes` measures
 
 
 class Injections:

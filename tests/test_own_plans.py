@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from calibrations import COPY, KNOWN, SIGMAS, fingerprint_like
 from sample_plans import PROVENANCE, small_plan
+from sparse_vdit.nodes.host.calibrated_plan import FINGERPRINT, HIGHEST, LOWEST
 from sparse_vdit.nodes.host.fingerprint import Fingerprint
 from sparse_vdit.nodes.host.own_plans import models_in, own_plan, told_by
 from sparse_vdit.nodes.host.plan_names import plan_name
@@ -66,6 +67,16 @@ def test_a_plan_of_both_models_of_wan_22_is_found_for_each(tmp_path: Path) -> No
 )
 def test_a_plan_that_says_nothing_of_the_run_is_passed_over(tmp_path: Path, changes: dict) -> None:
     assert found(saved(tmp_path, one=made()), **changes) is None
+
+
+def test_a_plan_found_while_sampling_and_saved_again_is_the_users_own(tmp_path: Path) -> None:
+    """Of 8-bit copies only where a noise level of the run was measured: Wan 2.2's other model looks like them."""
+    told = {FINGERPRINT: str(KNOWN), HIGHEST: 1.0, LOWEST: 0.95}
+    files = saved(tmp_path, mine=made((), **told))
+    assert found(files) == found(files, COPY) == "user/mine"
+    assert found(files, sigmas=(0.5, 0.2)) == "user/mine"
+    assert found(files, COPY, sigmas=(0.5, 0.2)) is None
+    assert found(files, OTHER) is None
 
 
 def test_what_is_no_plan_is_passed_over(tmp_path: Path) -> None:
