@@ -33,6 +33,7 @@ def masks_table() -> str:
     return "\n".join([*lines, "", "Overlap: pairs of both / pairs of any. " + made_by(result)])
 
 
+ALIKE = 0.005  # densities
 BESIDE = "ours_beside_"
 """Begins the method of a row of ours that is as dense as another method's, which missed the wanted density."""
 
@@ -44,10 +45,11 @@ def compared_methods() -> list[dict]:
 
 
 def methods_by_density() -> dict[tuple[str, float], list[dict]]:
-    """Rows by method and wanted density: of ours the latest, of other methods all that were tried."""
+    """Rows by method and wanted density: of ours the latest, of other methods and beside them all that were tried."""
     found: dict[tuple[str, float], list[dict]] = {}
     for row in (row for result in compared_methods() for row in result["rows"] if "wanted" in row):
-        before = [] if row["method"].startswith("ours") else found.get(_key(row), [])
+        latest_only = row["method"].startswith("ours") and not row["method"].startswith(BESIDE)
+        before = [] if latest_only else found.get(_key(row), [])
         found[_key(row)] = [*before, row]
     return found
 
@@ -65,7 +67,8 @@ def methods_table() -> str:
         cells = [max(found.get((method, density), []), key=_quality, default=None) for density in densities]
         if any(cells):
             lines.append(f"| {name} | " + " | ".join(map(_psnr, cells)) + " |")
-        beside = [found.get((BESIDE + method, density), [None])[-1] for density in densities]
+        rows = [found.get((BESIDE + method, density), []) for density in densities]
+        beside = list(map(_as_dense, cells, rows))
         if any(beside):
             lines.append("| searched, one error budget, as dense as that | " + " | ".join(map(_psnr, beside)) + " |")
     first = next(iter(found.values()))[0]
@@ -88,6 +91,12 @@ def _key(row: dict) -> tuple[str, float]:
 
 def _quality(row: dict) -> float:
     return row["psnr"]
+
+
+def _as_dense(row: dict | None, rows: list[dict]) -> dict | None:
+    """The latest of some rows that has a row's density, None where none has."""
+    alike = [one for one in rows if row is not None and abs(one["density"] - row["density"]) < ALIKE]
+    return alike[-1] if alike else None
 
 
 def _psnr(row: dict | None) -> str:

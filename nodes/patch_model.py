@@ -42,8 +42,8 @@ class PatchModel(io.ComfyNode):
                     "plan",
                     optional=True,
                     tooltip="Which pattern each head runs, from Load Sparse Plan or Search Sparse Plan. Without one, "
-                    "the plan shipped for the model is used; where none is shipped, one is found in the dense steps of "
-                    "the first run, and kept for the next.",
+                    "your own saved plan of this very model is used, else what ships for it; where nothing measured "
+                    "ships, one is found in the dense steps of the first run, and kept for the next.",
                 ),
                 io.Combo.Input(
                     "preset",
@@ -107,9 +107,9 @@ class PatchModel(io.ComfyNode):
                     default=True,
                     optional=True,
                     advanced=True,
-                    tooltip="Where no plan is connected and none ships for the model: measure its heads in the dense "
-                    "steps of the first runs, and keep the plan they give in models/sparse_vdit_plans/calibrated. Off "
-                    "leaves such models dense.",
+                    tooltip="Where no plan is connected and none ships, or one of grade prior or calibrate: measure "
+                    "the heads in the dense steps of the first runs, and keep the plan they give in "
+                    "models/sparse_vdit_plans/calibrated. Off runs a prior as it ships, and leaves the others dense.",
                 ),
                 keep_dense_input("It holds for every plan that runs, connected or found."),
             ],

@@ -148,9 +148,9 @@ def _one_target(given: dict[str, float | str | None]) -> tuple[str, float | str]
 
 
 def predicted_error(choice: Tensor, errors: Tensor, variance: Tensor) -> dict[str, float]:
-    """Error of a plan, sqrt(sum ||W_O dO||^2 / sum ||W_O O||^2) with errors of heads added up as if independent, and
-    how far off it may be (1.96 standard errors) for the sampling of rows alone: heads of a call share their rows, the
-    plan was chosen by the same errors, and prompts differ, so it is the least that it may be off.
+    """Error of a plan, sqrt(sum w ||W_O dO||^2 / sum w ||W_O O||^2) with errors of heads added up as if independent,
+    and how far off it may be (1.96 standard errors) for the sampling of rows alone: heads of a call share their rows,
+    the plan was chosen by the same errors, and prompts differ, so it is the least that it may be off.
 
     Args:
         choice: (bands, layers, heads).

@@ -49,8 +49,8 @@ def test_every_shipped_plan_travels(path: Path) -> None:
     assert json.loads(json.dumps(text)) == text
 
 
-def test_plans_that_a_search_finds_are_small_enough() -> None:
-    """40 x 40 heads in two bands, any of the candidates for each: as hard to pack as a plan can be."""
+def test_two_bands_of_any_patterns_without_columns_of_their_own_are_small_enough() -> None:
+    """40 x 40 heads in two bands, any candidates but stripes with columns of their own, which take more."""
     draw = random.Random(1)
     patterns = tuple(p for p in default_candidates() if not isinstance(p, ProfiledStripe))
     table = [tuple(tuple(draw.randrange(len(patterns)) for _ in range(40)) for _ in range(40)) for _ in range(2)]
