@@ -102,6 +102,16 @@ def check_run(found: dict) -> None:
 
 
 @both_renderers
+def test_copies_and_subgraphs(served: Server, vue: bool) -> None:
+    """What is configured outside of a graph is left alone, and each load asks for its plan once."""
+    found = browse(served, "edit_graph", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())))
+    assert found["errors"] == []
+    assert (found["loading"], found["copying"], found["again"]) == (1, 0, 1)
+    assert found["inside"] == ["SparseVDiTLoadPlan", "SparseVDiTPatchModel"]
+    assert found["panels"] == 2
+
+
+@both_renderers
 def test_html_in_a_plan_is_text(served: Server, vue: bool) -> None:
     name = HTML.replace("/", "")
     plan = dataclasses.replace(mixed_plan(), provenance=dataclasses.replace(mixed_plan().provenance, model=HTML))

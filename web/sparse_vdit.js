@@ -26,11 +26,15 @@ function widget(node, name) {
 // Hears of every value that a widget is given by a user.
 function whenChanged(node, name, heard) {
   const one = widget(node, name);
-  if (!one) return;
-  const before = one.callback;
-  one.callback = function (...values) {
+  if (one) after(one, "callback", heard);
+}
+
+// Hears of a call of a node or a widget, once it is done.
+function after(owner, name, heard) {
+  const before = owner[name];
+  owner[name] = function (...values) {
     const result = before?.apply(this, values);
-    heard();
+    heard(...values);
     return result;
   };
 }
@@ -52,13 +56,12 @@ function addPanel(node) {
     getMaxHeight: () => panel.height,
   });
   shown.serialize = false;
-  panels.set(node, panel);
-  const removed = node.onRemoved;
-  node.onRemoved = function (...values) {
-    panels.delete(node);
-    return removed?.apply(this, values);
-  };
-  return panel;
+  // a copied node is made and configured without ever being in a graph
+  after(node, "onAdded", () => {
+    panels.set(node, panel);
+    queueMicrotask(() => refresh(node)); // widgets of a new node have their values by then
+  });
+  after(node, "onRemoved", () => panels.delete(node));
 }
 
 function fit(node, panel) {
@@ -86,11 +89,14 @@ function refreshLocks(node) {
 // A listed plan, asked for by name; answers to earlier questions are of no interest.
 async function showListed(node) {
   const panel = panels.get(node);
+  if (!panel) return;
   const name = widget(node, "plan_name")?.value;
+  if (panel.wanted === name) return; // the question is on its way
   panel.wanted = name;
   const answer = await api.fetchApi(`/sparse_vdit/plan?name=${encodeURIComponent(name ?? "")}`);
   const { view, error } = await answer.json();
   if (panel.wanted !== name) return;
+  panel.wanted = undefined;
   panel.missing = error ?? MISSING[LOAD];
   panel.showPlan(view ?? null);
   panel.resized();
@@ -117,7 +123,7 @@ function planSource(node) {
 
 function refreshPatches() {
   for (const [node, panel] of panels) {
-    if (node.comfyClass !== PATCH) continue;
+    if (node.comfyClass !== PATCH || !node.graph) continue;
     const source = panels.get(planSource(node));
     panel.showPlan(source?.view ?? panel.ran?.view ?? null, source?.locks);
   }
@@ -125,7 +131,7 @@ function refreshPatches() {
 
 function refresh(node) {
   const panel = panels.get(node);
-  if (!panel) return;
+  if (!panel || !node.graph) return;
   panel.showLocks(locksOf(node));
   if (node.comfyClass === LOAD) showListed(node);
   else refreshPatches();
@@ -163,26 +169,12 @@ app.registerExtension({
     addPanel(node);
     whenChanged(node, "keep_dense", () => refreshLocks(node));
     whenChanged(node, "plan_name", () => showListed(node));
-    const configured = node.onConfigure;
-    node.onConfigure = function (...values) {
-      const result = configured?.apply(this, values);
-      refresh(node);
-      return result;
-    };
-    const executed = node.onExecuted;
-    node.onExecuted = function (output, ...values) {
-      const result = executed?.call(this, output, ...values);
+    after(node, "onConfigure", () => queueMicrotask(() => refresh(node)));
+    after(node, "onExecuted", (output) => {
       const view = output?.sparse_vdit_plan?.[0];
       if (view) panels.get(node)?.showPlan(view);
       if (view) refreshPatches();
-      return result;
-    };
-    const connected = node.onConnectionsChange;
-    node.onConnectionsChange = function (...values) {
-      const result = connected?.apply(this, values);
-      queueMicrotask(refreshPatches);
-      return result;
-    };
-    queueMicrotask(() => refresh(node)); // widgets of a new node have their values by then
+    });
+    after(node, "onConnectionsChange", () => queueMicrotask(refreshPatches));
   },
 });

@@ -22,6 +22,13 @@ async function open(page, { url, vue, palette = "dark" }) {
   await page.waitForTimeout(1000);
 }
 
+async function load(page, prompt) {
+  await page.evaluate(async (prompt) => {
+    await app.loadApiJson(prompt, "test");
+  }, prompt);
+  await page.waitForTimeout(1500);
+}
+
 // Puts the node of a kind in the upper left of the screen, and gives what is in it: all panels lie above the graph.
 async function panelOf(page, kind) {
   const place = await page.evaluate((kind) => {
@@ -55,7 +62,7 @@ async function main() {
   };
   try {
     const scenario = require(path.resolve(__dirname, process.argv[2]));
-    const result = await scenario(page, options, { open, panelOf, picture });
+    const result = await scenario(page, options, { open, load, panelOf, picture });
     console.log(JSON.stringify({ ...result, errors }));
   } finally {
     await browser.close();

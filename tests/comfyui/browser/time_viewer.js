@@ -1,11 +1,8 @@
 // How long the first paint of a map takes, and a move of the pointer over it.
 
-module.exports = async (page, options, { open, panelOf, picture }) => {
+module.exports = async (page, options, { open, load, panelOf, picture }) => {
   await open(page, options);
-  await page.evaluate(async (prompt) => {
-    await app.loadApiJson(prompt, "test");
-  }, options.prompt);
-  await page.waitForTimeout(2000);
+  await load(page, options.prompt);
   const panel = await panelOf(page, "SparseVDiTLoadPlan");
   await panel.locator(".svd-badge:not(:empty)").waitFor({ timeout: 60000 }); // the plan is there
   const found = await panel.evaluate(async (root) => {

@@ -1,12 +1,9 @@
 // Opens the map of a plan, looks at a head, keeps a layer and a kind dense, reloads, runs, and reads what ran.
 
-module.exports = async (page, options, { open, panelOf, picture }) => {
+module.exports = async (page, options, { open, load, panelOf, picture }) => {
   const found = {};
   await open(page, options);
-  await page.evaluate(async (prompt) => {
-    await app.loadApiJson(prompt, "test");
-  }, options.prompt);
-  await page.waitForTimeout(1500);
+  await load(page, options.prompt);
 
   let panel = await panelOf(page, "SparseVDiTLoadPlan");
   await panel.locator(".svd-toggle").click();
