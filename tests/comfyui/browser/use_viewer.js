@@ -58,6 +58,10 @@ module.exports = async (page, options, { open, load, panelOf, picture }) => {
   await panel.locator(".svd-map").focus();
   await page.keyboard.press("ArrowDown");
   found.ran = await panel.locator(".svd-hover").textContent();
+  await page.keyboard.press("l");
+  found.changeable = await panel.locator(".svd-legend button:enabled, .svd-actions button:visible").count();
+  found.keptAfterRun = await text(page, "SparseVDiTPatchModel");
+  found.stillRun = await panel.locator(".svd-tabs button").nth(1).getAttribute("aria-pressed");
   await page.waitForTimeout(500);
   await picture("ran");
 
