@@ -17,6 +17,7 @@ const MISSING = {
 };
 const LOADING = "Loading the plan.";
 const TEXT = "The plan in plan_text is shown after a run.";
+const ADDED_WITHIN = 200; // milliseconds
 // properties of a node
 const OPEN = "sparse_vdit_open";
 const ROOM = "sparse_vdit_room"; // pixels of its height that its panel has added
@@ -78,11 +79,17 @@ function fit(node, panel) {
   panel.needed = needed;
   const [width, height] = node.size;
   const made = node.properties[ROOM] ?? 0;
-  const change = Math.max(needed - height, -Math.min(made, less));
+  const change = Math.max(needed - height, -Math.min(made, panel.isOpen ? less : made));
   if (!change) return;
   node.properties[ROOM] = made + change;
   node.setSize([width, height + change]);
   node.setDirtyCanvas?.(true, true);
+  if (change > 0) setTimeout(() => countAdded(node, height + change), ADDED_WITHIN);
+}
+
+// Nodes that are drawn as elements of the page take what these need a little later, which is for the panel too.
+function countAdded(node, height) {
+  node.properties[ROOM] += Math.max(0, node.size[1] - height);
 }
 
 // Kept in the workflow at once, as one step to undo: the frontend looks for changes when a button of the mouse is let
