@@ -12,8 +12,10 @@ from ..plans.files import PlanError, load_plan
 from ..plans.kept_dense import kept_dense, with_dense
 from ..plans.plan_text import plan_from_text
 from ..plans.profile_files import ProfileError, load_profile
+from ..plans.view import plan_view
 from .host.plan_folders import FOLDER, plan_files, profile_beside
 from .host.plan_names import named
+from .host.viewer import SHOWN
 from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, keeps_dense
 
 LOG = logging.getLogger("sparse_vdit")
@@ -113,8 +115,10 @@ class LoadPlan(io.ComfyNode):
         """
         kept = kept_dense(keep_dense)
         if plan_text.strip():
-            plan = named(with_dense(plan_from_text(plan_text), kept), SHARED)
-            return io.NodeOutput(plan, _no_profile(f"a plan {SHARED} has no profile"))
+            shared = plan_from_text(plan_text)
+            nothing = _no_profile(f"a plan {SHARED} has no profile")
+            view = plan_view(shared, name=SHARED)  # without what is kept dense, which the browser adds
+            return io.NodeOutput(named(with_dense(shared, kept), SHARED), nothing, ui={SHOWN: [view]})
         path = plan_files().get(plan_name)
         if path is None:
             allowed = cls.validate_inputs(plan_name, keep_dense, if_missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from sparse_vdit.plans.cost import plan_speedup
 from sparse_vdit.plans.files import save_plan
 from sparse_vdit.plans.kept_dense import kept_dense, with_dense
 from sparse_vdit.plans.plan import Band, Plan, Provenance
+from sparse_vdit.plans.plan_text import plan_to_text
 
 pytestmark = pytest.mark.comfyui
 both_renderers = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
@@ -99,6 +101,62 @@ def check_run(found: dict) -> None:
     assert found["ran"].startswith("layer 1, head 0: dense, density 1.000; its layer ran 0 calls sparse")
     assert "dense: plan is dense here" in found["ran"]
     assert "cross-attention" not in found["ran"] + found["stepsSpoken"]
+    assert found["changeable"] == 0  # what has run cannot be changed
+    assert found["keptAfterRun"] == ""
+    assert found["stillRun"] == "true"
+
+
+@both_renderers
+def test_copies_and_subgraphs(served: Server, vue: bool) -> None:
+    """What is configured outside of a graph is left alone, and each load asks for its plan once."""
+    found = browse(served, "edit_graph", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())))
+    assert found["errors"] == []
+    assert (found["loading"], found["copying"], found["again"]) == (1, 0, 1)
+    assert found["inside"] == ["SparseVDiTLoadPlan", "SparseVDiTPatchModel"]
+    assert found["panels"] == 2
+
+
+@both_renderers
+def test_clicks_and_sizes_are_kept(served: Server, vue: bool) -> None:
+    found = browse(served, "keep_changes", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())), cell=22)
+    assert found["errors"] == []
+    assert (found["locked"], found["undone"], found["reloaded"]) == ("0, 2", "0", "0, 3")
+    assert found["grown"] == found["takenBack"] > 100
+    assert found["closed"][0] == found["closed"][1]
+    assert found["sized"] == found["sizeReloaded"]
+
+
+@both_renderers
+def test_keys(served: Server, vue: bool) -> None:
+    """What is pressed keeps the keyboard, and combinations of keys reach the page."""
+    prompt = numbered(shown(served, "mixed", mixed_plan()))
+    found = browse(served, "use_keyboard", vue=vue, prompt=prompt, kind="multi")
+    assert found["errors"] == []
+    assert found["legend"].endswith("kept dense. Follow the plan again")
+    assert found["band"].startswith("Noise levels 0.800")
+    assert found["bandPressed"] == "true"
+    assert found["reset"].startswith("Layers down, heads across.")
+    assert found["unmoved"]
+    assert found["queued"] == 1
+
+
+@both_renderers
+def test_plans_that_are_late_missing_text_or_rerouted(served: Server, vue: bool) -> None:
+    plan, name = mixed_plan(), "user/mixed"
+    prompt = numbered(shown(served, "mixed", plan))
+    text = plan_to_text(wan_plan(Diagonal(frames=1)))
+    found = browse(served, "ask_plan", vue=vue, prompt=prompt, name=name, text=text)
+    assert found["loading"] == ["Loading the plan.", False]
+    assert found["failed"][0].startswith("The plan could not be asked for: ")
+    assert found["failed"][1] is False
+    assert found["errors"] == [found["errors"][0]]
+    assert "/sparse_vdit/plan" in found["errors"][0]
+    assert found["text"] == ["The plan in plan_text is shown after a run.", False]
+    assert found["ran"][0].startswith("shared in the workflow")
+    check_totals(found["ran"][1], wan_plan(Diagonal(frames=1)))
+    assert found["listed"].startswith(name)
+    check_totals(found["totals"], with_dense(plan, kept_dense("0")))
+    assert found["rerouted"] == found["totals"]
 
 
 @both_renderers
@@ -124,6 +182,7 @@ def test_times_of_a_large_map(
     plan = dataclasses.replace(large_plan(), layers=layers, heads=heads, bands=bands, provenance=origin)
     found = browse(served, "time_viewer", vue=vue, prompt=numbered(shown(served, f"large{layers}", plan)))
     assert found.pop("errors") == []
+    assert found.pop("told") > 100  # of 200 moves, most to another head
     assert found.keys() == {"script", "firstPaint", "hoverMedian", "hoverMost"}
     for name, milliseconds in found.items():
         record_property(name, milliseconds)
@@ -166,8 +225,18 @@ def numbered(prompt: dict) -> dict:
 
 
 def test_only_listed_plans_are_told_of(served: Server) -> None:
-    import urllib.error
-
     for name in ("", "user/../../server", "/etc/passwd", "../x", str(Path("/etc/hostname"))):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             served.get(f"/sparse_vdit/plan?name={name}")
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            served.get(f"/sparse_vdit/head?name={name}&head=0,0,0")
+
+
+def test_heads_that_are_none_are_refused(served: Server) -> None:
+    shown(served, "mixed", mixed_plan())
+    for head in ("", "0", "0,0", "0,0,0,0", "-1,0,0", "0,0,x", "0,0,99999", "0;0;0"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            served.get(f"/sparse_vdit/head?name=user/mixed&head={head}")
+    for head in ("2,0,0", "0,4,0", "0,0,3"):  # two bands, four layers, three heads
+        with pytest.raises(urllib.error.HTTPError, match="422"):
+            served.get(f"/sparse_vdit/head?name=user/mixed&head={head}")

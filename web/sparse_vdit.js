@@ -15,7 +15,12 @@ const MISSING = {
   [SEARCH]: "Run the workflow to see the plan that is found.",
   [PATCH]: "Without a connected plan, the map shows what a run had once it has ended.",
 };
-const OPEN = "sparse_vdit_open"; // property of a node
+const LOADING = "Loading the plan.";
+const TEXT = "The plan in plan_text is shown after a run.";
+const ADDED_WITHIN = 200; // milliseconds
+// properties of a node
+const OPEN = "sparse_vdit_open";
+const ROOM = "sparse_vdit_room"; // pixels of its height that its panel has added
 
 const panels = new Map(); // by node, of the nodes that are in a graph
 
@@ -26,11 +31,15 @@ function widget(node, name) {
 // Hears of every value that a widget is given by a user.
 function whenChanged(node, name, heard) {
   const one = widget(node, name);
-  if (!one) return;
-  const before = one.callback;
-  one.callback = function (...values) {
+  if (one) after(one, "callback", heard);
+}
+
+// Hears of a call of a node or a widget, once it is done.
+function after(owner, name, heard) {
+  const before = owner[name];
+  owner[name] = function (...values) {
     const result = before?.apply(this, values);
-    heard();
+    heard(...values);
     return result;
   };
 }
@@ -39,9 +48,12 @@ function addPanel(node) {
   const panel = new PlanPanel({
     missing: MISSING[node.comfyClass],
     setLocks: (locks) => setLocks(node, locks),
-    opened: (isOpen) => {
-      node.properties[OPEN] = isOpen;
-    },
+    opened: (isOpen) =>
+      asOneChange(() => {
+        node.properties[OPEN] = isOpen;
+        if (isOpen && node.size[0] < NARROWEST) node.setSize([NARROWEST, node.size[1]]);
+        fit(node, panel);
+      }),
     resized: () => fit(node, panel),
     pictureOf: (band, cell) => pictureOf(node, band, cell),
   });
@@ -52,26 +64,51 @@ function addPanel(node) {
     getMaxHeight: () => panel.height,
   });
   shown.serialize = false;
-  panels.set(node, panel);
-  const removed = node.onRemoved;
-  node.onRemoved = function (...values) {
-    panels.delete(node);
-    return removed?.apply(this, values);
-  };
-  return panel;
+  // a copied node is made and configured without ever being in a graph
+  after(node, "onAdded", () => {
+    panels.set(node, panel);
+    queueMicrotask(() => refresh(node)); // widgets of a new node have their values by then
+  });
+  after(node, "onRemoved", () => panels.delete(node));
 }
 
+// Makes room for the panel, and takes back no more than it made: every other height is the user's.
 function fit(node, panel) {
-  if (panel.isOpen && node.size[0] < NARROWEST) node.setSize([NARROWEST, node.size[1]]);
-  node.setSize([node.size[0], node.computeSize()[1]]);
+  const needed = node.computeSize()[1];
+  const less = Math.max(0, (panel.needed ?? needed) - needed); // before the first time, the node is as it was saved
+  panel.needed = needed;
+  const [width, height] = node.size;
+  const made = node.properties[ROOM] ?? 0;
+  const change = Math.max(needed - height, -Math.min(made, panel.isOpen ? less : made));
+  if (!change) return;
+  node.properties[ROOM] = made + change;
+  node.setSize([width, height + change]);
   node.setDirtyCanvas?.(true, true);
+  if (change > 0) setTimeout(() => countAdded(node, height + change), ADDED_WITHIN);
+}
+
+// Nodes that are drawn as elements of the page take what these need a little later, which is for the panel too.
+function countAdded(node, height) {
+  node.properties[ROOM] += Math.max(0, node.size[1] - height);
+}
+
+// Kept in the workflow at once, as one step to undo: the frontend looks for changes when a button of the mouse is let
+// go, and a click is told of after that.
+function asOneChange(change) {
+  app.canvas.emitBeforeChange();
+  try {
+    change();
+  } finally {
+    app.canvas.emitAfterChange();
+  }
 }
 
 function setLocks(node, locks) {
   const one = widget(node, "keep_dense");
-  one.value = String(locks);
-  one.callback?.(one.value);
-  app.graph.change?.();
+  asOneChange(() => {
+    one.value = String(locks);
+    one.callback?.(one.value);
+  });
 }
 
 function locksOf(node) {
@@ -86,20 +123,41 @@ function refreshLocks(node) {
 // A listed plan, asked for by name; answers to earlier questions are of no interest.
 async function showListed(node) {
   const panel = panels.get(node);
-  const name = widget(node, "plan_name")?.value;
+  const name = listedName(node);
+  if (!panel || (panel.wanted && panel.wanted === name)) return; // the question is on its way
   panel.wanted = name;
-  const answer = await api.fetchApi(`/sparse_vdit/plan?name=${encodeURIComponent(name ?? "")}`);
-  const { view, error } = await answer.json();
+  showFound(panel, { error: name ? LOADING : TEXT });
+  if (!name) return;
+  const answer = await ask(name);
   if (panel.wanted !== name) return;
+  panel.wanted = null;
+  showFound(panel, answer);
+  panel.resized();
+}
+
+// The name of the listed plan that a node loads, none where it has a plan as text or none at all.
+function listedName(node) {
+  return node.comfyClass !== LOAD || widget(node, "plan_text")?.value?.trim() ? null : widget(node, "plan_name")?.value;
+}
+
+async function ask(name) {
+  try {
+    const answer = await api.fetchApi(`/sparse_vdit/plan?name=${encodeURIComponent(name)}`);
+    return await answer.json();
+  } catch (failure) {
+    return { error: `The plan could not be asked for: ${failure.message}. Choose it again.` };
+  }
+}
+
+function showFound(panel, { view, error }) {
   panel.missing = error ?? MISSING[LOAD];
   panel.showPlan(view ?? null);
-  panel.resized();
   refreshPatches();
 }
 
 // Address of the picture of a head, for plans that are listed.
 function pictureOf(node, band, { layer, head }) {
-  const name = node.comfyClass === LOAD ? widget(node, "plan_name")?.value : null;
+  const name = listedName(node);
   if (!name) return null;
   return api.apiURL(`/sparse_vdit/head?name=${encodeURIComponent(name)}&head=${band},${layer},${head}`);
 }
@@ -108,7 +166,7 @@ function pictureOf(node, band, { layer, head }) {
 function planSource(node) {
   let from = node;
   for (let depth = 0; from && depth < 20; depth++) {
-    const slot = from.inputs?.findIndex((input) => input.name === "plan" || from.comfyClass === "Reroute") ?? -1;
+    const slot = from.inputs?.findIndex((input) => input.name === "plan" || from.type === "Reroute") ?? -1;
     from = slot < 0 ? null : from.getInputNode(slot);
     if (from && from.comfyClass !== SAVE && from.type !== "Reroute") return from;
   }
@@ -117,7 +175,7 @@ function planSource(node) {
 
 function refreshPatches() {
   for (const [node, panel] of panels) {
-    if (node.comfyClass !== PATCH) continue;
+    if (node.comfyClass !== PATCH || !node.graph) continue;
     const source = panels.get(planSource(node));
     panel.showPlan(source?.view ?? panel.ran?.view ?? null, source?.locks);
   }
@@ -125,7 +183,7 @@ function refreshPatches() {
 
 function refresh(node) {
   const panel = panels.get(node);
-  if (!panel) return;
+  if (!panel || !node.graph) return;
   panel.showLocks(locksOf(node));
   if (node.comfyClass === LOAD) showListed(node);
   else refreshPatches();
@@ -162,27 +220,13 @@ app.registerExtension({
     if (!(node.comfyClass in MISSING)) return;
     addPanel(node);
     whenChanged(node, "keep_dense", () => refreshLocks(node));
-    whenChanged(node, "plan_name", () => showListed(node));
-    const configured = node.onConfigure;
-    node.onConfigure = function (...values) {
-      const result = configured?.apply(this, values);
-      refresh(node);
-      return result;
-    };
-    const executed = node.onExecuted;
-    node.onExecuted = function (output, ...values) {
-      const result = executed?.call(this, output, ...values);
+    for (const name of ["plan_name", "plan_text"]) whenChanged(node, name, () => showListed(node));
+    after(node, "onConfigure", () => queueMicrotask(() => refresh(node)));
+    after(node, "onExecuted", (output) => {
       const view = output?.sparse_vdit_plan?.[0];
       if (view) panels.get(node)?.showPlan(view);
       if (view) refreshPatches();
-      return result;
-    };
-    const connected = node.onConnectionsChange;
-    node.onConnectionsChange = function (...values) {
-      const result = connected?.apply(this, values);
-      queueMicrotask(refreshPatches);
-      return result;
-    };
-    queueMicrotask(() => refresh(node)); // widgets of a new node have their values by then
+    });
+    after(node, "onConnectionsChange", () => queueMicrotask(refreshPatches));
   },
 });

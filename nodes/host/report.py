@@ -58,7 +58,10 @@ def report(run: Run, node_id: str | None, strict: bool, verbose: bool = False) -
         text += f"; {write_detail(detail)}"
     LOG.log(logging.INFO if run.ledger.sparse else logging.WARNING, text)
     show_on_node(text, node_id)
-    show_run(run, text, node_id)
+    try:
+        show_run(run, text, node_id)
+    except Exception:  # the video is made, and worth more than the picture of how
+        LOG.exception("Sparse-vDiT: the plan viewer could not be told of the run")
     if strict and not run.ledger.sparse:
         raise NothingSparseError(f"{text}. Nothing ran sparse and strict is on; turn strict off to go on dense.")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from aiohttp import web
 from server import PromptServer
 
-from ...plans.files import PlanError, load_plan
+from ...plans.files import load_plan
 from ...plans.head_drawing import as_png, draw_head
 from ...plans.plan import Plan
 from ...plans.profile import Profile
@@ -40,12 +40,12 @@ def register() -> None:
 async def answer(request: web.Request) -> web.Response:
     """A listed plan's view as JSON, or why there is none."""
     name = request.query.get("name", "")
-    path = plan_files().get(name)
+    path = (await asyncio.to_thread(plan_files)).get(name)
     if path is None:
         return web.json_response({"error": f"plan {name[:200]!r} is not here"}, status=404)
     try:
         view = await asyncio.to_thread(_view, name, path, *map(_age, (path, profile_beside(path))))
-    except (PlanError, OSError) as error:
+    except (ValueError, OSError) as error:
         return web.json_response({"error": str(error)}, status=422)
     return web.json_response({"view": view})
 
@@ -53,7 +53,7 @@ async def answer(request: web.Request) -> web.Response:
 async def picture(request: web.Request) -> web.Response:
     """PNG of what a head of a listed plan attends and runs, or why there is none; `head` is `band,layer,head`."""
     name, place = request.query.get("name", ""), request.query.get("head", "")
-    path = plan_files().get(name)
+    path = (await asyncio.to_thread(plan_files)).get(name)
     if path is None or not re.fullmatch(r"\d{1,4}(,\d{1,4}){2}", place):
         return web.json_response({"error": f"plan {name[:200]!r} or its head {place[:200]!r} is not here"}, status=404)
     try:

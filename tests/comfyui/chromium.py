@@ -17,16 +17,28 @@ PAGE = ROOT / "tests" / "comfyui" / "browser" / "page.js"
 
 
 def browser() -> dict[str, str] | None:
-    """Where Chromium ($CHROMIUM, or one on the path), node and playwright-core ($PLAYWRIGHT_CORE, or that of
-    ~/comfy/browser) are; None where one is missing."""
+    """Where Chromium ($CHROMIUM, or one on the path), node and playwright-core ($PLAYWRIGHT_CORE, or where node finds
+    it) are; None where one is missing."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    given = os.environ.get("PLAYWRIGHT_CORE")
-    playwright = Path(given) if given else Path.home() / "comfy" / "browser" / "node_modules" / "playwright-core"
     node = shutil.which("node")
-    if chromium is None or node is None or not playwright.is_dir():
+    playwright = os.environ.get("PLAYWRIGHT_CORE") or (node and resolved(node))
+    if chromium is None or not node or not playwright or not Path(playwright).is_dir():
         return None
-    return {"chromium": chromium, "playwright": str(playwright), "node": node}
+    return {"chromium": chromium, "playwright": playwright, "node": node}
+
+
+def resolved(node: str) -> str:
+    """Folder of playwright-core beside the tests, above them, or among npm's global packages; empty where it is not."""
+    npm = shutil.which("npm")
+    asked = npm and subprocess.run([npm, "root", "-g"], capture_output=True, text=True, timeout=60).stdout.strip()
+    script = 'console.log(path.dirname(require.resolve("playwright-core/package.json")))'
+    paths = os.pathsep.join(filter(None, (os.environ.get("NODE_PATH"), asked)))
+    done = subprocess.run(
+        [node, "-e", script], cwd=PAGE.parent, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "NODE_PATH": paths},
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
 def browse(server: Server, scenario: str, **options: object) -> dict:
@@ -34,8 +46,8 @@ def browse(server: Server, scenario: str, **options: object) -> dict:
     browser."""
     found = browser()
     if found is None:
-        pytest.skip("NO BROWSER FOUND: it takes node, Chromium and playwright-core (PLAYWRIGHT_CORE names its folder); "
-                    "nothing of the plan viewer was tested")  # fmt: skip
+        pytest.skip("NO BROWSER FOUND: it takes node, Chromium and playwright-core (npm install -g playwright-core, or "
+                    "PLAYWRIGHT_CORE names its folder); nothing of the plan viewer was tested")  # fmt: skip
     pictures = os.environ.get("SCREENSHOTS")
     if pictures:
         folder = Path(pictures) / f"{scenario}_{'vue' if options.get('vue') else 'canvas'}"

@@ -15,3 +15,10 @@ export function button(text, title, pressed) {
   made.addEventListener("click", pressed);
   return made;
 }
+
+// New children in the place of the old; the keyboard stays where it was among them.
+export function refill(parent, ...children) {
+  const place = [...parent.children].indexOf(document.activeElement);
+  parent.replaceChildren(...children);
+  parent.children[place]?.focus({ preventScroll: true });
+}

@@ -132,6 +132,7 @@ export class HeadMap {
   }
 
   #key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return; // the page's own, such as Ctrl+Enter
     const { layer, head } = this.cell ?? { layer: 0, head: 0 };
     const last = { layer: this.view.layers - 1, head: this.view.heads - 1 };
     let to = null;
@@ -141,7 +142,7 @@ export class HeadMap {
     else if (event.key === "PageUp") to = { layer: layer - 10, head };
     else if (event.key === "PageDown") to = { layer: layer + 10, head };
     else if (event.key === "Enter" || event.key === " ") this.chosen({ layer, head });
-    else if (event.key.toLowerCase() === "l" && !event.ctrlKey && !event.metaKey) this.layerChosen(layer);
+    else if (event.key.toLowerCase() === "l") this.layerChosen(layer);
     else return;
     event.preventDefault();
     event.stopPropagation(); // the graph has keys of its own

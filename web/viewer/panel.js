@@ -1,6 +1,6 @@
 // What stands on a node: a line that is always there, and behind it the plan's map, totals, legend and last run.
 
-import { button, element } from "./dom.js";
+import { button, element, refill } from "./dom.js";
 import { Locks } from "./locks.js";
 import { HeadMap, cellText, drawMark } from "./map.js";
 import { badge, layerText, shareByLayer, stepTexts } from "./run.js";
@@ -11,7 +11,8 @@ const CLOSED_HEIGHT = 30;
 const SWATCH = 14;
 
 export class PlanPanel {
-  // `setLocks(locks)` keeps them in the workflow; `resized()` hears that the panel wants another height;
+  // `setLocks(locks)` keeps them in the workflow, `opened(isOpen)` what the user did; `resized()` hears that the panel
+  // wants another height;
   // `pictureOf(band, cell)` is the address of a head's picture, or nothing; `missing` says what to do where there is no plan to show.
   constructor({ setLocks, resized, opened, missing, pictureOf }) {
     Object.assign(this, { setLocks, resized, opened, missing, pictureOf });
@@ -33,7 +34,10 @@ export class PlanPanel {
     );
     this.layerButton = button("", "Takes effect with the next run", () => this.#toggleLock("layers", this.map.cell.layer));
     this.kept = element("span");
-    this.reset = button("Reset", "Nothing is kept dense any more", () => this.setLocks(new Locks()));
+    this.reset = button("Reset", "Nothing is kept dense any more", () => {
+      this.setLocks(new Locks());
+      this.map.canvas.focus({ preventScroll: true }); // the button is gone
+    });
     this.parts.actions.append(this.layerButton, this.kept, this.reset);
     this.parts.hover.ariaLive = this.parts.totals.ariaLive = "polite";
     const { title, tabs, strip, steps, hover, actions, picture, legend, totals, report } = this.parts;
@@ -60,7 +64,7 @@ export class PlanPanel {
     this.isOpen = isOpen;
     this.refresh();
     if (byUser) this.opened(isOpen);
-    this.resized();
+    else this.resized();
   }
 
   // Height that the panel takes, in pixels of the node.
@@ -144,7 +148,8 @@ export class PlanPanel {
       made.ariaPressed = String(this.showsRun === run);
       return made;
     };
-    this.parts.tabs.replaceChildren(
+    refill(
+      this.parts.tabs,
       tab("Plan", "The plan, and what the next run keeps dense", false),
       tab("Last run", "What really ran", true),
     );
@@ -164,7 +169,7 @@ export class PlanPanel {
       made.style.flexGrow = Math.max(0.15, Math.min(1, band.sigma_high) - band.sigma_low);
       return made;
     });
-    this.parts.strip.replaceChildren(element("span", { textContent: "noise" }), ...bands);
+    refill(this.parts.strip, element("span", { textContent: "noise" }), ...bands);
   }
 
   #steps(view) {
@@ -185,27 +190,30 @@ export class PlanPanel {
       .map((kind) => {
         const kept = locks.kinds.has(kind.kind);
         const heads = `${counts[kind.kind]} head${counts[kind.kind] === 1 ? "" : "s"}`;
-        const title = kind.kind === "dense" ? "Computed whole" : kept ? "Follow the plan again" : "Keep these heads dense";
-        const made = button("", title, () => this.#toggleLock("kinds", kind.kind));
-        made.disabled = kind.kind === "dense" || this.given.kinds.has(kind.kind);
+        const fixed = this.showsRun || kind.kind === "dense" || this.given.kinds.has(kind.kind);
+        const title = kept ? "Follow the plan again" : "Keep these heads dense";
+        const made = button("", fixed ? "" : title, () => this.#toggleLock("kinds", kind.kind));
+        made.disabled = fixed;
         made.ariaPressed = String(kept);
-        made.ariaLabel = `${kind.words}, ${heads}${kept ? ", kept dense" : ""}. ${title}`;
+        made.ariaLabel = `${kind.words}, ${heads}${kept ? ", kept dense" : ""}${fixed ? "" : `. ${title}`}`;
         made.append(swatch(kind), `${kind.words} ${counts[kind.kind]}${kept ? " (kept dense)" : ""}`);
         return made;
       });
-    this.parts.legend.replaceChildren(...entries);
+    refill(this.parts.legend, ...entries);
   }
 
   #actions() {
     const layer = this.map.cell?.layer;
+    this.parts.actions.hidden = this.showsRun;
     this.layerButton.hidden = layer === undefined || this.given.layers.has(layer);
     this.layerButton.textContent = this.locks.layers.has(layer) ? `Layer ${layer} as planned` : `Keep layer ${layer} dense`;
     this.kept.hidden = this.reset.hidden = this.locks.empty;
     this.kept.textContent = `kept dense: ${this.locks}`;
   }
 
+  // What has run cannot change any more, and what another node keeps dense is changed there.
   #toggleLock(set, entry) {
-    this.showsRun = false; // whose map cannot change any more
+    if (this.showsRun || this.given[set].has(entry)) return;
     this.setLocks(this.locks.toggled(set, entry));
     this.refresh();
   }

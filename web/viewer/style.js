@@ -9,7 +9,7 @@ const STYLE = `
   border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; padding: 1px 6px; }
 .svd-panel button:disabled { cursor: default; opacity: 0.8; }
 .svd-panel button[aria-pressed="true"] { outline: 2px solid var(--input-text, #ddd); outline-offset: -1px; }
-.svd-panel button:focus-visible, .svd-map:focus-visible { outline: 2px solid #56b4e9; outline-offset: 1px; }
+.svd-panel button:focus-visible, .svd-map:focus-visible { outline: 2px solid var(--input-text, #ddd); outline-offset: 2px; }
 .svd-title, .svd-report, .svd-hover, .svd-totals { overflow-wrap: anywhere; margin: 3px 0; user-select: text; }
 .svd-title { color: var(--descrip-text, #999); }
 /* what changes under the pointer changes no size, so that the page around it keeps its layout */

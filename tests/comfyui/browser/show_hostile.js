@@ -1,11 +1,8 @@
 // Shows a plan whose name and texts are HTML, and tells what became of it.
 
-module.exports = async (page, options, { open, panelOf, picture }) => {
+module.exports = async (page, options, { open, load, panelOf, picture }) => {
   await open(page, options);
-  await page.evaluate(async (prompt) => {
-    await app.loadApiJson(prompt, "test");
-  }, options.prompt);
-  await page.waitForTimeout(1500);
+  await load(page, options.prompt);
   const panel = await panelOf(page, "SparseVDiTLoadPlan");
   await panel.locator(".svd-toggle").click();
   await panel.locator(".svd-map").waitFor();

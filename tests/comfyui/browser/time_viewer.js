@@ -1,11 +1,8 @@
 // How long the first paint of a map takes, and a move of the pointer over it.
 
-module.exports = async (page, options, { open, panelOf, picture }) => {
+module.exports = async (page, options, { open, load, panelOf, picture }) => {
   await open(page, options);
-  await page.evaluate(async (prompt) => {
-    await app.loadApiJson(prompt, "test");
-  }, options.prompt);
-  await page.waitForTimeout(2000);
+  await load(page, options.prompt);
   const panel = await panelOf(page, "SparseVDiTLoadPlan");
   await panel.locator(".svd-badge:not(:empty)").waitFor({ timeout: 60000 }); // the plan is there
   const found = await panel.evaluate(async (root) => {
@@ -19,16 +16,19 @@ module.exports = async (page, options, { open, panelOf, picture }) => {
     const map = root.querySelector(".svd-map");
     const box = map.getBoundingClientRect();
     const times = [];
+    const texts = [];
     for (let move = 0; move < 200; move++) {
       const place = { clientX: box.left + 40 + ((move * 37) % (box.width - 60)), clientY: box.top + 20 + ((move * 23) % (box.height - 30)) };
       begin = performance.now();
       map.dispatchEvent(new PointerEvent("pointermove", place));
       void root.offsetHeight; // layout counts too
       times.push(performance.now() - begin);
+      texts.push(root.querySelector(".svd-hover").textContent);
       if (move % 10 === 0) await painted();
     }
     times.sort((a, b) => a - b);
-    return { script, firstPaint, hoverMedian: times[100], hoverMost: times.at(-1) };
+    const told = texts.filter((text, move) => move && text !== texts[move - 1]).length;
+    return { told, script, firstPaint, hoverMedian: times[100], hoverMost: times.at(-1) };
   });
   await picture("large");
   return found;

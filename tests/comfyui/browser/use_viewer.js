@@ -1,12 +1,9 @@
 // Opens the map of a plan, looks at a head, keeps a layer and a kind dense, reloads, runs, and reads what ran.
 
-module.exports = async (page, options, { open, panelOf, picture }) => {
+module.exports = async (page, options, { open, load, panelOf, picture }) => {
   const found = {};
   await open(page, options);
-  await page.evaluate(async (prompt) => {
-    await app.loadApiJson(prompt, "test");
-  }, options.prompt);
-  await page.waitForTimeout(1500);
+  await load(page, options.prompt);
 
   let panel = await panelOf(page, "SparseVDiTLoadPlan");
   await panel.locator(".svd-toggle").click();
@@ -61,6 +58,10 @@ module.exports = async (page, options, { open, panelOf, picture }) => {
   await panel.locator(".svd-map").focus();
   await page.keyboard.press("ArrowDown");
   found.ran = await panel.locator(".svd-hover").textContent();
+  await page.keyboard.press("l");
+  found.changeable = await panel.locator(".svd-legend button:enabled, .svd-actions button:visible").count();
+  found.keptAfterRun = await text(page, "SparseVDiTPatchModel");
+  found.stillRun = await panel.locator(".svd-tabs button").nth(1).getAttribute("aria-pressed");
   await page.waitForTimeout(500);
   await picture("ran");
 

@@ -1,0 +1,67 @@
+// Keeps two layers dense by one click each, undoes one, reloads; gives a node a size and reloads; opens and closes.
+
+module.exports = async (page, options, { open, load, panelOf }) => {
+  const KIND = "SparseVDiTLoadPlan";
+  const kept = () => read(page, (node) => node.widgets.find(({ name }) => name === "keep_dense").value);
+  const size = () => read(page, (node) => Array.from(node.size, Math.round));
+  const found = {};
+  await open(page, options);
+  await load(page, options.prompt);
+  let panel = await panelOf(page, KIND);
+  const closed = await size();
+  await panel.locator(".svd-toggle").click();
+  await panel.locator(".svd-map").waitFor();
+  await page.waitForTimeout(1000);
+  const opened = await size();
+  found.grown = opened[1] - closed[1];
+  found.closed = [];
+  for (let time = 0; time < 2; time++) {
+    await panel.locator(".svd-toggle").click();
+    await page.waitForTimeout(500);
+    found.closed.push((await size())[1]);
+    await panel.locator(".svd-toggle").click();
+    await page.waitForTimeout(500);
+  }
+  found.takenBack = opened[1] - found.closed[0];
+
+  const numbers = (layer) => ({ position: { x: 10, y: 18 + layer * options.cell } });
+  await panel.locator(".svd-map").click(numbers(0));
+  await page.waitForTimeout(500);
+  await panel.locator(".svd-map").click(numbers(2));
+  await page.waitForTimeout(500);
+  found.locked = await kept();
+  await page.evaluate(() => app.extensionManager.command.execute("Comfy.Undo"));
+  await page.waitForTimeout(2000);
+  found.undone = await kept();
+
+  panel = await panelOf(page, KIND);
+  await panel.locator(".svd-map").click(numbers(3));
+  await page.waitForTimeout(3000); // until the frontend has put the workflow aside
+  await reload(page, options, open);
+  found.reloaded = await kept();
+
+  await page.evaluate((kind) => {
+    const node = app.graph.nodes.find(({ comfyClass }) => comfyClass === kind);
+    app.canvas.emitBeforeChange();
+    node.setSize([node.size[0] + 50, node.size[1] + 90]);
+    app.canvas.emitAfterChange();
+  }, KIND);
+  await page.waitForTimeout(3000);
+  found.sized = await size();
+  await reload(page, options, open);
+  found.sizeReloaded = await size();
+  return found;
+};
+
+async function reload(page, options, open) {
+  await page.reload();
+  await open(page, options);
+  await page.waitForFunction(() => app.graph.nodes.length > 3, null, { timeout: 30000 });
+  await page.waitForTimeout(2000);
+}
+
+function read(page, value) {
+  return page.evaluate(
+    `(${value})(app.graph.nodes.find(({ comfyClass }) => comfyClass === "SparseVDiTLoadPlan"))`,
+  );
+}
