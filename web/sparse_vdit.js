@@ -126,7 +126,7 @@ async function showListed(node) {
   const name = listedName(node);
   if (!panel || (panel.wanted && panel.wanted === name)) return; // the question is on its way
   panel.wanted = name;
-  showFound(panel, { error: name ? LOADING : TEXT });
+  showFound(panel, { error: name ? LOADING : hasText(node) ? TEXT : MISSING[LOAD] });
   if (!name) return;
   const answer = await ask(name);
   if (panel.wanted !== name) return;
@@ -137,7 +137,11 @@ async function showListed(node) {
 
 // The name of the listed plan that a node loads, none where it has a plan as text or none at all.
 function listedName(node) {
-  return node.comfyClass !== LOAD || widget(node, "plan_text")?.value?.trim() ? null : widget(node, "plan_name")?.value;
+  return node.comfyClass !== LOAD || hasText(node) ? null : widget(node, "plan_name")?.value;
+}
+
+function hasText(node) {
+  return Boolean(widget(node, "plan_text")?.value?.trim());
 }
 
 async function ask(name) {

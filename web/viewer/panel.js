@@ -12,8 +12,8 @@ const SWATCH = 14;
 
 export class PlanPanel {
   // `setLocks(locks)` keeps them in the workflow, `opened(isOpen)` what the user did; `resized()` hears that the panel
-  // wants another height;
-  // `pictureOf(band, cell)` is the address of a head's picture, or nothing; `missing` says what to do where there is no plan to show.
+  // wants another height, `pictureOf(band, cell)` is the address of a head's picture, or nothing; `missing` says what to
+  // do where there is no plan to show.
   constructor({ setLocks, resized, opened, missing, pictureOf }) {
     Object.assign(this, { setLocks, resized, opened, missing, pictureOf });
     Object.assign(this, { view: null, ran: null, locks: new Locks(), given: new Locks(), band: 0, showsRun: false });
