@@ -20,9 +20,9 @@ def ours(int8: bool = False) -> Attach:
     """The pack with a plan at every noise level, by one kernel, timed against nothing."""
 
     def attach(target: Target) -> None:
-        from sparse_vdit.nodes.host.kernel_choice import KernelChoice
-        from sparse_vdit.nodes.host.plan_engine import PlanEngine
-        from sparse_vdit.nodes.host.race import EXACT, INT8
+        from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+        from sparse_vdit.nodes.host.speed.kernel_choice import KernelChoice
+        from sparse_vdit.nodes.host.speed.race import EXACT, INT8
 
         class OneKernel(KernelChoice):
             """Always the same."""
@@ -46,8 +46,8 @@ def ours(int8: bool = False) -> Attach:
 
 def ours_as_users_do(target: Target) -> None:
     """The pack as its patch node has it: the race decides about the kernel, and whether it is faster at all."""
-    from sparse_vdit.nodes.host.plan_engine import PlanEngine
-    from sparse_vdit.nodes.host.race import Race, facts
+    from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+    from sparse_vdit.nodes.host.speed.race import Race, facts
 
     race = Race(facts({"model": f"{target.family.name} {' x '.join(map(str, target.shape))}"}))
     install_pack(target, lambda sampling: PlanEngine(plan_of(target), EVERY_SIGMA, 0.0, "auto", race=race))
@@ -55,7 +55,7 @@ def ours_as_users_do(target: Target) -> None:
 
 def install_pack(target: Target, engine: Callable[[object], object]) -> None:
     """The pack's own wrappers, with an engine for each run."""
-    from sparse_vdit.nodes.host.install import install
+    from sparse_vdit.nodes.host.runs.install import install
 
     def finish(run: object) -> None:  # no method of the list: compiled code would be guarded by whether it is empty
         target.runs.append(run)
@@ -67,9 +67,9 @@ def plan_of(target: Target) -> Plan:
     """The plan that a target asks for."""
     if target.plan != SHIPPED:
         return synthetic_plan(target.family.name, target.shape, target.layout, float(target.plan))
-    from sparse_vdit.nodes.host.sampling import Sampling
-    from sparse_vdit.nodes.host.shipped_plans import shipped_plan
-    from sparse_vdit.nodes.host.variants import variant
+    from sparse_vdit.nodes.host.plan_choice.shipped_plans import shipped_plan
+    from sparse_vdit.nodes.host.plan_choice.variants import variant
+    from sparse_vdit.nodes.host.runs.sampling import Sampling
 
     likest = variant(Sampling(target.patcher, target.patcher.model.diffusion_model, target.family))
     plan = likest and shipped_plan(target.family.name, target.shape, likest.file, DEFAULT_PRESET)

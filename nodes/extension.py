@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .compare_videos import CompareVideos
-from .host import plan_folders, viewer
+from .host.plan_choice import plan_folders
+from .host.reports import viewer
 from .load_plan import LoadPlan
 from .patch_model import PatchModel
 from .preview_plan import PreviewPlan

@@ -13,9 +13,9 @@ from ..plans.kept_dense import kept_dense, with_dense
 from ..plans.plan_text import plan_from_text
 from ..plans.profile_files import ProfileError, load_profile
 from ..plans.view import plan_view
-from .host.plan_folders import FOLDER, plan_files, profile_beside
-from .host.plan_names import named
-from .host.viewer import SHOWN
+from .host.plan_choice.plan_folders import FOLDER, plan_files, profile_beside
+from .host.plan_choice.plan_names import named
+from .host.reports.viewer import SHOWN
 from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, keeps_dense
 
 LOG = logging.getLogger("sparse_vdit")

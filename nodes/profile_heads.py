@@ -17,18 +17,18 @@ from torch import Tensor
 from ..plans.candidates import default_candidates
 from ..plans.profile import Profile
 from ..plans.profiler import Profiler
-from .host import reasons
-from .host.calibrated_plan import noted
-from .host.extra_steps import ExtraSteps
+from .host.calibration.calibrated_plan import noted
 from .host.families import describe
-from .host.fingerprint import fingerprint
-from .host.install import install, pause_malloc_graph
-from .host.own_plans import told_by
-from .host.plan_engine import SIGMA_SLACK
-from .host.profile_engine import ProfileEngine
-from .host.report import show_on_node
-from .host.run import Run
-from .host.sampling import Sampling
+from .host.plan_choice.fingerprint import fingerprint
+from .host.plan_choice.own_plans import told_by
+from .host.reports import reasons
+from .host.reports.report import show_on_node
+from .host.runs.extra_steps import ExtraSteps
+from .host.runs.install import install, pause_malloc_graph
+from .host.runs.plan_engine import SIGMA_SLACK
+from .host.runs.profile_engine import ProfileEngine
+from .host.runs.run import Run
+from .host.runs.sampling import Sampling
 from .sockets import CATEGORY, ProfileType, paper_inputs
 
 DENSE, SEQUENTIAL = "dense", "sequential"

@@ -13,7 +13,7 @@ from ..plans.plan_text import plan_to_text
 from ..plans.profile import Profile
 from ..plans.profile_files import profile_bytes
 from ..plans.writing import write_all
-from .host.plan_folders import FOLDER, plain_name, user_file
+from .host.plan_choice.plan_folders import FOLDER, plain_name, user_file
 from .sockets import CATEGORY, PlanType, ProfileType, given
 
 

@@ -14,10 +14,10 @@ from ..plans.presets import DEFAULT_PRESET, PRESETS
 from ..plans.profile import Profile
 from ..plans.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
 from ..plans.view import measured_errors, plan_view
-from .host.latencies import latencies
-from .host.own_plans import models_in
-from .host.report import warn
-from .host.viewer import SHOWN
+from .host.plan_choice.own_plans import models_in
+from .host.reports.report import warn
+from .host.reports.viewer import SHOWN
+from .host.speed.latencies import latencies
 from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, paper_inputs
 
 BUDGETS = {"preset": "preset", "budget: speed-up": "speedup", "budget: density": "density", "budget: error": "error"}

@@ -11,21 +11,21 @@ import torch
 from sample_plans import listing
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
-from sparse_vdit.nodes.host.attention_op import split_heads
-from sparse_vdit.nodes.host.calibrated_model import CalibratedModel
-from sparse_vdit.nodes.host.calibrated_plan import BANDS, FINGERPRINT
-from sparse_vdit.nodes.host.calibration import CalibrationEngine
-from sparse_vdit.nodes.host.engine import Call
+from sparse_vdit.nodes.host.attention.attention_op import split_heads
+from sparse_vdit.nodes.host.calibration.calibrated_model import CalibratedModel
+from sparse_vdit.nodes.host.calibration.calibrated_plan import BANDS, FINGERPRINT
+from sparse_vdit.nodes.host.calibration.calibration import CalibrationEngine
+from sparse_vdit.nodes.host.calibration.kept_plans import KeptPlans
+from sparse_vdit.nodes.host.calibration.measuring import Measuring
 from sparse_vdit.nodes.host.families import WAN
-from sparse_vdit.nodes.host.fingerprint import Fingerprint
-from sparse_vdit.nodes.host.kept_plans import KeptPlans
-from sparse_vdit.nodes.host.kernel_choice import KernelChoice
-from sparse_vdit.nodes.host.measuring import Measuring
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.plan_names import named
-from sparse_vdit.nodes.host.profile_engine import ProfileEngine
-from sparse_vdit.nodes.host.race import Race
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
+from sparse_vdit.nodes.host.plan_choice.plan_names import named
+from sparse_vdit.nodes.host.runs.engine import Call
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
+from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.nodes.host.speed.kernel_choice import KernelChoice
+from sparse_vdit.nodes.host.speed.race import Race
 from sparse_vdit.plans.card import Card
 from sparse_vdit.plans.cost import HeadCosts, profile_costs
 from sparse_vdit.plans.plan import EVERY_SIGMA, Band, Plan, Provenance

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal, Pattern
-from sparse_vdit.nodes.host.attention_op import run_attention
-from sparse_vdit.nodes.host.current import pop_run, push_run, timing_dense
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.race import Race
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.attention.attention_op import run_attention
+from sparse_vdit.nodes.host.runs.current import pop_run, push_run, timing_dense
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.nodes.host.speed.race import Race
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 
 GRID, LAYERS, HEADS = (3, 8, 11), 4, 2

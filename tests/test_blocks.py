@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from model_stand_ins import GRID, CogVideoXTransformer3DModel, HunyuanVideo, WanModel, hunyuan_run, qkv
-from sparse_vdit.nodes.host import reasons
-from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN, number_blocks, take_layer
-from sparse_vdit.nodes.host.current import pop_run
-from sparse_vdit.nodes.host.engine import Call
+from sparse_vdit.nodes.host.attention.blocks import COUNT, LAYER, SEEN, number_blocks, take_layer
 from sparse_vdit.nodes.host.families import COGVIDEOX, HUNYUAN_VIDEO, WAN
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.current import pop_run
+from sparse_vdit.nodes.host.runs.engine import Call
+from sparse_vdit.nodes.host.runs.run import Run
 
 
 @pytest.fixture

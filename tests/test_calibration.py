@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from calibrations import ALL, CANDIDATES, GRID, LAYERS, NONE, START, calibration, forward, generate, kept, measuring
-from sparse_vdit.nodes.host import calibrated_model, reasons
-from sparse_vdit.nodes.host import measuring as measuring_module
-from sparse_vdit.nodes.host.calibration import CalibrationEngine, begun
-from sparse_vdit.nodes.host.engine import Call, Engine
-from sparse_vdit.nodes.host.measuring import MOST_SHARE, OTHER_SIZE, judged_share
-from sparse_vdit.nodes.host.profile_engine import ProfileEngine
-from sparse_vdit.nodes.host.race import Race
+from sparse_vdit.nodes.host.calibration import calibrated_model
+from sparse_vdit.nodes.host.calibration import measuring as measuring_module
+from sparse_vdit.nodes.host.calibration.calibration import CalibrationEngine, begun
+from sparse_vdit.nodes.host.calibration.measuring import MOST_SHARE, OTHER_SIZE, judged_share
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.engine import Call, Engine
+from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
+from sparse_vdit.nodes.host.speed.race import Race
 from sparse_vdit.plans.plan import EVERY_SIGMA
 
 

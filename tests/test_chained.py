@@ -11,15 +11,16 @@ import torch
 from dense_attention import model_attention
 from races import TestClock
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host import guarded, override, speeds
-from sparse_vdit.nodes.host.blocks import begin_block
-from sparse_vdit.nodes.host.current import pop_run, push_run
-from sparse_vdit.nodes.host.override import CHAINED, LAYOUT, attention_override
-from sparse_vdit.nodes.host.own_attention import COMFYUI_ATTENTION
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.race import Race
-from sparse_vdit.nodes.host.run import Run
-from sparse_vdit.nodes.host.written import packed, unpacked
+from sparse_vdit.nodes.host.attention import guarded, override
+from sparse_vdit.nodes.host.attention.blocks import begin_block
+from sparse_vdit.nodes.host.attention.override import CHAINED, LAYOUT, attention_override
+from sparse_vdit.nodes.host.attention.own_attention import COMFYUI_ATTENTION
+from sparse_vdit.nodes.host.attention.written import packed, unpacked
+from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.nodes.host.speed import speeds
+from sparse_vdit.nodes.host.speed.race import Race
 from sparse_vdit.plans.plan import uniform_plan
 
 GRID, HEADS, DOUBLES, SINGLES = (3, 8, 11), 2, 2, 3

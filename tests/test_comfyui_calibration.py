@@ -16,8 +16,8 @@ from comfyui.prompts import node, patch, patched, save_latent, stage
 from comfyui.results import PLANS, counts, latents, new_log, relative_difference, report
 from comfyui.server import PromptError, Server
 from safetensors.torch import load_file, save_file
-from sparse_vdit.nodes.host import reasons
-from sparse_vdit.nodes.host.calibration import NO_WARM_UP
+from sparse_vdit.nodes.host.calibration.calibration import NO_WARM_UP
+from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.plans.files import load_plan
 from sparse_vdit.plans.profile_files import load_header, load_profile
 from tolerances import SAMPLED, SAMPLED_DENSE

@@ -12,7 +12,7 @@ from comfyui.prompts import base, ksampler, node, patched, profiled
 from comfyui.results import counts, latents, new_log, relative_difference, report
 from comfyui.server import PromptError, Server
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host import reasons
+from sparse_vdit.nodes.host.reports import reasons
 
 pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]

@@ -9,12 +9,12 @@ import torch
 from dense_attention import model_attention
 from model_stand_ins import CogVideoXTransformer3DModel, WanModel
 from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal
-from sparse_vdit.nodes.host import guarded, override
-from sparse_vdit.nodes.host.current import pop_run, push_run
+from sparse_vdit.nodes.host.attention import guarded, override
+from sparse_vdit.nodes.host.attention.override import REFUSED, attention_override, describe_forward
 from sparse_vdit.nodes.host.families import COGVIDEOX, WAN, Family
-from sparse_vdit.nodes.host.override import REFUSED, attention_override, describe_forward
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from tolerances import SAMPLED, relative_l2
 from torch import Tensor, nn

@@ -9,10 +9,10 @@ import torch
 from dense_attention import model_attention
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host.attention_op import attention_op
-from sparse_vdit.nodes.host.current import pop_run, push_run
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.attention.attention_op import attention_op
+from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from tolerances import SAMPLED, relative_l2
 from torch._dynamo.testing import CompileCounterWithBackend

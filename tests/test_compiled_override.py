@@ -8,11 +8,12 @@ import pytest
 import torch
 from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host import guarded, override, reasons
-from sparse_vdit.nodes.host.current import pop_run, push_run
-from sparse_vdit.nodes.host.override import LAYER, LAYOUT, REFUSED, SEEN, attention_override
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.attention import guarded, override
+from sparse_vdit.nodes.host.attention.override import LAYER, LAYOUT, REFUSED, SEEN, attention_override
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.plans.plan import uniform_plan
 
 GRID, HEADS = (5, 8, 11), 3

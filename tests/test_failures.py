@@ -9,13 +9,15 @@ import pytest
 import torch
 from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host import kernel_choice, output_check, reasons
-from sparse_vdit.nodes.host import run as run_module
-from sparse_vdit.nodes.host.attention_op import run_attention
-from sparse_vdit.nodes.host.current import pop_run, push_run
-from sparse_vdit.nodes.host.output_check import MOST_FAILURES
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.attention.attention_op import run_attention
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs import output_check
+from sparse_vdit.nodes.host.runs import run as run_module
+from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+from sparse_vdit.nodes.host.runs.output_check import MOST_FAILURES
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.nodes.host.speed import kernel_choice
 from sparse_vdit.plans.plan import uniform_plan
 
 GRID, LAYERS, HEADS = (5, 8, 11), 6, 3

@@ -21,7 +21,6 @@ from model_stand_ins import (
     VaceWanModel,
     WanModel,
 )
-from sparse_vdit.nodes.host import reasons
 from sparse_vdit.nodes.host.families import (
     COGVIDEOX,
     FAMILIES,
@@ -34,7 +33,8 @@ from sparse_vdit.nodes.host.families import (
     read_layout,
 )
 from sparse_vdit.nodes.host.families.table import families_table
-from sparse_vdit.nodes.host.profile_engine import head_grams
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.profile_engine import head_grams
 from tolerances import assert_close
 from torch import Tensor, nn
 

@@ -10,7 +10,7 @@ import torch
 from model_stand_ins import HunyuanVideo
 from small_wan.model import SmallWan
 from sparse_vdit.nodes.host.families import FAMILIES, WAN, Family
-from sparse_vdit.nodes.host.fingerprint import Fingerprint, fingerprint, read_fingerprint
+from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint, fingerprint, read_fingerprint
 
 PLAIN = SimpleNamespace(backup={})
 NORM = "blocks.1.self_attn.norm_q.weight"

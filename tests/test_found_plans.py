@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from calibrations import ALL, COPY, KNOWN, NONE, SIGMAS, calibration, fingerprint_like, first_run, generate
 from sample_plans import listing
-from sparse_vdit.nodes.host.calibrated_plan import FINGERPRINT, noted
-from sparse_vdit.nodes.host.fingerprint import Fingerprint
+from sparse_vdit.nodes.host.calibration.calibrated_plan import FINGERPRINT, noted
+from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
 from sparse_vdit.plans import profile_files
 from sparse_vdit.plans.cost import HeadCosts, profile_costs
 from sparse_vdit.plans.files import load_plan

@@ -6,12 +6,13 @@ import pytest
 import torch
 from dense_attention import model_attention
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
-from sparse_vdit.nodes.host.attention_op import run_attention
-from sparse_vdit.nodes.host.current import pop_run, push_run, timing_dense
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.race import EXACT, Race, device_name
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.attention.attention_op import run_attention
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.current import pop_run, push_run, timing_dense
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.nodes.host.speed import kernel_choice, race, speeds
+from sparse_vdit.nodes.host.speed.race import EXACT, Race, device_name
 from sparse_vdit.plans.plan import uniform_plan
 from test_failures import nan_in_head_1, trouble
 

@@ -12,14 +12,15 @@ from graph_recorder import GraphError, GraphRecorder
 from races import TestClock
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
-from sparse_vdit.nodes.host import output_check, speeds
-from sparse_vdit.nodes.host.attention_op import run_attention
-from sparse_vdit.nodes.host.current import pop_run, push_run
+from sparse_vdit.nodes.host.attention.attention_op import run_attention
 from sparse_vdit.nodes.host.families import WAN
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.profile_engine import ProfileEngine
-from sparse_vdit.nodes.host.race import Race
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.runs import output_check
+from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
+from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.nodes.host.speed import speeds
+from sparse_vdit.nodes.host.speed.race import Race
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from sparse_vdit.plans.profiler import Profiler
 from torch import nn

@@ -23,12 +23,15 @@ from model_stand_ins import (
 )
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Skip
-from sparse_vdit.nodes.host import kernel_choice, output_check, reasons, replaced
-from sparse_vdit.nodes.host.calibration import NO_WARM_UP
+from sparse_vdit.nodes.host.attention import replaced
+from sparse_vdit.nodes.host.calibration.calibration import NO_WARM_UP
 from sparse_vdit.nodes.host.families import LTX, MINIMAX_H3, WAN, detect, read_layout
-from sparse_vdit.nodes.host.ledger import Ledger
-from sparse_vdit.nodes.host.own_plans import OWN
-from sparse_vdit.nodes.host.variants import Variant
+from sparse_vdit.nodes.host.plan_choice.own_plans import OWN
+from sparse_vdit.nodes.host.plan_choice.variants import Variant
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.reports.ledger import Ledger
+from sparse_vdit.nodes.host.runs import output_check
+from sparse_vdit.nodes.host.speed import kernel_choice
 from sparse_vdit.plans import kept_dense, search
 from sparse_vdit.plans.binding import BoundPlan
 from sparse_vdit.plans.plan import uniform_plan

@@ -9,13 +9,13 @@ import pytest
 import torch
 from host_runs import GRID, TOKENS, engine, qkv
 from sparse_vdit.kernels.patterns import Dense, Diagonal
-from sparse_vdit.nodes.host import reasons
-from sparse_vdit.nodes.host.attention_op import attention_op, merge_heads, run_attention, split_heads
-from sparse_vdit.nodes.host.blocks import COUNT, LAYER, SEEN
-from sparse_vdit.nodes.host.current import current_run, pop_run, push_run
-from sparse_vdit.nodes.host.override import LAYOUT, OUTSIDE, attention_override, refusal
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.attention.attention_op import attention_op, merge_heads, run_attention, split_heads
+from sparse_vdit.nodes.host.attention.blocks import COUNT, LAYER, SEEN
+from sparse_vdit.nodes.host.attention.override import LAYOUT, OUTSIDE, attention_override, refusal
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.current import current_run, pop_run, push_run
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from torch import nn
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from calibrations import ALL, COPY, GRID, KNOWN, LAYERS, NONE, calibration, fingerprint_like, first_run, generate, kept
 from sample_plans import listing
-from sparse_vdit.nodes.host.calibrated_model import MOST_PROMPTS, CalibratedModel
-from sparse_vdit.nodes.host.calibrated_plan import noise_levels, noted
-from sparse_vdit.nodes.host.fingerprint import Fingerprint
-from sparse_vdit.nodes.host.kept_plans import plan_path
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.calibration.calibrated_model import MOST_PROMPTS, CalibratedModel
+from sparse_vdit.nodes.host.calibration.calibrated_plan import noise_levels, noted
+from sparse_vdit.nodes.host.calibration.kept_plans import plan_path
+from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
+from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.plans.files import load_plan, save_plan
 from sparse_vdit.plans.profile_files import load_profile, save_profile
 

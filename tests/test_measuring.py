@@ -8,10 +8,10 @@ import pytest
 import torch
 from calibrations import GRID, measuring
 from load_pack import ROOT
-from sparse_vdit.nodes.host import measuring as measuring_module
-from sparse_vdit.nodes.host.engine import Call
-from sparse_vdit.nodes.host.measuring import LEAST_ROWS, ROWS, Measuring, judged_share
-from sparse_vdit.nodes.host.profile_engine import ProfileEngine
+from sparse_vdit.nodes.host.calibration import measuring as measuring_module
+from sparse_vdit.nodes.host.calibration.measuring import LEAST_ROWS, ROWS, Measuring, judged_share
+from sparse_vdit.nodes.host.runs.engine import Call
+from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
 
 
 def test_fewer_rows_where_one_dense_step_is_too_few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from calibrations import COPY, KNOWN, SIGMAS, fingerprint_like
 from sample_plans import PROVENANCE, small_plan
-from sparse_vdit.nodes.host.calibrated_plan import FINGERPRINT, HIGHEST, LOWEST
-from sparse_vdit.nodes.host.fingerprint import Fingerprint
-from sparse_vdit.nodes.host.own_plans import models_in, own_plan, told_by
-from sparse_vdit.nodes.host.plan_names import plan_name
+from sparse_vdit.nodes.host.calibration.calibrated_plan import FINGERPRINT, HIGHEST, LOWEST
+from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
+from sparse_vdit.nodes.host.plan_choice.own_plans import models_in, own_plan, told_by
+from sparse_vdit.nodes.host.plan_choice.plan_names import plan_name
 from sparse_vdit.plans.files import save_plan
 from sparse_vdit.plans.plan import Plan, Provenance
 

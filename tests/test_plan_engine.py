@@ -12,12 +12,13 @@ from host_runs import GRID, engine, qkv
 from sparse_vdit.kernels.backends import triton_backend
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip
-from sparse_vdit.nodes.host import plan_engine, reasons
-from sparse_vdit.nodes.host.attention_op import split_heads
-from sparse_vdit.nodes.host.engine import Call, Engine
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.profile_engine import ProfileEngine
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.attention.attention_op import split_heads
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs import plan_engine
+from sparse_vdit.nodes.host.runs.engine import Call, Engine
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
+from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.plans.plan import uniform_plan
 
 

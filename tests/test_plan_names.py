@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host import plan_names
-from sparse_vdit.nodes.host.plan_names import named, plan_name
+from sparse_vdit.nodes.host.plan_choice import plan_names
+from sparse_vdit.nodes.host.plan_choice.plan_names import named, plan_name
 from sparse_vdit.plans.plan import Plan, uniform_plan
 
 

@@ -10,12 +10,13 @@ from dense_attention import model_attention
 from races import GRID, HEADS, LAYERS, LAYOUT, LONG, NARROW, WIDE, WIDER, TestClock, forward, plan_of, qkv, start
 from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.nodes.host import kernel_choice, race, reasons, speeds
-from sparse_vdit.nodes.host.attention_op import attention_op
-from sparse_vdit.nodes.host.current import pop_run, push_run
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.race import DENSE, EXACT, INT8, Race
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.attention.attention_op import attention_op
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.nodes.host.speed import kernel_choice, race, speeds
+from sparse_vdit.nodes.host.speed.race import DENSE, EXACT, INT8, Race
 from sparse_vdit.plans.plan import uniform_plan
 
 

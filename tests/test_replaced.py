@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sparse_vdit.nodes.host import reasons
-from sparse_vdit.nodes.host.own_attention import COMFYUI_ATTENTION, model_attention
-from sparse_vdit.nodes.host.replaced import SOMEBODY, Watch, named
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.attention.own_attention import COMFYUI_ATTENTION, model_attention
+from sparse_vdit.nodes.host.attention.replaced import SOMEBODY, Watch, named
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.run import Run
 from torch import nn
 
 

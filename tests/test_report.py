@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from races import TestClock, forward, qkv, start
 
-NAME = "sparse_vdit.nodes.host.report"
+NAME = "sparse_vdit.nodes.host.reports.report"
 
 
 @pytest.fixture

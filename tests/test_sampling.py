@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_stand_ins import HunyuanVideo, LTXVModel, WanModel
 from sparse_vdit.nodes.host.families import HUNYUAN_VIDEO, LTX, WAN
-from sparse_vdit.nodes.host.sampling import foreseen_grid, prompt_label, whole_steps
+from sparse_vdit.nodes.host.runs.sampling import foreseen_grid, prompt_label, whole_steps
 
 
 def flow(percent: float) -> float:

@@ -8,11 +8,11 @@ import model_stand_ins as stand_ins
 import pytest
 from calibrations import ALL, LAYERS, NONE, calibration, generate, toy
 from sparse_vdit.kernels.patterns import Dense
-from sparse_vdit.nodes.host.calibrated_plan import COMPLETES, completes
+from sparse_vdit.nodes.host.calibration.calibrated_plan import COMPLETES, completes
 from sparse_vdit.nodes.host.families import detect
-from sparse_vdit.nodes.host.sampling import Sampling
-from sparse_vdit.nodes.host.shipped_plans import SHIPPED, shipped_plan
-from sparse_vdit.nodes.host.variants import variant
+from sparse_vdit.nodes.host.plan_choice.shipped_plans import SHIPPED, shipped_plan
+from sparse_vdit.nodes.host.plan_choice.variants import variant
+from sparse_vdit.nodes.host.runs.sampling import Sampling
 from sparse_vdit.plans.files import load_plan
 from sparse_vdit.plans.plan import Plan
 from sparse_vdit.plans.presets import PRESETS

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from races import GRID, HEADS, LAYERS, LONG, WIDE, TestClock, forward, qkv, start
-from sparse_vdit.nodes.host import race, reasons, speeds
-from sparse_vdit.nodes.host.engine import Call
-from sparse_vdit.nodes.host.race import DENSE, EXACT, backend_name, density_class
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.engine import Call
+from sparse_vdit.nodes.host.speed import race, speeds
+from sparse_vdit.nodes.host.speed.race import DENSE, EXACT, backend_name, density_class
 
 
 @pytest.fixture(autouse=True)

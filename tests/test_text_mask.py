@@ -8,11 +8,11 @@ import pytest
 import torch
 from model_stand_ins import GRID, TOKENS, hunyuan_run, qkv
 from sparse_vdit.kernels.patterns import Skip
-from sparse_vdit.nodes.host import reasons
-from sparse_vdit.nodes.host.engine import Call
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import Run
-from sparse_vdit.nodes.host.text_mask import is_key_mask, text_bias
+from sparse_vdit.nodes.host.attention.text_mask import is_key_mask, text_bias
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.engine import Call
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.plans.plan import uniform_plan
 from tolerances import assert_close
 

@@ -11,10 +11,11 @@ from calibrations import calibration, generate
 from dense_attention import model_attention
 from races import GRID, HEADS, LAYERS, LONG, NARROW, WIDE, TestClock, forward, plan_of, qkv, start
 from sparse_vdit.kernels.patterns import Dense
-from sparse_vdit.nodes.host import reasons, speeds
-from sparse_vdit.nodes.host.engine import NOT_VIEWED
-from sparse_vdit.nodes.host.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.run import Run
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.engine import NOT_VIEWED
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.nodes.host.speed import speeds
 from sparse_vdit.plans.kept_dense import kept_dense
 
 

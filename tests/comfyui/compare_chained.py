@@ -40,14 +40,15 @@ def given(model, text: int, inputs: tuple, kwargs: dict) -> dict[str, list[dict]
     import load_pack  # noqa: F401
     from races import TestClock
     from sparse_vdit.kernels.patterns import Diagonal
-    from sparse_vdit.nodes.host import override, speeds
-    from sparse_vdit.nodes.host.current import pop_run, push_run
+    from sparse_vdit.nodes.host.attention import override
+    from sparse_vdit.nodes.host.attention.own_attention import model_attention, undecorated
     from sparse_vdit.nodes.host.families import detect
-    from sparse_vdit.nodes.host.install import _diffusion_model
-    from sparse_vdit.nodes.host.own_attention import model_attention, undecorated
-    from sparse_vdit.nodes.host.plan_engine import PlanEngine
-    from sparse_vdit.nodes.host.race import Race
-    from sparse_vdit.nodes.host.run import Run
+    from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+    from sparse_vdit.nodes.host.runs.install import _diffusion_model
+    from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+    from sparse_vdit.nodes.host.runs.run import Run
+    from sparse_vdit.nodes.host.speed import speeds
+    from sparse_vdit.nodes.host.speed.race import Race
     from sparse_vdit.plans.plan import uniform_plan
 
     family, _ = detect(model)

@@ -24,13 +24,13 @@ def compared(model, text: int, inputs: tuple, more: dict) -> dict[str, list[dict
     """The model compiled as a whole, and its blocks compiled alone; every layer of the plan has another window."""
     import load_pack  # noqa: F401
     from sparse_vdit.kernels.patterns import Diagonal
-    from sparse_vdit.nodes.host import override
-    from sparse_vdit.nodes.host.current import pop_run, push_run
+    from sparse_vdit.nodes.host.attention import override
+    from sparse_vdit.nodes.host.attention.own_attention import model_attention, undecorated
     from sparse_vdit.nodes.host.families import detect
-    from sparse_vdit.nodes.host.install import _diffusion_model
-    from sparse_vdit.nodes.host.own_attention import model_attention, undecorated
-    from sparse_vdit.nodes.host.plan_engine import PlanEngine
-    from sparse_vdit.nodes.host.run import Run
+    from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+    from sparse_vdit.nodes.host.runs.install import _diffusion_model
+    from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+    from sparse_vdit.nodes.host.runs.run import Run
     from sparse_vdit.plans.plan import Band, Plan, Provenance
 
     family, _ = detect(model)

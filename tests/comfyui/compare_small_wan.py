@@ -43,11 +43,11 @@ def variants() -> dict[str, tuple[float, float, int]]:
     import load_pack  # noqa: F401
     from comfy.ldm.wan.model import WanModel
     from sparse_vdit.kernels.patterns import Dense, Diagonal
-    from sparse_vdit.nodes.host.current import pop_run, push_run
-    from sparse_vdit.nodes.host.install import _diffusion_model
-    from sparse_vdit.nodes.host.override import attention_override
-    from sparse_vdit.nodes.host.plan_engine import PlanEngine
-    from sparse_vdit.nodes.host.run import Run
+    from sparse_vdit.nodes.host.attention.override import attention_override
+    from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+    from sparse_vdit.nodes.host.runs.install import _diffusion_model
+    from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+    from sparse_vdit.nodes.host.runs.run import Run
     from sparse_vdit.plans.plan import uniform_plan
 
     found = {}

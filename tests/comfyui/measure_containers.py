@@ -58,10 +58,10 @@ def measured(sparse: bool, knows: bool | None = None) -> dict:
     import load_pack  # noqa: F401
     from comfy.ldm.modules.attention import AttentionTensorContainer, optimized_attention
     from sparse_vdit.kernels.patterns import Diagonal
-    from sparse_vdit.nodes.host.current import pop_run, push_run
-    from sparse_vdit.nodes.host.override import CHAINED, LAYER, LAYOUT, SEEN, attention_override
-    from sparse_vdit.nodes.host.plan_engine import PlanEngine
-    from sparse_vdit.nodes.host.run import Run
+    from sparse_vdit.nodes.host.attention.override import CHAINED, LAYER, LAYOUT, SEEN, attention_override
+    from sparse_vdit.nodes.host.runs.current import pop_run, push_run
+    from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
+    from sparse_vdit.nodes.host.runs.run import Run
     from sparse_vdit.plans.plan import uniform_plan
 
     engine = PlanEngine(uniform_plan("wan", 1, HEADS, HEAD_DIM, GRID, Diagonal(0)), 1.0, 0.0, "torch")

@@ -28,7 +28,8 @@ def found() -> dict:
     from sparse_vdit.kernels.grid import TokenGrid
     from sparse_vdit.kernels.lists import pattern_density
     from sparse_vdit.kernels.patterns import Dense, Diagonal, Routed, Skip
-    from sparse_vdit.nodes.host import latencies, report
+    from sparse_vdit.nodes.host.reports import report
+    from sparse_vdit.nodes.host.speed import latencies
     from sparse_vdit.plans import latency
     from sparse_vdit.plans.profile import ProfileHeader
 
@@ -73,7 +74,7 @@ def searched() -> dict:
 
 def table(header: object) -> dict | None:
     """The numbers of a profile's table."""
-    from sparse_vdit.nodes.host import latencies
+    from sparse_vdit.nodes.host.speed import latencies
 
     measured = latencies.latencies(header, None)
     return None if measured is None else measured.numbers()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .. import reasons
+from ..reports import reasons
 from .cogvideox import COGVIDEOX
 from .family import COUNTED, Blocks, Family, Inputs, Layout, Model, class_names
 from .hunyuan_video import HUNYUAN_VIDEO

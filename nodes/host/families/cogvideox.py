@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .. import reasons
+from ..reports import reasons
 from .family import COUNTED, Blocks, Family, Inputs, Layout, Model, class_refusal, tokens_along, video_shape
 
 CLASS = "CogVideoXTransformer3DModel"

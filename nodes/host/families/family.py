@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .. import reasons
+from ..reports import reasons
 
 Layout = tuple[int, int, int, int, int]
 """frames, height, width in tokens, then tokens before and after the video: what TokenGrid takes."""

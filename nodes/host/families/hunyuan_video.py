@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .. import reasons
+from ..reports import reasons
 from .family import Blocks, Family, Inputs, Layout, Model, class_refusal, patch_refusal, tokens_along, video_shape
 
 _READ = ("double_blocks", "single_blocks", "num_heads", "hidden_size", "patch_size", "txt_in")

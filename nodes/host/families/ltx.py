@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .. import reasons
+from ..reports import reasons
 from .family import Blocks, Family, Inputs, Layout, Model, class_refusal, patch_refusal, video_shape
 
 CLASSES = ("LTXVModel", "LTXAVModel")

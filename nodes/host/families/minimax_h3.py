@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .. import reasons
+from ..reports import reasons
 from .family import Blocks, Family, Inputs, Layout, Model, class_refusal, patch_refusal, tokens_along, video_shape
 
 

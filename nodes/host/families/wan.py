@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .. import reasons
+from ..reports import reasons
 from .family import (
     Blocks,
     Family,

@@ -8,7 +8,7 @@ import sys
 
 def pack_module(name):
     """A module of the pack, whatever folder the pack lies in."""
-    known = "nodes.host.plan_engine"
+    known = "nodes.host.runs.plan_engine"
     found = next(module for module in sys.modules if module.endswith(f".{known}"))
     return importlib.import_module(found.removesuffix(known) + name)
 

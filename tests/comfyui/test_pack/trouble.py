@@ -75,7 +75,7 @@ class TimesGiven:
 
         def sampler_sample(executor, *args, **kwargs):
             clock = _GivenClock({"dense": dense, "exact": exact})
-            _module_of_the_pack("nodes.host.current").current_run().clock = clock
+            _module_of_the_pack("nodes.host.runs.current").current_run().clock = clock
             try:
                 return executor(*args, **kwargs)
             finally:
@@ -126,7 +126,7 @@ class RecordedForward:
             recorder = GraphRecorder(lambda line: PACK_FOLDER in line)
             prefetch = sys.modules["comfy.model_prefetch"]
             prefetch.pause_malloc_graph = recorder.pause
-            kernels = _module_of_the_pack("nodes.host.kernel_choice")
+            kernels = _module_of_the_pack("nodes.host.speed.kernel_choice")
             plain = kernels.run_call
 
             def keeping(*call):

@@ -1,0 +1,1 @@
+"""Plans found while sampling: what is measured, searched and kept."""

@@ -1,0 +1,122 @@
+"""What generations have shown of a model, as a profile that grows, and the plans that are searched from it.
+
+A profile of this kind has one band for all noise levels: which of them were measured is noted beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ....kernels.patterns import Pattern
+from ....kernels.tiling import KEY_TILE, QUERY_TILE
+from ....plans.cost import FLOP_MODEL, HeadCosts
+from ....plans.files import plan_bytes
+from ....plans.limits import limits_of
+from ....plans.plan import EVERY_SIGMA, Plan, Provenance
+from ....plans.presets import PRESETS
+from ....plans.profile import FLOWS, Profile, ProfileHeader, differing_candidates, merge_profiles
+from ....plans.search import search_budget
+from ..runs.plan_engine import SIGMA_SLACK
+
+BANDS = ((EVERY_SIGMA, 0.0),)
+SOURCE = "measured in the warm-up of generations"
+COMPLETES = "completes"
+"""Note of the shipped plan that a calibrated one completes."""
+FINGERPRINT, HIGHEST, LOWEST, PATCHED = "fingerprint", "sigma_high", "sigma_low", "patched_weights"
+
+
+def noted(profile: Profile, notes: dict[str, float | int | str]) -> Profile:
+    """The profile with notes among its parameters, such as those named above."""
+    header = replace(profile.header, parameters={**profile.header.parameters, **notes})
+    return replace(profile, header=header)
+
+
+def joined(earlier: Profile, profile: Profile) -> Profile:
+    """Both profiles' measures together.
+
+    Raises:
+        ValueError: they were not measured alike.
+    """
+    before, now = earlier.header.parameters, profile.header.parameters
+    levels = [level for header in (earlier.header, profile.header) for level in noise_levels(header) or ()]
+    notes = {**now, **before}  # the model's first fingerprint, whichever copy of it runs now
+    notes["rows"] = min(_number(parameters, "rows") or 1 for parameters in (before, now))
+    notes[PATCHED] = max(_number(parameters, PATCHED) or 0 for parameters in (before, now))
+    if levels:
+        notes |= {HIGHEST: max(levels), LOWEST: min(levels)}
+    return noted(merge_profiles(earlier, profile), notes)
+
+
+def searched(profile: Profile, preset: str, costs: HeadCosts | None = None, shipped: Plan | None = None) -> Plan:
+    """The plan with a preset's error that a profile gives, for all noise levels; the fastest by these costs.
+
+    Args:
+        shipped: plan of the model that this one completes, and that says how sparse it may become.
+
+    Raises:
+        SearchError: there is none.
+    """
+    plan = search_budget(profile, preset=preset, costs=costs, limits=None if shipped is None else limits_of(shipped))
+    levels, known = noise_levels(profile.header), profile.header.parameters
+    notes = {name: known[name] for name in (FINGERPRINT, PATCHED) if isinstance(known.get(name), str | int | float)}
+    text = f"Found for preset {preset}, and used at all noise levels."
+    if levels is not None:
+        notes |= {HIGHEST: levels[0], LOWEST: levels[1]}
+        text = f"{text} Measured at those from {levels[0]:.4g} to {levels[1]:.4g}."
+    if shipped is not None:
+        notes[COMPLETES] = completes(shipped)
+        text = f"{text} Completes the shipped plan of {shipped.provenance.model}, grade {shipped.grade}."
+    parameters = {**plan.provenance.parameters, **notes}
+    return replace(plan, provenance=replace(plan.provenance, parameters=parameters, source=SOURCE, notes=text))
+
+
+def completes(shipped: Plan | None) -> str:
+    """Which shipped plan a calibrated one completes, in words that change with its content; empty for none."""
+    if shipped is None:
+        return ""
+    return f"{shipped.provenance.model}, {shipped.grade}, {hashlib.sha256(plan_bytes(shipped)).hexdigest()[:8]}"
+
+
+def noise_levels(header: ProfileHeader | Provenance) -> tuple[float, float] | None:
+    """(highest, lowest) noise level that was measured, None where nothing says it."""
+    high, low = (_number(header.parameters, name) for name in (HIGHEST, LOWEST))
+    return None if high is None or low is None or high < low else (high, low)
+
+
+def measured_among(header: ProfileHeader | Provenance, sigmas: Sequence[float]) -> bool:
+    """Whether one of a run's noise levels lies among those that were measured."""
+    high, low = noise_levels(header) or (-1.0, 0.0)
+    return any(low * (1 - SIGMA_SLACK) <= sigma <= high * (1 + SIGMA_SLACK) for sigma in sigmas)
+
+
+def outdated(header: ProfileHeader, candidates: Sequence[Pattern]) -> str | None:
+    """Why nothing that is measured now can be added to a profile, None where it can."""
+    differing = differing_candidates(header.candidates, candidates)
+    if differing is not None:
+        return f"it was measured for other candidates than now: {differing}"
+    measured = header.query_tile, header.key_tile, header.flow, header.bands
+    now = QUERY_TILE, KEY_TILE, FLOWS[0], BANDS
+    return None if measured == now else f"it was measured otherwise than now: tiles, flow, bands {measured} and {now}"
+
+
+def up_to_date(plan: Plan, profile: Profile, preset: str, times: str, shipped: Plan | None = None) -> bool:
+    """Whether a plan is what `searched` gives, as far as its provenance tells.
+
+    Args:
+        times: how costs are known now, as `HeadCosts.times`; a FLOP model is no reason to leave times once measured.
+        shipped: what it has to complete.
+    """
+    known = plan.provenance
+    if known.parameters.get(COMPLETES, "") != completes(shipped):
+        return False
+    if known.prompts != profile.header.prompts or known.parameters.get("error") != PRESETS[preset]:
+        return False
+    return times in (FLOP_MODEL, known.parameters.get("times"))
+
+
+def _number(parameters: dict, name: str) -> float | None:
+    """A parameter of a file of unknown origin, None where it is no number."""
+    value = parameters.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None

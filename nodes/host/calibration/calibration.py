@@ -1,0 +1,218 @@
+"""Calibration in the run: heads are measured while it is dense, and the plan found runs from then on.
+
+A model with a kept plan runs that one, and the dense steps of its next few prompts add to what was measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ....plans.plan import Plan
+from ....plans.profile import Profile
+from ....plans.search import SearchError
+from ..families import Layout
+from ..plan_choice.plan_names import plan_name
+from ..reports import reasons
+from ..runs.engine import NOT_VIEWED, Call, DenseTimer, Engine
+from ..runs.failures import calibration_failure, out_of_memory
+from ..runs.plan_engine import SIGMA_SLACK, PlanEngine
+from ..runs.run import Run
+from ..speed.kernel_choice import KernelChoice
+from .measuring import Measuring
+
+NO_WARM_UP = "of so few steps the first run sparse too: start_percent is for the first generation alone"
+
+
+class Keeper(Protocol):
+    """Makes plans out of measurements, and keeps both; `calibrated_model.py`."""
+
+    def search(self, profile: Profile) -> Plan:
+        """The plan that a run's measurements give."""
+
+    def keep(self, profile: Profile | None) -> list[str]:
+        """Keep what a run has measured, if anything, and its plan; says which plan that is and what came of it."""
+
+
+def begun(make: Callable[[], Engine | str]) -> Engine | str:
+    """What `make` makes, or why everything stays dense where an error keeps it from that."""
+    try:
+        return make()
+    except Exception as error:
+        return calibration_failure(error)
+
+
+class CalibrationEngine:
+    """Attention by a plan that is kept, or found on the way.
+
+    Args:
+        title: family and what is done, while there is no plan.
+        shape: (layers, heads).
+        keeper: of the model.
+        measuring: what this run measures, None for nothing.
+        make_engine: runs a plan.
+        plan: that is kept already, None for none.
+        kernels: times dense attention while there is no plan.
+        sigma_start, sigma_end: above and below them everything is dense; a kept plan's engine may begin earlier.
+        prior: plan that runs where none can be found, None for none.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        shape: tuple[int, int],
+        keeper: Keeper,
+        measuring: Measuring | None,
+        make_engine: Callable[[Plan], PlanEngine],
+        plan: Plan | None,
+        kernels: KernelChoice,
+        sigma_start: float,
+        sigma_end: float,
+        prior: Plan | None = None,
+    ):
+        self._title, self.shape, self.keeper, self.measuring = title, shape, keeper, measuring
+        self.make_engine, self.kernels = make_engine, kernels
+        self.prior = prior
+        if plan is None and measuring is None:
+            plan = prior
+        self.planned = None if plan is None else make_engine(plan)
+        self.sigma_start, self.sigma_end = sigma_start, sigma_end
+        self.notes: list[str] = []
+        self._dense: str | None = None
+        self._warm = True
+        self._first_below: float | None = None
+
+    @property
+    def title(self) -> str:
+        """The plan's, once there is one."""
+        return self._title if self.planned is None else self.planned.title
+
+    def reason(self, sigma: float) -> str | None:
+        """Where calls are measured they are asked about one by one, dense or not."""
+        self._warm = sigma > self.sigma_start * (1 + SIGMA_SLACK)
+        if self.measuring is not None and not self.measuring.stopped:
+            if self._over(sigma):
+                self._finish_measuring()
+            else:
+                self.measuring.begin(sigma)
+        self._dense = self._reason(sigma)
+        return None if self._measures() else self._dense
+
+    def _over(self, sigma: float) -> bool:
+        """Whether all that is to be measured was: at the end of the warm-up, or of one step more where something is
+        missing."""
+        if self._warm:
+            return False
+        if self.planned is not None:
+            return True
+        if sigma == self.measuring.sigma:  # another forward of the same step
+            return False
+        if self.measuring.complete:
+            return True
+        self._first_below = self._first_below or sigma
+        return sigma != self._first_below
+
+    def _measures(self) -> bool:
+        return self.measuring is not None and not self.measuring.stopped and self._dense != reasons.AFTER_END
+
+    def _reason(self, sigma: float) -> str | None:
+        if self.planned is not None:
+            return self.planned.reason(sigma)
+        if self._warm:
+            return reasons.WARM_UP
+        if sigma < self.sigma_end * (1 - SIGMA_SLACK):
+            return reasons.AFTER_END
+        return reasons.MEASURED if self._measures() else reasons.NOT_CALIBRATED
+
+    def _finish_measuring(self) -> None:
+        """The measuring is over: search the plan where there is none."""
+        profile = self.measuring.profile()
+        if self.planned is not None:
+            return
+        try:
+            self.planned = self.make_engine(self._search(profile))
+        except SearchError as error:
+            self.notes.append(f"no plan was found: {error}")
+        except Exception as error:
+            self._failed(error)
+        self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Where no plan was found, run the prior one if there is one."""
+        if self.planned is None and self.prior is not None:
+            self.planned = self.make_engine(self.prior)
+            self.notes.append(f"so {plan_name(self.prior)} runs as it ships")
+
+    def _search(self, profile: Profile | None) -> Plan:
+        began = time.perf_counter()
+        if profile is None:
+            raise SearchError("no attention call could be measured")
+        plan = self.keeper.search(profile)
+        self.notes.append(f"searched a plan in {time.perf_counter() - began:.2f} s")
+        return plan
+
+    def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
+        """What the plan's engine needs, once there is one."""
+        if self.planned is not None and self._dense is None:
+            self.planned.prepare(layout, batch, device)
+
+    def attention(self, run: Run, call: Call) -> Tensor | str:
+        """By the plan, or the reason for dense; measured before."""
+        if self._measures():
+            try:
+                if self.measuring.wants(call, spread=self._warm):
+                    self.measuring.observe(run, call)
+            except Exception as error:
+                self._failed(error)
+                self._fall_back()
+                if out_of_memory(error) and call.q.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        return self.planned.attention(run, call) if self._dense is None else self._dense
+
+    def _failed(self, error: Exception) -> None:
+        """An error while measuring or searching costs the plan, and never the video."""
+        self.notes.append(calibration_failure(error))
+        if self.measuring is not None:
+            self.measuring.drop()
+
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> DenseTimer | None:
+        """Of the model's own attention, for the race of this plan or the next."""
+        kernels = self.kernels if self.planned is None else self.planned.kernels
+        return kernels.dense_timer(run, layout, q, masked)
+
+    def keep(self) -> None:
+        """Keep what the run has found, now that it is over."""
+        profile = None if self.measuring is None else self.measuring.profile()
+        if self.measuring is not None and self.measuring.met:
+            self.notes.insert(0, self.measuring.told())
+        try:
+            self.notes = [*self.keeper.keep(profile), *self.notes]
+        except SearchError as error:
+            self.notes.append(f"no plan was found: {error}")
+        except Exception as error:
+            self._failed(error)
+
+    def told(self) -> str:
+        """What was measured and kept, and which times decided."""
+        planned = "" if self.planned is None else self.planned.told()
+        return "; ".join(filter(None, [*self.notes, planned]))
+
+    def detail(self) -> dict:
+        """The plan as it ran."""
+        return {"plan": None} if self.planned is None else self.planned.detail()
+
+    def viewed(self) -> dict:
+        """The plan as it ran."""
+        return NOT_VIEWED if self.planned is None else self.planned.viewed()
+
+    def free(self) -> None:
+        """Drop every tensor on a device; what was measured stays until it is kept."""
+        if self.measuring is not None:
+            self.measuring.profile()
+        if self.planned is not None:
+            self.planned.free()
+        self.kernels.free()

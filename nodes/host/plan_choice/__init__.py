@@ -1,0 +1,1 @@
+"""Which plan a model gets, and where plans lie."""

@@ -1,0 +1,23 @@
+"""Under which name a plan was loaded, for reports. A plan itself has none: it is its content."""
+
+from __future__ import annotations
+
+import weakref
+
+from ....plans.plan import Plan
+
+_names: dict[int, str] = {}
+"""Name by identity: equal plans may have names of their own, and none loses its name when another one dies."""
+
+
+def named(plan: Plan, name: str) -> Plan:
+    """The same plan, its name remembered while it exists; the last name counts."""
+    if id(plan) not in _names:
+        weakref.finalize(plan, _names.pop, id(plan))
+    _names[id(plan)] = name
+    return plan
+
+
+def plan_name(plan: Plan) -> str:
+    """The name, or where the plan comes from."""
+    return _names.get(id(plan)) or plan.provenance.rule or plan.provenance.source or plan.grade

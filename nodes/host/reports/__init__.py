@@ -1,0 +1,1 @@
+"""What a run says of itself, in words and to the browser."""

@@ -1,0 +1,84 @@
+"""Says what a run did, in the log and on the node."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from pathlib import Path
+
+import folder_paths
+from server import PromptServer
+
+from ....plans.writing import write_new
+from ..runs.run import Run
+from .viewer import show_run
+
+DETAILS = "sparse_vdit"
+"""Folder under ComfyUI's output for detailed reports."""
+
+LOG = logging.getLogger("sparse_vdit")
+
+
+class NothingSparseError(RuntimeError):
+    """A run in strict mode had no sparse call."""
+
+
+def show_on_node(text: str, node_id: str | None) -> None:
+    """Show a text on a node of the running workflow; nothing happens without a server."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None:
+        server.send_progress_text(text, node_id)
+
+
+def say(text: str, node_id: str | None) -> None:
+    """Say something of a run that goes on, in the log and on the node."""
+    LOG.info("Sparse-vDiT: %s", text)
+    show_on_node(text, node_id)
+
+
+def warn(text: str, node_id: str | None) -> None:
+    """Warn of something, in the log and on the node."""
+    LOG.warning("Sparse-vDiT: %s", text)
+    show_on_node(text, node_id)
+
+
+def report(run: Run, node_id: str | None, strict: bool, verbose: bool = False) -> None:
+    """One line for a run: a warning when nothing ran sparse. With `verbose` all details, as JSON, in the log and in a
+    new file that the line names.
+
+    Raises:
+        NothingSparseError: in strict mode when nothing ran sparse; names the reasons.
+    """
+    text = run.report()
+    if verbose:
+        detail = run.detail()
+        LOG.info("Sparse-vDiT details: %s", json.dumps(detail))
+        text += f"; {write_detail(detail)}"
+    LOG.log(logging.INFO if run.ledger.sparse else logging.WARNING, text)
+    show_on_node(text, node_id)
+    try:
+        show_run(run, text, node_id)
+    except Exception:  # the video is made, and worth more than the picture of how
+        LOG.exception("Sparse-vDiT: the plan viewer could not be told of the run")
+    if strict and not run.ledger.sparse:
+        raise NothingSparseError(f"{text}. Nothing ran sparse and strict is on; turn strict off to go on dense.")
+
+
+def write_detail(detail: dict) -> str:
+    """Write the details into a new file in ComfyUI's output folder, else in its temporary one; says where."""
+    content = json.dumps(detail, indent=1).encode()
+    for folder in (folder_paths.get_output_directory(), folder_paths.get_temp_directory()):
+        path = Path(folder) / DETAILS / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return f"details in {write_new(path, content)}"
+        except OSError as error:
+            LOG.warning("Sparse-vDiT: details could not be written to %s: %s", path, error)
+    return "details are in the log alone, no folder could be written"
+
+
+def speeds_file() -> Path:
+    """Where measured speeds are kept: a folder of ComfyUI's own that no request over HTTP reaches."""
+    return Path(folder_paths.get_system_user_directory("sparse_vdit")) / "speeds.json"

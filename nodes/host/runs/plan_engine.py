@@ -1,0 +1,231 @@
+"""Attention by plan: what a run of the patch node does with each self-attention call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from ....kernels.attention import AUTO, choose_backend, keep_tables
+from ....kernels.call import AttentionCall
+from ....kernels.configs import DTYPES
+from ....kernels.grid import TokenGrid
+from ....kernels.lists import TileLists
+from ....plans.binding import BoundPlan, Table, own_densities
+from ....plans.kept_dense import NOTHING_KEPT, KeptDense, with_dense
+from ....plans.plan import Plan
+from ....plans.search import skip_warning
+from ....plans.view import plan_view
+from ..reports import reasons
+from .engine import Call, DenseTimer
+from .failures import out_of_memory, passes_through
+from ..families import Layout
+from ..speed.kernel_choice import KernelChoice, mean_density
+from ..reports.ledger import grid_name
+from ..plan_choice.plan_names import plan_name
+from ..speed.race import Race
+from .run import Run
+
+LOG = logging.getLogger(__name__)
+
+SIGMA_SLACK = 1e-5  # schedules are rounded to float32: a step exactly at start_percent is no longer warm-up
+
+
+_announced: set[torch.device] = set()
+
+
+def announce(device: torch.device, say: Callable[[str], None]) -> None:
+    """Say, before the first sparse call on a GPU, why it takes longer."""
+    if device.type == "cuda" and device not in _announced:
+        _announced.add(device)
+        say(f"preparing the kernels for {device}; this happens once and may take some seconds")
+
+
+class PlanEngine:
+    """Runs a plan between two noise levels.
+
+    Args:
+        plan: fits the model (`BoundPlan.mismatch` said so).
+        sigma_start, sigma_end: above and below them everything is dense.
+        backend: name for `sparse_attention`.
+        pause: context in which tables that outlive a forward are made.
+        say: shows the user a line while the run goes on.
+        race: measures whether sparse attention is faster, and by which kernel; None takes the exact one unmeasured, as
+            a named backend does.
+        kept: what the user keeps dense of the plan.
+
+    Raises:
+        ValueError: a layer to keep dense that the plan does not have.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sigma_start: float,
+        sigma_end: float,
+        backend: str,
+        pause: Callable[[], AbstractContextManager] = nullcontext,
+        say: Callable[[str], None] = LOG.info,
+        race: Race | None = None,
+        kept: KeptDense = NOTHING_KEPT,
+    ):
+        self.whole, self.kept = plan, kept
+        grade = "" if plan.card is None else f" ({plan.grade})"  # of plans that ship
+        self.title = f"{plan.family}, plan {plan_name(plan)}{grade}"
+        plan = with_dense(plan, kept)
+        self.bound = BoundPlan(plan)
+        self.plan, self.backend, self.pause, self.say = plan, backend, pause, say
+        self.kernels = KernelChoice(race if backend == AUTO else None, pause)
+        self.sigma_start, self.sigma_end = sigma_start, sigma_end
+        self.notes: list[str] = []
+        self.shape = plan.layers, plan.heads
+        self.band: int | None = None
+        self._warnings: dict[Layout, str | None] = {}
+        self._skip_warning = skip_warning(plan)
+        self._met: dict[Layout, tuple[tuple[float, ...], Table]] = {}
+
+    def reason(self, sigma: float) -> str | None:
+        """Warm-up, the end, or no band; chooses the band otherwise."""
+        if sigma > self.sigma_start * (1 + SIGMA_SLACK):
+            return reasons.WARM_UP
+        if sigma < self.sigma_end * (1 - SIGMA_SLACK):
+            return reasons.AFTER_END
+        self.band = self.plan.band_at(sigma)
+        return reasons.NO_BAND if self.band is None else None
+
+    def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
+        """Tile lists for a layout, and what launches read of them; `BoundPlan` keeps them."""
+        lists, table = self._lists(layout, device)
+        for head_lists in {row for band in table for row in band}:
+            self._keep_tables(lists, head_lists, batch, None)
+
+    def _keep_tables(self, lists: TileLists, head_lists: tuple[int, ...], batch: int, backend: str | None) -> None:
+        """Make what calls keep aside, once, outside of what ComfyUI records."""
+        key = ("tables", head_lists, batch, backend)
+        if not lists.holds(key):
+            with self.pause():
+                lists.kept_aside(key, lambda: keep_tables(lists, head_lists, batch, self.plan.head_dim, backend))
+
+    def _lists(self, layout: Layout, device: torch.device) -> tuple[TileLists, Table]:
+        grid = TokenGrid(*layout)
+        with nullcontext() if self.bound.ready(grid, device) else self.pause():
+            lists, table = self.bound.lists(grid, device)
+            if layout not in self._warnings:
+                self._warnings[layout] = self.bound.distance_warning(grid, device)
+        self._met[layout] = lists.densities, table
+        return lists, table
+
+    def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> DenseTimer | None:
+        """Of the model's own attention, for the race."""
+        return self.kernels.dense_timer(run, layout, q, masked)
+
+    def attention(self, run: Run, call: Call) -> Tensor | str:
+        """Sparse attention with the heads' lists, or why not; an error in it is a reason too."""
+        failure = None
+        try:
+            return self._attention(run, call)
+        except Exception as error:
+            if passes_through(error):
+                raise
+            LOG.warning("Sparse-vDiT: sparse attention failed", exc_info=True)
+            failure = error.with_traceback(None)  # whose frames would keep the call's tensors
+        if out_of_memory(failure):
+            self._release(call.q.device)
+        return run.kernel_failed(call.layer, failure)
+
+    def _attention(self, run: Run, call: Call) -> Tensor | str:
+        layer, layout, q = call.layer, call.layout, call.q
+        if not 0 <= layer < self.plan.layers:
+            return reasons.NO_LAYER
+        if q.shape[2:] != (self.plan.heads, self.plan.head_dim):
+            return reasons.OTHER_HEADS
+        lists, table = self._lists(layout, q.device)
+        head_lists = table[self.band][layer]
+        if self.backend == AUTO and all(lists.densities[number] >= 1 for number in head_lists):
+            return self._dense_heads(run, call)  # the model's own attention is the faster way to the same result
+        announce(q.device, self.say)
+        try:
+            sparse = AttentionCall(q, call.k, call.v, lists, head_lists, call.key_bias)
+            name, passed_over = choose_backend(sparse, self.backend)
+        except ValueError as error:
+            run.ledger.note(str(error))
+            return reasons.REFUSED
+        if self.backend == AUTO and name == "torch" and q.device.type in ("cuda", "cpu") and q.dtype in DTYPES:
+            # torch alone is slower than dense attention in 16 bits
+            run.ledger.note(f"no fast kernels here: {passed_over}")
+            return reasons.NO_KERNELS
+        self._keep_tables(lists, head_lists, q.shape[0], name)
+        out = self.kernels.attention(run, layout, sparse, name, call.again)
+        if isinstance(out, str):
+            return out
+        if run.spoiled(layer, out, (q, call.k, call.v)):
+            return reasons.NOT_FINITE
+        self._warn(run, layout)
+        if passed_over is not None:
+            name = f"{name} ({passed_over})"
+        run.ledger.count_sparse(layer, mean_density(sparse), name, q.device)
+        return out
+
+    def _release(self, device: torch.device) -> None:
+        """Give back what the sparse path holds, so that the model's own attention finds room."""
+        self.free()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _dense_heads(self, run: Run, call: Call) -> str:
+        """Why a layer whose heads are all dense on this grid is so."""
+        why = self.bound.too_small(TokenGrid(*call.layout), self.band, call.layer)
+        if why is None:
+            return reasons.DENSE_HEADS
+        run.ledger.note(why)
+        return reasons.TOO_SMALL
+
+    def _warn(self, run: Run, layout: Layout) -> None:
+        for warning in (self._warnings[layout], self._skip_warning):
+            if warning is not None:
+                run.ledger.note(warning)
+
+    def told(self) -> str:
+        """Notes, and which times decided, in words; empty where there are none."""
+        return "; ".join(filter(None, [*self.notes, self.kernels.told()]))
+
+    def detail(self) -> dict:
+        """The plan as it ran: every head's pattern, its density on every grid, and what the race measured."""
+        bands = [
+            {
+                "sigma": [band.sigma_high, band.sigma_low],
+                "patterns": [[self.plan.patterns[number].kind for number in row] for row in band.heads],
+                "densities": {grid_name(layout): density[at] for layout, density in self._head_densities().items()},
+            }
+            for at, band in enumerate(self.plan.bands)
+        ]
+        return {"plan": self.title, "bands": bands, "race": self.kernels.results()}
+
+    def _head_densities(self) -> dict[Layout, list]:
+        """[band][layer][head] for every layout met."""
+        return {
+            layout: [[[round(densities[number], 4) for number in row] for row in band] for band in table]
+            for layout, (densities, table) in self._met.items()
+        }
+
+    def viewed(self) -> dict:
+        """The plan before anything of it was kept dense, with densities of the grid that was met last."""
+        known = own_densities(self.whole)
+        densities, table = next(reversed(self._met.values()), ((), ()))
+        met = {
+            self.plan.patterns[number]: densities[at]
+            for band, rows in zip(self.plan.bands, table, strict=False)
+            for numbers, row in zip(band.heads, rows, strict=True)
+            for number, at in zip(numbers, row, strict=True)
+        }
+        here = {number: met.get(self.whole.patterns[number], density) for number, density in known.items()}
+        view = plan_view(self.whole, here, name=plan_name(self.whole))
+        return {"view": view, "kept": str(self.kept), "speedup": self.kernels.speedup()}
+
+    def free(self) -> None:
+        """Drop all tile lists."""
+        self.bound = BoundPlan(self.plan)
+        self.kernels.free()

@@ -1,0 +1,88 @@
+"""What is about to be sampled, as far as it is known before the first forward."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..families import Family, read_layout
+
+HALVINGS = 30
+PROMPTS = ("cross_attn", "concat_latent_image")  # what a model is told to show, by the names of ComfyUI's conds
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One call of a sampler.
+
+    Attributes:
+        patcher: MODEL.
+        model: its diffusion model.
+        family: what the pack knows of it.
+        sigmas: noise levels, falling, the one that is left at the end included.
+        grid: (frames, height, width) in tokens of a forward, as far as can be foreseen; None where it cannot.
+        prompt: label that tells prompts apart without showing them.
+    """
+
+    patcher: object
+    model: nn.Module
+    family: Family
+    sigmas: tuple[float, ...] = ()
+    grid: tuple[int, int, int] | None = None
+    prompt: str = ""
+
+    def percent_to_sigma(self, percent: float) -> float:
+        """Noise level at a part of the whole schedule."""
+        return float(self.patcher.get_model_object("model_sampling").percent_to_sigma(percent))
+
+
+def whole_steps(sigmas: Sequence[float], percent_to_sigma: Callable[[float], float]) -> float:
+    """Steps that the whole schedule has if all of it is as this sampler's part: two stages of two steps are four."""
+    covered = _percent(sigmas[-1], percent_to_sigma) - _percent(sigmas[0], percent_to_sigma)
+    return (len(sigmas) - 1) / max(covered, 1e-6)
+
+
+def _percent(sigma: float, percent_to_sigma: Callable[[float], float]) -> float:
+    """Part of the schedule, 0 to 1, that lies above a noise level."""
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if percent_to_sigma(middle) > sigma else (low, middle)
+    return high
+
+
+def foreseen_grid(
+    model: nn.Module, family: Family, noise: Tensor, shapes: Sequence | None, options: Mapping
+) -> tuple[int, int, int] | None:
+    """Token grid of forwards on these latents, of one window where there are context windows; None where unknown.
+
+    Args:
+        noise: the latents, or all of them packed in one where there are several.
+        shapes: of the latents when they are packed.
+        options: the guider's model_options.
+    """
+    shapes = [list(shape) for shape in (shapes if shapes is not None and len(shapes) > 1 else [noise.shape])]
+    windows = options.get("context_handler")
+    axis, length = getattr(windows, "dim", None), getattr(windows, "context_length", None)
+    if isinstance(axis, int) and isinstance(length, int) and 0 <= axis < len(shapes[0]):
+        shapes[0][axis] = min(shapes[0][axis], length)
+    latents = [torch.empty(shape, device="meta") for shape in shapes]
+    context = torch.empty(1, 1, 1, device="meta")
+    layout = read_layout(model, family, {"x": latents if len(latents) > 1 else latents[0], "context": context})
+    return None if isinstance(layout, str) else layout[:3]
+
+
+def prompt_label(conds: Mapping[str, Sequence[Mapping]]) -> str:
+    """A name for the prompts of a guider, texts and images: the same for the same ones, and nothing can be read out of
+    it."""
+    told = hashlib.sha256()
+    for cond in itertools.chain.from_iterable(conds.values()):
+        for given in (cond.get(name) for name in PROMPTS):
+            if isinstance(given, Tensor):
+                told.update(given.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return f"prompt {told.hexdigest()[:8]}"

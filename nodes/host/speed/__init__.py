@@ -1,0 +1,1 @@
+"""What attention costs on this device, and which way is the fastest."""
