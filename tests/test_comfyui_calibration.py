@@ -80,7 +80,7 @@ def test_the_first_generation_finds_a_plan_and_the_second_runs_it(fresh: Server)
     second, line = generate(fresh)
     print("second generation:", line)
     assert counts(line) == ((STEPS - WARM_UP) * LAYERS, WARM_UP * LAYERS)
-    assert f"plan user/calibrated/{plan.stem}, 5x8x11 tokens" in line
+    assert f"plan user/calibrated/{plan.stem} (measured), 5x8x11 tokens" in line
     assert f"calibrated plan of {load_plan(plan).provenance.date}, 1 prompt" in line
     assert "measured" not in line
     assert torch.equal(second, first)
@@ -215,7 +215,7 @@ def test_copies_of_a_model_share_its_plan(fresh: Server, copy: str, first: bool)
     _, line = generate(fresh, prompts[0])
     assert "kept as" in line
     _, line = generate(fresh, prompts[1])
-    assert "calibrated plan of" in line and "measured" not in line
+    assert "calibrated plan of" in line and " calls in " not in line
     patched_weights = load_header(kept(fresh)[0]).parameters["patched_weights"]
     assert (patched_weights > 0) == (first and "LoRA" in copy)
 

@@ -175,7 +175,7 @@ def test_the_users_own_plan_of_the_model_comes_first(server: Server) -> None:
     before = len(server.log_text())
     latents(server, patched(None, calibrate=False))
     line = report(server, before)
-    assert "wan, plan user/mine, 5x8x11 tokens" in line
+    assert "wan, plan user/mine (measured), 5x8x11 tokens" in line
     assert "no plan connected: your own of this model is used" in line
     forget(server)
     before = len(server.log_text())
@@ -207,7 +207,7 @@ def test_a_shared_plan_runs_the_same_where_its_file_is_not(server: Server) -> No
     path.unlink()
     before = len(server.log_text())
     assert torch.equal(latents(server, with_text(text)), named)
-    assert "wan, plan shared in the workflow, 5x8x11 tokens" in report(server, before)
+    assert "wan, plan shared in the workflow (measured), 5x8x11 tokens" in report(server, before)
     before = len(server.log_text())
     for broken, says in ((text[:-3], "is damaged"), (text[3:], "is no plan"), ("{}", "is no plan")):
         with pytest.raises(PromptError, match=says):

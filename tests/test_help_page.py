@@ -179,7 +179,7 @@ def test_the_line_is_what_a_report_looks_like() -> None:
         "0.11: height and width and density are far off, profile at this size"
     )
     times = "a call takes at density 0.10 1137.20 ms sparse and 3596.53 ms dense"
-    assert ledger.line("wan, plan user/small_wan", times) == LINE
+    assert ledger.line("wan, plan user/small_wan (measured)", times) == LINE
     rest = LINE.removeprefix("Sparse-vDiT: ")
     for part in PARTS:
         found = re.match(r"[ ,;:]*" + pattern(part), rest)

@@ -73,7 +73,7 @@ class PlanEngine:
         kept: KeptDense = NOTHING_KEPT,
     ):
         self.whole, self.kept = plan, kept
-        grade = "" if plan.card is None else f" ({plan.grade})"  # of plans that ship
+        grade = "" if plan.grade == "calibrate" else f" ({plan.grade})"  # nothing of it was measured
         self.title = f"{plan.family}, plan {plan_name(plan)}{grade}"
         plan = with_dense(plan, kept)
         self.bound = BoundPlan(plan)
