@@ -1,9 +1,10 @@
 """Plans made the way the shipped ones are, on the small Wan: do they hold what a search of the model itself gives?
 
 Of two scenes the density of keys of every head is measured, as it is public of real models. From it follows the prior
-plan, by the shipped plans' rule. A third scene's dense warm-up then completes it, as the first generation of a user
-does. Both are compared with the dense videos of other scenes, and with a plan that was searched at all noise levels for
-the density of the completed one, or of the prior one.
+plan, by the shipped plans' rule. A third scene's generation then completes it, as the first one of a user does: its
+dense warm-up gives the plan that it runs itself, and what it measures on the way, of each layer once in each band of
+noise levels, the plan of the next generations. All are compared with the dense videos of other scenes, and with a plan
+that was searched with everything known for the same density below the warm-up.
 
     python benchmarks/prior_plans.py
     python benchmarks/prior_plans.py --presets fast --prompts 4
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
+from collections import Counter
 
 import numpy as np
 import tile_needs
@@ -31,23 +34,27 @@ from small_wan_runs import (
     LEAST_STEPS,
     MODEL,
     QUERY_TILE,
+    output_grams,
+    plan_attention,
     profile_scenes,
     random_scene,
     warmup_sigma,
     warmup_steps,
 )
 from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.nodes.host.calibration.calibrated_plan import LATER_BANDS
 from sparse_vdit.plans.building.parts import routed
 from sparse_vdit.plans.building.rule import RULES, Rule
+from sparse_vdit.plans.candidates import default_candidates
 from sparse_vdit.plans.card import Card
 from sparse_vdit.plans.limits import limits_of
-from sparse_vdit.plans.plan import Band, Plan, Provenance
-from sparse_vdit.plans.profile import Profile
+from sparse_vdit.plans.plan import EVERY_SIGMA, Band, Plan, Provenance
+from sparse_vdit.plans.profiler import Profiler
 from sparse_vdit.plans.search import search_budget
 
 STEPS = 12
 CALIBRATION_SEED = PROFILE_SEED + 100
-CALIBRATION_ROWS = 128  # of a head, as in a generation
+ROWS = 128  # of a head, as in a generation
 TILES = {"query_tile": QUERY_TILE, "key_tile": KEY_TILE}
 
 
@@ -80,17 +87,59 @@ def prior_plan(keys: np.ndarray, rule: Rule, steps: int) -> Plan:
     return Plan(FAMILY, *keys.shape, 128, GRID, patterns, (band,), "prior", Provenance(model=MODEL), card)
 
 
-def calibrated(run: Comparison) -> Profile:
-    """What a first generation measures in its warm-up."""
+@dataclasses.dataclass
+class FirstGeneration:
+    """Attention of a user's first generation: the warm-up is dense and measured, a plan found from it runs the rest,
+    where each layer is measured once in each band."""
+
+    run: Comparison
+    preset: str
+    prior: Plan
+
+    def __post_init__(self) -> None:
+        model, sigmas, first = self.run.model, sigma_schedule(self.run.steps).tolist(), warmup_steps(self.run.steps)
+        later = (sigmas[first + (self.run.steps - first) * part // LATER_BANDS] + 1e-6 for part in range(LATER_BANDS))
+        bands = list(itertools.pairwise((EVERY_SIGMA, *later, 0.0)))
+        self.profiler = Profiler(
+            FAMILY, MODEL, model.num_layers, model.num_heads, 128, default_candidates(), bands, rows=ROWS, **TILES
+        )
+        self.grams = output_grams(model)
+        self.plan: Plan | None = None
+        self.attend = None
+        self.seen: set[tuple[int, int]] = set()
+
+    def searched(self) -> Plan:
+        """The plan of what was measured by now, for all noise levels below the warm-up."""
+        plan = search_budget(self.profiler.profile(), preset=self.preset, limits=limits_of(self.prior, **TILES))
+        bands = plan.bands[1:] or plan.bands  # the warm-up stays dense
+        edges = (warmup_sigma(self.run.steps), *(band.sigma_high for band in bands[1:]), 0.0)
+        levels = itertools.pairwise(edges)
+        return dataclasses.replace(
+            plan, bands=tuple(Band(*level, band.heads) for band, level in zip(bands, levels, strict=True))
+        )
+
+    def __call__(self, sigma: float) -> AttentionHook:
+        band = self.profiler.band_at(sigma)
+        if band > 0 and self.plan is None:
+            self.plan = self.searched()
+            self.attend = plan_attention(self.plan, Counter())
+        attend = dense_attention if self.plan is None else self.attend(sigma)
+
+        def hook(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, shape: tuple) -> torch.Tensor:
+            if band == 0 or (band, layer) not in self.seen:
+                self.seen.add((band, layer))
+                self.profiler.observe(layer, sigma, q, k, v, TokenGrid(*shape), self.grams[layer])
+            return attend(layer, q, k, v, shape)
+
+        return hook
+
+
+def completed(run: Comparison, preset: str, prior: Plan) -> dict[str, Plan]:
+    """The plans of the first generation, and of the next ones."""
     scene: Scene = random_scene(torch.Generator().manual_seed(CALIBRATION_SEED))
-    return profile_scenes(run.model, [scene], steps=run.steps, every=1, rows=CALIBRATION_ROWS, in_warmup=True)
-
-
-def completed(profile: Profile, preset: str, prior: Plan) -> Plan:
-    """The plan that a first generation finds, below the warm-up."""
-    plan = search_budget(profile, preset=preset, limits=limits_of(prior, **TILES))
-    (band,) = plan.bands
-    return dataclasses.replace(plan, bands=(dataclasses.replace(prior.bands[0], heads=band.heads),))
+    first = FirstGeneration(run, preset, prior)
+    sample(run.model, encode([scene]), GRID, run.steps, seed=CALIBRATION_SEED, attention=first)
+    return {"first generation": first.plan, "next generations": first.searched()}
 
 
 def main() -> None:
@@ -102,11 +151,11 @@ def main() -> None:
     if args.prompts < 1 or not LEAST_STEPS <= args.steps <= 1000:
         parser.error(f"--prompts has to be at least 1 and --steps {LEAST_STEPS} to 1000")
     run = Comparison(args.prompts, args.steps, "cpu")
-    keys, warm_up = key_densities(run), calibrated(run)
+    keys = key_densities(run)
     full = profile_scenes(run.model, run.profiled, steps=args.steps)
     for preset in args.presets:
         prior = prior_plan(keys, RULES[preset], args.steps)
-        plans = {"prior": prior, "completed": completed(warm_up, preset, prior)}
+        plans = {"prior": prior, **completed(run, preset, prior)}
         for name, plan in plans.items():
             row = run.measure(plan, name, f"{name}, {preset}", judge=False)
             save_results("prior_plans", run.rows)  # already now: a plan takes minutes

@@ -13,7 +13,7 @@ from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
 from sparse_vdit.nodes.host.attention.attention_op import split_heads
 from sparse_vdit.nodes.host.calibration.calibrated_model import CalibratedModel
-from sparse_vdit.nodes.host.calibration.calibrated_plan import BANDS, FINGERPRINT
+from sparse_vdit.nodes.host.calibration.calibrated_plan import FINGERPRINT
 from sparse_vdit.nodes.host.calibration.calibration import CalibrationEngine
 from sparse_vdit.nodes.host.calibration.kept_plans import KeptPlans
 from sparse_vdit.nodes.host.calibration.measuring import Measuring
@@ -35,6 +35,7 @@ from sparse_vdit.plans.profiler import Profiler
 GRID = (5, 8, 9)
 LAYERS, START = 3, 0.9
 SIGMAS = (1.0, 0.95, 0.6, 0.3)
+BANDS = ((EVERY_SIGMA, START), (START, 0.45), (0.45, 0.0))
 CANDIDATES = (
     Dense(),
     Skip(),
@@ -61,14 +62,22 @@ def model(layers: int = LAYERS) -> SmallWan:
     return SmallWan(num_layers=layers)
 
 
-def measuring(steps: int, prompt: str = "prompt a", rows: int = 32, fingerprint: Fingerprint = KNOWN) -> Measuring:
+def measuring(
+    steps: int,
+    prompt: str = "prompt a",
+    rows: int = 32,
+    fingerprint: Fingerprint = KNOWN,
+    sigmas: tuple[float, ...] = SIGMAS,
+    known: frozenset[tuple[int, int]] = frozenset(),
+) -> Measuring:
     network = model()
 
     def engine(_: int) -> ProfileEngine:
         profiler = Profiler("wan", "toy", LAYERS, 3, 128, CANDIDATES, BANDS, rows=rows, prompts=(prompt,))
         return ProfileEngine(profiler, network, WAN)
 
-    return Measuring(engine, LAYERS, steps, {FINGERPRINT: str(fingerprint)})
+    later = sorted({sigma for sigma in sigmas if sigma <= START})
+    return Measuring(engine, LAYERS, steps, {FINGERPRINT: str(fingerprint)}, later=later, known=known)
 
 
 def kept(folder: Path, fingerprint: Fingerprint | None = KNOWN, sigmas: tuple[float, ...] = SIGMAS) -> KeptPlans:
@@ -91,11 +100,12 @@ def calibration(
     found = CalibratedModel(kept(folder, fingerprint, sigmas), preset, GRID, costs, shipped)
     begin = max(START, found.measured_up_to() if few else 0.0)
     backend = "torch" if race is None else "auto"
+    measures = measuring(steps, prompt, fingerprint=fingerprint or KNOWN, sigmas=sigmas, known=found.known())
     engine = CalibrationEngine(
         "wan, calibrating",
         (LAYERS, 3),
         found,
-        measuring(steps, prompt, fingerprint=fingerprint or KNOWN) if found.wants(prompt) else None,
+        measures if found.wants(prompt) else None,
         lambda plan: PlanEngine(plan, begin, 0.0, backend, race=race),
         found.plan,
         KernelChoice(race, torch.no_grad),

@@ -7,16 +7,32 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrations import ALL, CANDIDATES, GRID, LAYERS, NONE, START, calibration, forward, generate, kept, measuring
+from calibrations import (
+    ALL,
+    BANDS,
+    CANDIDATES,
+    GRID,
+    LAYERS,
+    NONE,
+    START,
+    calibration,
+    forward,
+    generate,
+    kept,
+    measuring,
+)
 from sparse_vdit.nodes.host.calibration import calibrated_model
 from sparse_vdit.nodes.host.calibration import measuring as measuring_module
+from sparse_vdit.nodes.host.calibration.calibrated_plan import LATER_BANDS, calibration_bands
 from sparse_vdit.nodes.host.calibration.calibration import CalibrationEngine, begun
 from sparse_vdit.nodes.host.calibration.measuring import MOST_SHARE, OTHER_SIZE, judged_share
 from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.nodes.host.runs.engine import Call, Engine
 from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.speed.race import Race
+from sparse_vdit.plans.files import load_plan
 from sparse_vdit.plans.plan import EVERY_SIGMA
+from sparse_vdit.plans.profile_files import load_profile
 
 
 def test_takes_what_the_protocol_says() -> None:
@@ -72,15 +88,53 @@ def test_layers_are_spread_over_the_dense_steps_where_all_at_once_would_cost_too
 
 
 def test_without_a_dense_step_the_first_one_is_measured_once(tmp_path: Path) -> None:
-    """The second of two samplers: one prompt of its first step, which is dense for both, and none of the next run."""
+    """The second of two samplers: one prompt of its first step, which is dense for both. The next run is sparse from
+    the first step on, and its band is measured on the way, spread over both."""
     sigmas = (0.8, 0.8, 0.5, 0.5)
-    run = calibration(tmp_path, steps=0)
+    run = calibration(tmp_path, steps=0, sigmas=sigmas)
     assert generate(run, sigmas) == [NONE, NONE, ALL, ALL]
     assert run.ledger.dense == {reasons.MEASURED: 2 * LAYERS}
     assert run.engine.measuring.levels == [0.8] * LAYERS
-    again = calibration(tmp_path, steps=0, prompt="prompt b")
+    again = calibration(tmp_path, steps=0, prompt="prompt b", sigmas=sigmas)
     assert generate(again, sigmas) == [ALL] * 4
-    assert not again.engine.measuring.levels
+    assert again.engine.measuring.levels == [0.8, 0.8, 0.5]
+
+
+def test_later_noise_levels_are_measured_while_the_run_is_sparse_each_layer_once_in_a_band(tmp_path: Path) -> None:
+    """Spread over the band's steps; the plan of the run itself knows the warm-up alone, that of the next one all."""
+    sigmas = (1.0, 0.95, 0.8, 0.7, 0.6, 0.3)
+    run = calibration(tmp_path, sigmas=sigmas)
+    assert generate(run, sigmas) == [NONE, NONE, ALL, ALL, ALL, ALL]
+    later = [level for level in run.engine.measuring.levels if level <= START]
+    assert later == [0.8, 0.7, 0.6, *[0.3] * LAYERS]
+    assert len(run.engine.planned.plan.bands) == 1
+    (profile,), (plan,) = tmp_path.glob("*.safetensors"), tmp_path.glob("*.json")
+    assert load_profile(profile).samples.tolist() == [[1] * LAYERS] * 3
+    bands = [(band.sigma_high, band.sigma_low) for band in load_plan(plan).bands]
+    assert bands == list(BANDS)
+    assert "for the next run kept as" in run.report() and "knows later noise levels too" in run.report()
+
+
+def test_a_band_that_no_run_has_measured_is_measured_of_the_same_prompt_too(tmp_path: Path) -> None:
+    """Until every layer was: a sampler that leaves out steps comes to all of them in a few runs, the missing first."""
+    generate(calibration(tmp_path, sigmas=(1.0, 0.95, 0.6)), (1.0, 0.95, 0.6))
+    sigmas = (1.0, 0.95, 0.4, 0.3, 0.2)
+    for steps, layers in ((sigmas[:3], [1, 0, 0]), (sigmas[:4], [1, 1, 1])):
+        run = calibration(tmp_path, sigmas=sigmas)
+        generate(run, steps)
+        (profile,) = tmp_path.glob("*.safetensors")
+        assert load_profile(profile).samples[2].tolist() == layers
+    assert calibration(tmp_path, sigmas=sigmas).engine.measuring is None
+
+
+def test_bands_of_a_schedule() -> None:
+    """They cover all noise levels; the first ends where the warm-up does, without one there is none more."""
+    bands = calibration_bands(0.2, lambda part: 1 - part)
+    assert [high for high, _ in bands[1:]] == pytest.approx([0.8, 0.8 * 2 / 3, 0.8 / 3], rel=1e-3)
+    assert bands[0][0] == EVERY_SIGMA and bands[-1][1] == 0.0
+    assert [low for _, low in bands[:-1]] == [high for high, _ in bands[1:]]
+    comfyui = calibration_bands(0.0, lambda part: 999999999.9 if part == 0 else 14.6 * (1 - part) ** 7)
+    assert len(comfyui) == LATER_BANDS and comfyui[0][0] == EVERY_SIGMA
 
 
 def test_what_the_warm_up_left_out_is_measured_in_the_next_step(tmp_path: Path) -> None:
@@ -89,7 +143,7 @@ def test_what_the_warm_up_left_out_is_measured_in_the_next_step(tmp_path: Path) 
     forward(run, 1.0, layers=range(LAYERS - 1))
     assert forward(run, 0.5) == NONE
     assert run.ledger.dense == {reasons.WARM_UP: LAYERS - 1, reasons.MEASURED: LAYERS}
-    assert run.engine.measuring.levels == [1.0, 1.0, 0.5]
+    assert run.engine.measuring.levels == [1.0, 1.0, 0.5, 0.5, 0.5]
     assert forward(run, 0.3) == ALL
 
 
@@ -106,7 +160,7 @@ def test_few_steps_follow_the_kept_plan_from_the_first_on(tmp_path: Path) -> Non
     run = calibration(tmp_path, prompt="prompt b", few=True)
     assert generate(run, (1.0, 0.95, 0.5)) == [NONE, ALL, ALL]
     assert run.ledger.dense == {reasons.WARM_UP: LAYERS}
-    assert set(run.engine.measuring.levels) == {1.0, 0.95}
+    assert set(run.engine.measuring.levels) == {1.0, 0.95, 0.5}
     third = calibration(tmp_path, prompt="prompt b", few=True)
     assert generate(third, (1.0, 0.95, 0.5)) == [ALL, ALL, ALL]
     assert generate(calibration(tmp_path, prompt="prompt b"), (1.0, 0.95, 0.5)) == [NONE, NONE, ALL]
@@ -121,8 +175,8 @@ def test_videos_of_another_size_in_one_run_are_left_out(tmp_path: Path) -> None:
     assert forward(run, 0.5) == forward(run, 0.5, grid=longer) == ALL
     run.free()
     run.engine.keep()
-    assert run.engine.measuring.refused == {OTHER_SIZE: LAYERS}
-    assert f"{LAYERS} left out: {OTHER_SIZE}" in run.report()
+    assert run.engine.measuring.refused == {OTHER_SIZE: 2 * LAYERS}
+    assert f"{2 * LAYERS} left out: {OTHER_SIZE}" in run.report()
 
 
 def test_masked_text_cannot_be_measured_and_the_report_says_so(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_shipped_plan_that_fits_runs_and_is_completed(models: Server, case: Ca
         assert reasons.NO_BAND in line  # above the first of STA's steps
         assert counts(line)[0] >= case.layers
     else:
-        assert f"user/down ({plan.grade}) completed: found in this run; kept as user/calibrated/" in line
+        assert f"user/down ({plan.grade}) completed: found in this run; for the next run kept as user/" in line
         assert len(found) == 1 and load_plan(found[0]).provenance.parameters["completes"].startswith(plan.card.model)
     if plan.grade == "prior":
         line = run(models, case, "user/down", calibrate=False)[1]
@@ -138,7 +138,7 @@ def test_a_model_of_a_published_shape_gets_its_plan_by_itself(wan_13b: Server) -
     for line in lines:
         assert "taken for Wan 2.1 1.3B T2V or a fine-tune of it, by 30 layers of 12 heads" in line
     assert f"wan, plan {name} (prior), 5x7x9 tokens: " in as_shipped and counts(as_shipped)[0] >= 30
-    assert f"{name} (prior) completed: found in this run; kept as user/calibrated/" in first
+    assert f"{name} (prior) completed: found in this run; for the next run kept as user/" in first
     assert f"{name} (prior) completed: calibrated plan of" in second
     assert counts(second)[0] > counts(first)[0]
 

@@ -48,8 +48,16 @@ def test_a_profile_that_cannot_be_opened_just_now_is_there_again_at_the_end(
 LATER = (0.6, 0.3)
 
 
-def test_a_model_alike_at_other_noise_levels_has_a_plan_of_its_own(folder: Path) -> None:
-    """The second expert of Wan 2.2, which is like the first one up to the rounding of 8 bits."""
+@pytest.fixture
+def first_stage(tmp_path: Path) -> Path:
+    """What the first expert of Wan 2.2 leaves, which sees high noise levels alone."""
+    generate(calibration(tmp_path, sigmas=(1.0, 0.95)), (1.0, 0.95))
+    return tmp_path
+
+
+def test_a_model_alike_at_other_noise_levels_has_a_plan_of_its_own(first_stage: Path) -> None:
+    """The second expert, which is like the first one up to the rounding of 8 bits."""
+    folder = first_stage
     before = listing(folder)
     stage = {"steps": 0, "fingerprint": COPY, "sigmas": LATER}
     assert generate(calibration(folder, **stage), LATER) == [NONE, ALL]
@@ -65,8 +73,8 @@ def test_a_model_alike_at_other_noise_levels_has_a_plan_of_its_own(folder: Path)
 @pytest.mark.parametrize(("fingerprint", "sigmas", "found"), [
     (KNOWN, LATER, True), (COPY, SIGMAS, True), (COPY, (0.97, 0.5), True), (COPY, LATER, False), (COPY, (9.0,), False),
 ])  # fmt: skip
-def test_which_copies_share_a_plan(folder: Path, fingerprint: Fingerprint, sigmas: tuple, found: bool) -> None:
-    assert (calibration(folder, fingerprint=fingerprint, sigmas=sigmas).engine.planned is not None) == found
+def test_which_copies_share_a_plan(first_stage: Path, fingerprint: Fingerprint, sigmas: tuple, found: bool) -> None:
+    assert (calibration(first_stage, fingerprint=fingerprint, sigmas=sigmas).engine.planned is not None) == found
 
 
 def test_a_plan_is_searched_again_once_times_are_measured(folder: Path) -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from calibrations import calibration, generate, kept, toy
+from calibrations import SIGMAS, calibration, generate, kept, toy
 from load_pack import ROOT
 from model_stand_ins import (
     GRID,
@@ -120,8 +120,8 @@ def shipped() -> list[str]:
 
 
 def calibrated() -> list[str]:
-    """What is said of runs without a plan: the first, the next, one of a model that is not known again, and of a file
-    that is broken. The last five as their sources, which take other trouble, have them."""
+    """What is said of runs without a plan: the first, the next, one of a model that is not known again, one that ends
+    in the warm-up; and of a broken file. The last five as their sources, which take other trouble, have them."""
     told = []
     with TemporaryDirectory() as place:
         folder = Path(place)
@@ -129,6 +129,9 @@ def calibrated() -> list[str]:
             run = calibration(folder, **options)
             generate(run)
             told += run.engine.notes
+        in_warm_up = calibration(folder / "other")
+        generate(in_warm_up, SIGMAS[:2])
+        told += in_warm_up.engine.notes
         (plan,) = folder.glob("*.json")
         plan.write_text("{}")
         files = kept(folder)

@@ -48,9 +48,9 @@ def test_the_second_run_finds_the_plan_and_changes_nothing(folder: Path) -> None
     assert listing(folder) == before
     date = load_plan(files(folder)[1]).provenance.date
     line = run.report()
-    assert f"plan user/calibrated/{files(folder)[1].stem}, " in line
+    assert f"plan user/calibrated/{files(folder)[1].stem} (measured), " in line
     assert f"no plan connected and none shipped: calibrated plan of {date}, 1 prompt" in line
-    assert "measured" not in line
+    assert " calls in " not in line
 
 
 def test_prompts_add_up_until_there_are_enough(folder: Path) -> None:
@@ -72,9 +72,9 @@ def test_prompts_add_up_until_there_are_enough(folder: Path) -> None:
 def test_what_was_measured_is_noted_of_all_runs(folder: Path) -> None:
     generate(calibration(folder, prompt="prompt b"), (0.99, 0.92, 0.3))
     header = load_profile(files(folder)[0]).header
-    assert noise_levels(header) == (1.0, 0.92)
+    assert noise_levels(header) == (1.0, 0.3)
     assert header.parameters["rows"] == 32  # still a number: sampling errors are told by it
-    assert load_plan(files(folder)[1]).provenance.parameters["sigma_low"] == 0.92
+    assert load_plan(files(folder)[1]).provenance.parameters["sigma_low"] == 0.3
 
 
 def test_another_preset_is_searched_without_measuring_and_kept_beside(folder: Path) -> None:
@@ -270,7 +270,7 @@ def test_profiles_of_other_candidates_are_not_mixed(folder: Path) -> None:
     assert len(run.report()) < 1500
     assert (folder / f"{profile.name}.aside").read_bytes() == content
     assert load_profile(profile).header.prompts == load_plan(files(folder)[1]).provenance.prompts == ("prompt b",)
-    assert "measured" not in second(folder, prompt="prompt b").report()
+    assert " calls in " not in second(folder, prompt="prompt b").report()
 
 
 def test_odd_numbers_in_a_profile_are_no_noise_levels(folder: Path) -> None:

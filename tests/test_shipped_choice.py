@@ -113,7 +113,7 @@ def found_plan(folder: Path) -> Plan:
 def test_the_first_run_completes_the_shipped_plan_and_the_second_begins_with_it(tmp_path: Path, grade: str) -> None:
     first = calibration(tmp_path, shipped=toy(grade))
     assert generate(first) == [NONE, NONE, ALL, ALL]
-    assert f"wan/toy.{grade} ({grade}) completed: found in this run; kept as user/calibrated/" in first.report()
+    assert f"wan/toy.{grade} ({grade}) completed: found in this run; for the next run kept as user/" in first.report()
     plan = found_plan(tmp_path)
     assert plan.grade == "measured" and plan.card is None
     assert plan.provenance.parameters[COMPLETES].startswith(f"Toy, {grade}, ")

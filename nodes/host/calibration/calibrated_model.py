@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from ....plans.cost import HeadCosts, profile_costs
 from ....plans.plan import Plan
 from ....plans.profile import Profile, ProfileHeader
 from ....plans.search import SearchError
 from ..plan_choice.plan_names import named, plan_name
 from .calibrated_plan import joined, noise_levels, searched, up_to_date
-from .kept_plans import Kept, KeptPlans
+from .kept_plans import KEPT_AS, Kept, KeptPlans
 from .kept_plans import plan_name as kept_name
 
 MOST_PROMPTS = 4  # measured prompts, beyond which more are not worth their time
 NONE_GIVEN = "no plan connected and none shipped: "
 NEW = "found in this run"
+FOR_NEXT = "for the next run "
 
 
 class CalibratedModel:
@@ -56,11 +59,23 @@ class CalibratedModel:
             self.trouble = f"no plan was found: {error}"
 
     def wants(self, prompt: str) -> bool:
-        """Whether a run with this prompt is to be measured."""
+        """Whether a run with this prompt is to be measured: few prompts were, or one of its noise levels was not."""
         if self.found is None:
             return True
         prompts = self.found.profile.header.prompts
-        return self.found.grid == self.grid and len(prompts) < MOST_PROMPTS and prompt not in prompts
+        new = (len(prompts) < MOST_PROMPTS and prompt not in prompts) or self._unknown_level()
+        return self.found.grid == self.grid and new
+
+    def _unknown_level(self) -> bool:
+        """Whether the run has a noise level of a band that was not measured in every layer."""
+        header, measured = self.found.profile.header, self.found.profile.measured_bands()
+        unknown = [band for number, band in enumerate(header.bands) if number not in measured]
+        return any(low < sigma <= high for sigma in self.kept.sigmas for high, low in unknown)
+
+    def known(self) -> frozenset[tuple[int, int]]:
+        """(band, layer) that earlier runs have measured."""
+        samples = torch.zeros(0, 0) if self.found is None else self.found.profile.samples
+        return frozenset(map(tuple, samples.nonzero().tolist()))
 
     def measured_up_to(self) -> float:
         """The highest noise level that the kept plan was measured at, 0 where there is none."""
@@ -106,16 +121,17 @@ class CalibratedModel:
         """Add a run's measurements to what is kept by now, perhaps of another ComfyUI, and keep the plan of both."""
         now = self.kept.find(profile.header.grid)
         if now is None or now.grid != profile.header.grid:
-            own = self.plan if self.found is None else None
-            return self.kept.keep(profile, own or self.search(profile), self.preset, None)
+            kept = self.kept.keep(profile, self._searched(profile), self.preset, None)
+            more = self.plan is not None and len(profile.measured_bands()) > 1 and kept.startswith(KEPT_AS)
+            return f"{FOR_NEXT}{kept}, which knows later noise levels too" if more else kept
         try:
             profile = joined(now.profile, profile)
         except ValueError as error:
             return f"what was measured was not added: {error}"
         kept = self.kept.keep(profile, self._searched(profile), self.preset, now)
-        return f"for the next run {kept}"
+        return f"{FOR_NEXT}{kept}"
 
     def _renew(self) -> str:
         """Keep a plan that was searched from the kept profile alone."""
         searched_now = self.found is not None and self.plan is not None and not self._written
-        return f"for the next run {self.kept.keep_plan(self.found, self.plan, self.preset)}" if searched_now else ""
+        return f"{FOR_NEXT}{self.kept.keep_plan(self.found, self.plan, self.preset)}" if searched_now else ""

@@ -1,12 +1,14 @@
 """What generations have shown of a model, as a profile that grows, and the plans that are searched from it.
 
-A profile of this kind has one band for all noise levels: which of them were measured is noted beside it.
+A profile of this kind has bands for all noise levels, some of which may not be measured yet; a plan of it runs at the
+others by what is known of the nearest.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ....kernels.patterns import Pattern
@@ -14,17 +16,30 @@ from ....kernels.tiling import KEY_TILE, QUERY_TILE
 from ....plans.cost import FLOP_MODEL, HeadCosts
 from ....plans.files import plan_bytes
 from ....plans.limits import limits_of
-from ....plans.plan import EVERY_SIGMA, Plan, Provenance
+from ....plans.plan import EVERY_SIGMA, Band, Plan, Provenance
 from ....plans.presets import PRESETS
 from ....plans.profile import FLOWS, Profile, ProfileHeader, differing_candidates, merge_profiles
 from ....plans.search import search_budget
 from ..runs.plan_engine import SIGMA_SLACK
 
-BANDS = ((EVERY_SIGMA, 0.0),)
+LATER_BANDS = 3
+"""Bands of noise levels below the warm-up."""
 SOURCE = "measured in the warm-up of generations"
 COMPLETES = "completes"
 """Note of the shipped plan that a calibrated one completes."""
 FINGERPRINT, HIGHEST, LOWEST, PATCHED = "fingerprint", "sigma_high", "sigma_low", "patched_weights"
+
+
+def calibration_bands(start: float, percent_to_sigma: Callable[[float], float]) -> tuple[tuple[float, float], ...]:
+    """(sigma_high, sigma_low) of the warm-up, and of equal parts of the schedule below it.
+
+    Args:
+        start: part of the schedule where the warm-up ends, 0 for none.
+    """
+    parts = (start + (1 - start) * number / LATER_BANDS for number in range(LATER_BANDS))
+    levels = (percent_to_sigma(part) * (1 + SIGMA_SLACK) for part in parts)
+    edges = {EVERY_SIGMA, 0.0, *(level for level in levels if 0 < level < EVERY_SIGMA)}
+    return tuple(itertools.pairwise(sorted(edges, reverse=True)))
 
 
 def noted(profile: Profile, notes: dict[str, float | int | str]) -> Profile:
@@ -69,7 +84,15 @@ def searched(profile: Profile, preset: str, costs: HeadCosts | None = None, ship
         notes[COMPLETES] = completes(shipped)
         text = f"{text} Completes the shipped plan of {shipped.provenance.model}, grade {shipped.grade}."
     parameters = {**plan.provenance.parameters, **notes}
-    return replace(plan, provenance=replace(plan.provenance, parameters=parameters, source=SOURCE, notes=text))
+    provenance = replace(plan.provenance, parameters=parameters, source=SOURCE, notes=text)
+    return replace(plan, bands=_joined(plan.bands), provenance=provenance)
+
+
+def _joined(bands: Sequence[Band]) -> tuple[Band, ...]:
+    """Bands that cover all noise levels: each reaches down to the next one."""
+    edges = (EVERY_SIGMA, *(band.sigma_high for band in bands[1:]), 0.0)
+    levels = itertools.pairwise(edges)
+    return tuple(Band(*level, band.heads) for band, level in zip(bands, levels, strict=True))
 
 
 def completes(shipped: Plan | None) -> str:
@@ -96,9 +119,9 @@ def outdated(header: ProfileHeader, candidates: Sequence[Pattern]) -> str | None
     differing = differing_candidates(header.candidates, candidates)
     if differing is not None:
         return f"it was measured for other candidates than now: {differing}"
-    measured = header.query_tile, header.key_tile, header.flow, header.bands
-    now = QUERY_TILE, KEY_TILE, FLOWS[0], BANDS
-    return None if measured == now else f"it was measured otherwise than now: tiles, flow, bands {measured} and {now}"
+    measured = header.query_tile, header.key_tile, header.flow
+    now = QUERY_TILE, KEY_TILE, FLOWS[0]
+    return None if measured == now else f"it was measured otherwise than now: tiles, flow {measured} and {now}"
 
 
 def up_to_date(plan: Plan, profile: Profile, preset: str, times: str, shipped: Plan | None = None) -> bool:
@@ -112,6 +135,8 @@ def up_to_date(plan: Plan, profile: Profile, preset: str, times: str, shipped: P
     if known.parameters.get(COMPLETES, "") != completes(shipped):
         return False
     if known.prompts != profile.header.prompts or known.parameters.get("error") != PRESETS[preset]:
+        return False
+    if known.parameters.get("samples") != int(profile.samples.sum()):
         return False
     return times in (FLOP_MODEL, known.parameters.get("times"))
 

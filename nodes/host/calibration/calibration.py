@@ -1,6 +1,7 @@
 """Calibration in the run: heads are measured while it is dense, and the plan found runs from then on.
 
-A model with a kept plan runs that one, and the dense steps of its next few prompts add to what was measured.
+They are measured on while it is sparse, for the plan of the next run. A model with a kept plan runs that one, and its
+next few prompts add to what was measured.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class CalibrationEngine:
         self._dense: str | None = None
         self._warm = True
         self._first_below: float | None = None
+        self._searched = False
 
     @property
     def title(self) -> str:
@@ -96,19 +98,16 @@ class CalibrationEngine:
         self._warm = sigma > self.sigma_start * (1 + SIGMA_SLACK)
         if self.measuring is not None and not self.measuring.stopped:
             if self._over(sigma):
-                self._finish_measuring()
-            else:
-                self.measuring.begin(sigma)
+                self._find_plan()
+            self.measuring.begin(sigma)
         self._dense = self._reason(sigma)
         return None if self._measures() else self._dense
 
     def _over(self, sigma: float) -> bool:
-        """Whether all that is to be measured was: at the end of the warm-up, or of one step more where something is
-        missing."""
-        if self._warm:
+        """Whether all that a first plan needs was measured: at the end of the warm-up, or of one step more where
+        something is missing."""
+        if self._warm or self._searched or self.planned is not None:
             return False
-        if self.planned is not None:
-            return True
         if sigma == self.measuring.sigma:  # another forward of the same step
             return False
         if self.measuring.complete:
@@ -126,15 +125,13 @@ class CalibrationEngine:
             return reasons.WARM_UP
         if sigma < self.sigma_end * (1 - SIGMA_SLACK):
             return reasons.AFTER_END
-        return reasons.MEASURED if self._measures() else reasons.NOT_CALIBRATED
+        return reasons.MEASURED if self._measures() and not self._searched else reasons.NOT_CALIBRATED
 
-    def _finish_measuring(self) -> None:
-        """The measuring is over: search the plan where there is none."""
-        profile = self.measuring.profile()
-        if self.planned is not None:
-            return
+    def _find_plan(self) -> None:
+        """Search the run's plan."""
+        self._searched = True
         try:
-            self.planned = self.make_engine(self._search(profile))
+            self.planned = self.make_engine(self._search(self.measuring.so_far()))
         except SearchError as error:
             self.notes.append(f"no plan was found: {error}")
         except Exception as error:
@@ -164,7 +161,8 @@ class CalibrationEngine:
         """By the plan, or the reason for dense; measured before."""
         if self._measures():
             try:
-                if self.measuring.wants(call, spread=self._warm):
+                sparse = self._dense is None or self._searched
+                if self.measuring.wants(call, self._warm and not sparse, sparse):
                     self.measuring.observe(run, call)
             except Exception as error:
                 self._failed(error)

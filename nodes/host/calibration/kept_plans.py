@@ -32,6 +32,7 @@ CALIBRATED = "calibrated"
 PREFIX = f"user/{CALIBRATED}/"
 """Of the names that Load Sparse Plan lists them by."""
 
+KEPT_AS = "kept as "
 NOT_CALIBRATED, OTHER_MODEL = "it was not made while sampling", "it is of another model"
 
 Grid = tuple[int, int, int]
@@ -131,7 +132,7 @@ class KeptPlans:
         except OSError as error:
             return f"not kept: {error}"
         named(plan, plan_name(stem, preset))
-        return f"kept as {plan_name(stem, preset)}"
+        return f"{KEPT_AS}{plan_name(stem, preset)}"
 
     def _distance(self, header: ProfileHeader) -> float:
         return self.fingerprint.distance(read_fingerprint(header.parameters[FINGERPRINT]))

@@ -1,11 +1,15 @@
-"""Measures heads while a run is dense anyway: which calls, and at what cost beside the dense ones."""
+"""Measures heads while a run goes on: which calls, and at what cost beside the dense ones.
+
+In the dense steps that is what a first plan is searched from. In the sparse ones after them each layer is measured once
+in each band of noise levels, on the queries and keys that are there: the plan of the next run knows all noise levels.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 
 from ....plans.profile import Profile
 from ..runs.engine import Call
@@ -24,14 +28,16 @@ OTHER_SIZE = "video of another size than the one that is measured"
 
 
 class Measuring:
-    """What one run measures. Every layer once, spread over the dense steps; rows are left out where that is too much.
+    """What one run measures. Every layer, spread over the steps of a band; rows are left out where that is too much.
 
     Args:
         make_engine: the profile engine for so many rows of a head.
         layers: of the model.
         steps: dense steps of this sampler, over which layers are spread; 0 where it has none.
         notes: for the profile.
-        progress: is told how many of how many layers were measured.
+        progress: is told how many of how many layers were measured for the first plan.
+        later: noise levels of the steps after them.
+        known: (band, layer) that earlier runs have measured, whose turn comes last.
     """
 
     def __init__(
@@ -41,9 +47,12 @@ class Measuring:
         steps: int,
         notes: dict[str, float | int | str],
         progress: Callable[[int, int], None] = lambda done, of: None,
+        later: Sequence[float] = (),
+        known: frozenset[tuple[int, int]] = frozenset(),
     ):
         self.progress = progress
         self.make_engine, self.layers, self.steps, self.notes = make_engine, layers, max(1, steps), notes
+        self.later, self.known = tuple(later), known
         self.engine: ProfileEngine | None = None
         self.parts, self.step, self.sigma = 1, -1, math.inf
         self.levels: list[float] = []
@@ -51,15 +60,15 @@ class Measuring:
         self.milliseconds, self.began, self.seconds = 0.0, 0.0, 0.0
         self.stopped = False
         self._ended, self._judged = (0.0, 0.0), False
-        self._seen: set[int] = set()
-        self._before: set[int] = set()
+        self._seen: defaultdict[int, set[int]] = defaultdict(set)  # layers by band
+        self._due: set[int] | None = None
         self._here: set[int] = set()
         self._profile: Profile | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether every layer was measured."""
-        return len(self._seen) == self.layers
+        """Whether every layer was measured in one band, from which a plan can be searched."""
+        return any(len(layers) == self.layers for layers in self._seen.values())
 
     @property
     def met(self) -> bool:
@@ -69,7 +78,7 @@ class Measuring:
     def begin(self, sigma: float) -> None:
         """A forward at this noise level begins, the first of a step or another one of it."""
         if sigma != self.sigma:
-            self.step, self.sigma, self._before, self._here = self.step + 1, sigma, set(self._seen), set()
+            self.step, self.sigma, self._due, self._here = self.step + 1, sigma, None, set()
             self._keep_up()
         self.began = self.began or time.perf_counter()
 
@@ -86,19 +95,37 @@ class Measuring:
             profiler = self.engine.profiler
             profiler.use_fewer_rows(max(LEAST_ROWS, int(profiler.rows * MOST_SHARE / share)))
 
-    def wants(self, call: Call, spread: bool) -> bool:
+    def wants(self, call: Call, spread: bool, sparse: bool = False) -> bool:
         """Whether a call is to be measured: one of each layer and noise level at most, as the other prompt or context
         window of the same step costs as much again and tells little more.
 
         Args:
             spread: it is one of several dense steps; else it is in the only one, where all that is missing is wanted.
+            sparse: it is in a step that runs sparse.
         """
         if self.stopped:
             return False
         if self.engine is None:
             self._start(call)
-        wanted = call.layer % self.parts == self.step % self.parts if spread else call.layer not in self._before
-        return wanted and not self._refused(call) and call.layer not in self._here
+        if self._due is None:
+            self._due = self._due_now(spread, sparse)
+        return call.layer in self._due and not self._refused(call) and call.layer not in self._here
+
+    def _due_now(self, spread: bool, sparse: bool) -> set[int]:
+        """Layers to measure in the step that begins."""
+        if spread:
+            return {layer for layer in range(self.layers) if layer % self.parts == self.step % self.parts}
+        band = self.band_at(self.sigma)
+        missing = [layer for layer in range(self.layers) if layer not in self._seen[band]]
+        if not sparse:
+            return set(missing)
+        steps = sum(self.band_at(sigma) == band for sigma in self.later)
+        missing.sort(key=lambda layer: (band, layer) in self.known)
+        return set(missing[: math.ceil(self.layers / max(1, steps))])
+
+    def band_at(self, sigma: float) -> int | None:
+        """Number of the band that a noise level lies in."""
+        return self.engine.profiler.band_at(sigma)
 
     def _start(self, call: Call) -> None:
         """Choose rows and parts by the size of the first call."""
@@ -128,25 +155,32 @@ class Measuring:
         stop = run.time(call.q.device, "calibration", add)
         self.engine.observe(call, self.sigma)
         stop()
-        self._seen.add(call.layer)
-        self.progress(len(self._seen), self.layers)
         self._here.add(call.layer)
+        seen = self._seen[self.band_at(self.sigma)]
+        seen.add(call.layer)
+        if len(self._seen) == 1:
+            self.progress(len(seen), self.layers)
         self.levels.append(self.sigma)
 
-    def profile(self) -> Profile | None:
-        """What was measured, None where nothing of use was; nothing more is measured then."""
-        self.stopped, engine, self.engine = True, self.engine, None
-        if engine is None:
+    def so_far(self) -> Profile | None:
+        """What was measured by now, None where nothing of use was."""
+        if self.engine is None or not self.levels:
             return self._profile
-        self.seconds = time.perf_counter() - self.began
-        if self._seen:
-            notes = {**self.notes, HIGHEST: max(self.levels), LOWEST: min(self.levels)}
-            try:
-                self._profile = noted(engine.profiler.profile(), notes)
-            except ValueError as error:  # numbers of the model that are not finite
-                self.refused[str(error)] += 1
-        engine.free()
+        notes = {**self.notes, HIGHEST: max(self.levels), LOWEST: min(self.levels)}
+        try:
+            self._profile = noted(self.engine.profiler.profile(), notes)
+        except ValueError as error:  # numbers of the model that are not finite
+            self.refused[str(error)] += 1
         return self._profile
+
+    def profile(self) -> Profile | None:
+        """The same, and nothing more is measured then."""
+        found, self.stopped = self.so_far(), True
+        if self.engine is not None:
+            self.seconds = time.perf_counter() - self.began
+            self.engine.free()
+            self.engine = None
+        return found
 
     def drop(self) -> None:
         """Forget all of it, and measure nothing more."""

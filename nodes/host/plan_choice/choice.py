@@ -16,7 +16,7 @@ from ....plans.presets import DEFAULT_PRESET, PRESETS
 from ....plans.profiler import Profiler
 from ....plans.versions import installed_versions
 from ..calibration.calibrated_model import CalibratedModel
-from ..calibration.calibrated_plan import BANDS, FINGERPRINT, PATCHED
+from ..calibration.calibrated_plan import FINGERPRINT, PATCHED, calibration_bands
 from ..calibration.calibration import NO_WARM_UP, CalibrationEngine, begun
 from ..calibration.kept_plans import KeptPlans
 from ..calibration.measuring import Measuring
@@ -154,7 +154,7 @@ def _calibration(
     few = whole_steps(sampling.sigmas, sampling.percent_to_sigma) < FEW_STEPS + 0.5
     begin = model.measured_up_to() if few else 0.0
     start = sampling.percent_to_sigma(wishes.start_percent)
-    measuring = _measuring(sampling, shape, known, start, wishes.node_id) if model.wants(sampling.prompt) else None
+    measuring = _measuring(sampling, shape, known, model, wishes) if model.wants(sampling.prompt) else None
     engine = CalibrationEngine(
         f"{family.name}, calibrating",
         shape[:2],
@@ -173,9 +173,12 @@ def _calibration(
 
 
 def _measuring(
-    sampling: Sampling, shape: tuple[int, int, int], known: Fingerprint | None, start: float, node_id: str | None
+    sampling: Sampling, shape: tuple[int, int, int], known: Fingerprint | None, kept: CalibratedModel, wishes: Wishes
 ) -> Measuring:
-    family, model = sampling.family, sampling.model
+    family, model, start = sampling.family, sampling.model, sampling.percent_to_sigma(wishes.start_percent)
+    bands = calibration_bands(wishes.start_percent, sampling.percent_to_sigma)
+    if kept.found is not None:  # what is measured now is added to that
+        bands = kept.found.profile.header.bands
 
     def engine(rows: int) -> ProfileEngine:
         with pause_malloc_graph():  # made in the first forward, whose size it hangs on
@@ -184,18 +187,19 @@ def _measuring(
                 describe(model, family),
                 *shape,
                 default_candidates(),
-                BANDS,
+                bands,
                 rows=rows,
                 prompts=(sampling.prompt,),
                 versions={"comfyui": comfyui_version.__version__},
             )
         return ProfileEngine(profiler, model, family, pause_malloc_graph)
 
-    steps = sum(sigma > start * (1 + SIGMA_SLACK) for sigma in sampling.sigmas[:-1])
+    dense = [sigma > start * (1 + SIGMA_SLACK) for sigma in sampling.sigmas[:-1]]
+    later = [sigma for sigma, is_dense in zip(sampling.sigmas, dense, strict=False) if not is_dense]
     notes = {} if known is None else {FINGERPRINT: str(known)}
     notes[PATCHED] = len(getattr(sampling.patcher, "patches", ()))
 
     def progress(done: int, of: int) -> None:
-        show_on_node(f"Sparse-vDiT: measuring heads, {done} of {of} layers", node_id)
+        show_on_node(f"Sparse-vDiT: measuring heads, {done} of {of} layers", wishes.node_id)
 
-    return Measuring(engine, shape[0], steps, notes, progress)
+    return Measuring(engine, shape[0], sum(dense), notes, progress, later, kept.known())
