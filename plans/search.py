@@ -107,7 +107,7 @@ def search_budget(
     if limits is not None:
         feasible &= _within(limits, profile)
     caution = 0.0 if name in ("density", "speedup") else CAUTION
-    likely = (errors + caution * variance.sqrt()).masked_fill(~feasible, torch.inf)
+    seen, likely = (e.masked_fill(~feasible, torch.inf) for e in (errors, errors + caution * variance.sqrt()))
     densities = torch.tensor(profile.header.densities, dtype=torch.float64)
     times, densities = (shares.expand_as(errors) / feasible[..., 0].numel() for shares in (costs.relative, densities))
     try:
@@ -118,7 +118,7 @@ def search_budget(
         else:
             found = solve(times, likely, (target if name == "error" else PRESETS[target]) ** 2)
         if limits is not None and densities.gather(-1, found.choice[..., None]).sum() < limits.mean:
-            found = solve(likely, densities, limits.mean)
+            found = solve(seen, densities, limits.mean)  # where a density is given, caution would mislead
     except OutOfReachError as reason:
         raise SearchError(_out_of_reach(profile, name, target, reason.times)) from reason
     parameters = {"preset": target, "error": PRESETS[target]} if name == "preset" else {name: target}
