@@ -2,7 +2,7 @@
 """Sets up a virtual environment in .venv and runs a command in it, on a machine with nothing but Python 3.11+ and pip.
 
     python3 dev.py demo [options]      the main job on a small model, without ComfyUI or GPU
-    python3 dev.py test [pytest args]  the tests
+    python3 dev.py test [pytest args]  the tests, side by side; -n 0 for one after the other
     python3 dev.py lint                ruff
 
 torch is pinned to the tested version. On Linux the default wheel brings CUDA (gigabytes); for the CPU-only build set
@@ -20,10 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 CONSTRAINTS = ROOT / "constraints.txt"
-PACKAGES = ("numpy", "pillow", "pytest", "ruff", "safetensors")
+PACKAGES = ("numpy", "pillow", "pytest", "pytest-xdist", "ruff", "safetensors")
+WORKERS = min(4, os.cpu_count() or 1)  # each may start a ComfyUI of its own, which takes some GB
 COMMANDS = {
     "demo": (ROOT / "benchmarks" / "demo.py",),
-    "test": ("-m", "pytest", "-m", "not slow"),
+    "test": ("-m", "pytest", "-m", "not slow", "-n", str(WORKERS), "--dist", "loadfile"),
     "lint": ("-m", "ruff", "check", "."),
 }
 
@@ -63,6 +64,8 @@ def main() -> int:
     set_up()
     # exactly the pinned versions, whatever the caller's environment adds
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    if sys.argv[1] == "test" and WORKERS > 1:
+        environment.setdefault("OMP_NUM_THREADS", "1")  # workers side by side, instead of torch's threads
     folder = None if sys.argv[1] == "demo" else ROOT  # the demo takes paths, which are the caller's
     return subprocess.run([python(), *COMMANDS[sys.argv[1]], *sys.argv[2:]], cwd=folder, env=environment).returncode
 
