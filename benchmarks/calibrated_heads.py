@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,6 @@ from yardstick_content import measure_content
 BENCHMARK = "calibrated_heads"
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 HEAVY = 0.9  # quantile of the small Wan's heads by content
-CHECKED = 256  # queries of a made head, to verify its density
 DENSITIES = (0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
 TINY = Shape(TokenGrid(7, 13, 17, prefix=5, suffix=3), 3, 64)
 TINY_DENSITIES = (0.3, 0.6)
@@ -59,7 +59,7 @@ def ends() -> dict[str, Content]:
     return {"structure": Content(0.0, alike), "content": Content(float(np.quantile(found["share"], HEAVY)), alike)}
 
 
-def quantiles(values: list[float]) -> list[float]:
+def quantiles(values: Sequence[float]) -> list[float]:
     """QUANTILES of heads, to four digits; of few heads that stand for many the same as of the many."""
     return [float(f"{value:.4g}") for value in np.quantile(values, QUANTILES, method="hazen")]
 
@@ -79,17 +79,19 @@ def verify(args: argparse.Namespace) -> list[dict]:
     for name in args.shapes:
         shape, wanted = SHAPES[name], quantiles(head_densities(args.data, RECORDED[name]).ravel())
         for end, content in ends().items():
-            heads, found = typical_heads(args.data, name, args.heads or shape.heads), []
+            heads, checked = typical_heads(args.data, name, args.heads or shape.heads), []
             for number, head in enumerate(heads):
                 generator = torch.Generator(args.device).manual_seed(number)
                 q, k, _ = make_head(shape.grid, shape.head_dim, head, content, generator, torch.bfloat16)
-                found.append(measured_density(shape.grid, q, k, CHECKED))
+                checked.append(measured_density(shape.grid, q, k))
+            found, queries = zip(*checked, strict=True)
             made = quantiles(found)
             off = max(abs(a / b - 1) for a, b in zip(made, wanted, strict=True))
             worst = max(abs(a / head.density - 1) for a, head in zip(found, heads, strict=True))
             rows.append({
-                "shape": name, "content": end, "share": content.share, "heads": len(heads), "queries": CHECKED,
-                "published": wanted, "made": made, "worst_quantile": round(off, 4), "worst_head": round(worst, 4),
+                "shape": name, "content": end, "share": content.share, "heads": len(heads),
+                "queries": [min(queries), max(queries)], "published": wanted, "made": made,
+                "worst_quantile": round(off, 4), "worst_head": round(worst, 4),
             })  # fmt: skip
             print(rows[-1], flush=True)
             results.save_results(f"{BENCHMARK}_verify", rows, args.device)  # already now: the rest takes minutes

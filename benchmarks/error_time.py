@@ -110,10 +110,11 @@ def verified_table(result: dict | None, fitted: dict) -> str:
             lines.append(f"| {row['shape']}, published | - | {values} | - |")
         values = " | ".join(f"{value:.4f}" for value in row["made"])
         lines.append(f"| {row['shape']}, made | {row['share']:.0%} | {values} | {row['worst_quantile']:.1%} |")
-    first = result["rows"][0]
+    few, many = zip(*(row["queries"] for row in result["rows"]), strict=True)
     told = (
-        f"Part of the keys with 95 % of the softmax mass; made are {first['heads']} heads that stand for all of a "
-        f"model, seen at {first['queries']} random queries each; furthest is relative. {fitted_text(fitted)}"
+        f"Part of the keys with 95 % of the softmax mass; made are {result['rows'][0]['heads']} heads that stand for "
+        f"all of a model, each seen at as many random queries ({min(few)} to {max(many)}) as it takes to know its mean "
+        f"to 2 %; furthest is relative. {fitted_text(fitted)}"
     )
     return "\n".join([*lines, "", told, made_by(result)])
 

@@ -38,12 +38,25 @@ def made(head: Head, content: Content, dtype: torch.dtype = torch.float32, head_
 def test_heads_have_their_density_in_bf16(wanted: float, head_dim: int, content: Content) -> None:
     q, k, _ = made(Head(wanted, "cube"), content, torch.bfloat16, head_dim)
     assert q.shape == k.shape == (GRID.tokens, head_dim)
-    assert head_generator.measured_density(GRID, q, k, 300) == pytest.approx(wanted, rel=0.1)
+    assert head_generator.measured_density(GRID, q, k)[0] == pytest.approx(wanted, rel=0.1)
 
 
 def test_density_is_counted_by_hand() -> None:
     rows = torch.tensor([[0.6, 0.3, 0.08, 0.02], [0.25, 0.25, 0.25, 0.25], [0.97, 0.01, 0.01, 0.01]])
     assert head_generator.density(rows.log()) == pytest.approx((3 + 4 + 1) / 12)
+
+
+def test_more_queries_are_seen_where_they_differ_more() -> None:
+    alike, different = torch.tensor([0.1, 0.11, 0.09]), torch.tensor([0.1, 0.3, 0.02])
+    assert head_generator.enough_queries(alike) == 25  # (0.1 / 0.02)^2, the deviation being a tenth of the mean
+    assert head_generator.enough_queries(different) > 1000
+    grid, generator = TokenGrid(5, 23, 29), torch.Generator().manual_seed(5)
+    seen = {}
+    for content in (STATIC, HEAVY):
+        q, k, _ = head_generator.make_head(grid, 64, Head(0.01, "cube"), content, generator, torch.float32)
+        found, seen[content] = head_generator.measured_density(grid, q, k)
+        assert found == pytest.approx(0.01, rel=0.06)  # two standard errors of two samples
+    assert seen[STATIC] < seen[HEAVY] <= head_generator.MOST_QUERIES
 
 
 @pytest.mark.parametrize("kind", head_generator.KINDS)
@@ -179,11 +192,11 @@ def test_the_script_measures_a_toy(
 def test_the_table_of_made_heads_says_what_was_fitted() -> None:
     made_by = {"command": "python x.py", "device": "cpu", "date": "2026-01-01"}
     shares = [{"measure": "share", "heads": [0.05, 0.5]}, {"measure": "alike", "heads": [0.25, 0.375]}]
-    row = {"shape": "wan14b_720p", "share": 0.0, "heads": 8, "queries": 64, "published": [0.1], "made": [0.105]}
+    row = {"shape": "wan14b_720p", "share": 0.0, "heads": 8, "queries": [256, 900], "published": [0.1], "made": [0.105]}
     fitted, found = {**made_by, "rows": shares}, {**made_by, "rows": [{**row, "worst_quantile": 0.05}]}
     table = error_time.verified_table(found, fitted)
     assert "| wan14b_720p, published | - | 0.1000 | - |" in table
-    assert "| wan14b_720p, made | 0% | 0.1050 | 5.0% |" in table and "8 heads" in table
+    assert "| wan14b_720p, made | 0% | 0.1050 | 5.0% |" in table and "8 heads" in table and "(256 to 900)" in table
     assert "5% to 50%" in table and "0.25 to 0.38" in error_time.verified_table(None, fitted)
 
 
