@@ -185,8 +185,27 @@ def test_the_script_measures_a_toy(
         sparse = [row["rel_l2_dense"] for row in found["ours_torch"]]
         assert sparse[0] > 2 * sparse[1] > 0.002  # denser is nearer
     assert Image.open(next(folder.glob("*.png"))).width > 700
+    goes_on(folder, options, result, monkeypatch)
     assert error_time.error_time_table(result).startswith(error_time.TOYS)
     assert error_time.error_time_table(None) == error_time.NOT_YET
+
+
+def goes_on(folder: Path, options: list[str], result: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left out for want of time, and densities that were not asked for before, are measured; no more."""
+    left, late = result["rows"][-1], {"skipped": calibrated_heads.NO_TIME, "ms": None}
+    short = {**result, "rows": [*result["rows"][:-1], {**left, **late}]}
+    (folder / "short.json").write_text(json.dumps(short))
+    told = ["calibrated_heads.py", *options, "--densities", "0.4", "0.7", "--continue", str(folder / "short.json")]
+    monkeypatch.setattr(sys, "argv", told)
+    calibrated_heads.main()
+    (file,) = folder.glob("calibrated_heads-cpu-*-2.json")
+    again = json.loads(file.read_text())["rows"]
+    assert again[:-1] == result["rows"][:-1]
+    assert again[-1]["rel_l2_dense"] == left["rel_l2_dense"] and again[-1]["ms"] > 0
+    monkeypatch.setattr(sys, "argv", [*told[:-1], str(folder / "short.json"), "--minutes", "-1"])
+    calibrated_heads.main()
+    (file,) = folder.glob("calibrated_heads-cpu-*-3.json")
+    assert json.loads(file.read_text())["rows"][-1]["skipped"] == calibrated_heads.NO_TIME
 
 
 def test_the_table_of_made_heads_says_what_was_fitted() -> None:

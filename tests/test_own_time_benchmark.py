@@ -34,12 +34,12 @@ def case() -> Case:
 
 def test_losses_are_all_that_a_call_takes_beyond_its_ideal(case: Case) -> None:
     dense = {"best": 10.0, "own": 14.0}
-    found = losses.losses(case, METHODS["ours_torch"], 9.0, dense, workers=4)
+    found = losses.losses(case, METHODS["ours_torch"], 9.0, dense, workers=4, in_kernels=8.0)
     assert sum(found.values()) == pytest.approx(9.0 - 10.0 * case.density(), abs=1e-3)
     assert found["kernel against the best dense one"] == pytest.approx(4 * case.density(), abs=1e-3)
     assert 0 <= found["imbalance"] < 9
     assert "quantizing or choosing" not in found and "imbalance" not in losses.losses(
-        case, METHODS["ours_torch"], 9.0, dense, None
+        case, METHODS["ours_torch"], 9.0, dense, None, 8.0
     )
 
 
