@@ -118,7 +118,7 @@ def profile_row(case: Case, name: str, dense: dict[str, float], peak: tuple[floa
         "kernels": kernels, "host_us": host_microseconds(run, device),
         "flops": flops, "bytes": moved, "bound": "products" if flops / peak[0] > moved / peak[1] else "memory",
         "fraction_of_roofline": round(least / ms, 4), "losses": lost,
-        "largest": sorted(lost, key=lost.get, reverse=True)[:3],
+        "largest": [name for name in sorted(lost, key=lost.get, reverse=True)[:3] if lost[name] > 0],
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import comfyui_models
 import end_to_end
 import end_to_end_tables
+import error_methods
 import pack_methods
 import result_files
 import results
@@ -25,8 +26,11 @@ import whole_costs
 import whole_methods
 import whole_targets
 from end_to_end_figure import draw
+from kernel_cases import Case, random_qkv
+from kernel_shapes import Shape, build_lists
 from projections import compare
 from whole_models import MODELS, TINY
+from whole_targets import Target
 
 
 def row(method: str, seconds: float, model: str = "wan14b_480p", **more: object) -> dict:
@@ -125,6 +129,56 @@ def test_a_method_that_leaves_attention_dense_is_refused() -> None:
     assert function(lambda q, *others, **more: q, video, text, text, 2, mask=None) is video
     with pytest.raises(whole_targets.MissingError, match="left self-attention"):
         function(None, video, video, video, 2, mask=torch.ones(9))
+
+
+def kitchen_with_sol() -> object:
+    kitchen = pytest.importorskip("comfy_kitchen", reason="COMFY-KITCHEN IS NOT INSTALLED: its calls were not tried")
+    return kitchen if hasattr(kitchen, "sol_attn") else pytest.skip("this comfy-kitchen has no sol_attn")
+
+
+@pytest.mark.parametrize("grid", [TokenGrid(7, 13, 17, prefix=5, suffix=3), TokenGrid(7, 13, 17, suffix=30)])
+def test_comfy_kitchen_takes_our_calls(grid: TokenGrid) -> None:
+    """Its eager kernel, which a CPU runs: names of arguments and layouts."""
+    attend = kitchen_with_sol().sol_attn
+    shape = Shape(grid, 2, 128)
+    lists, mixes, routed = build_lists(shape, (1.0, 0.4))
+    qkv = random_qkv(shape, torch.device("cpu"), torch.bfloat16)
+    case = Case(*qkv, lists, mixes[0.4], routed[1], mixes[1.0][0])
+    for name in ("kitchen_sol_topk", "kitchen_sol_topk_bricks", "kitchen_sol_topk_extra", "kitchen_sol_1.0_bricks"):
+        run, finish = error_methods.CHOSEN[name].make(case)
+        assert case.error(finish(run()), "dense") < 0.9  # zeros or another order have at least 1
+    patcher, layout = Anything(model_options={"transformer_options": {}}), (*grid.shape, grid.prefix, grid.suffix)
+    target = Target(patcher, None, torch.device("cpu"), None, layout)
+    whole_methods._kernel_of_core(target, attend, tau=1.0)
+    function = patcher.model_options["transformer_options"]["optimized_attention_override"]
+    by_head = function(None, *(x.transpose(1, 2) for x in qkv), 2, skip_reshape=True, skip_output_reshape=True)
+    assert torch.equal(by_head.transpose(1, 2).flatten(2), function(None, *(x.flatten(2) for x in qkv), 2))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_comfyuis_node_is_called_as_it_is_declared(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """A stand-in with the arguments of ComfyUI 0.38's Model Sparse Attention; without it, the kernel, which is said."""
+    found = {}
+
+    class BlockSparseAttention:
+        @classmethod
+        def execute(cls, model, selection, start_percent, end_percent, dense_blocks="", min_tokens=1, extra_tokens=0):
+            found.update(selection, window=(start_percent, end_percent), tokens=(min_tokens, extra_tokens))
+            return Anything(result=(("patched", model),))
+
+    kitchen = Anything(sol_attn=lambda *qkv, **settings: None, sol_attn_is_available=lambda device: True)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", kitchen)
+    node = Anything(BlockSparseAttention=BlockSparseAttention) if there else None
+    monkeypatch.setitem(sys.modules, "comfy_extras", Anything(__path__=[]))
+    monkeypatch.setitem(sys.modules, "comfy_extras.nodes_sparse_attention", node)
+    patcher = Anything(model_options={"transformer_options": {}}, model=Anything(diffusion_model=None))
+    target = Target(patcher, None, "cpu", Anything(shape=lambda model: (2, 3, 128)), (2, 3, 4, 0, 0))
+    whole_methods.METHODS["core_sla_10"].attach(target)
+    if there:
+        assert target.patcher == ("patched", patcher) and not target.counted and target.note is None
+        assert found == {"selection": "sla", "keep_percent": 10.0, "window": (0.0, 1.0), "tokens": (0, 256)}
+    else:
+        assert target.patcher is patcher and target.counted and "the node could not be had" in target.note
 
 
 def test_models_are_cut_down_for_a_while() -> None:

@@ -156,6 +156,20 @@ def test_typical_heads_stand_for_all(data: Path) -> None:
         published_heads.typical_heads(data / "empty", "wan14b_720p", 3)
 
 
+@pytest.mark.parametrize("shape", published_heads.RECORDED)
+def test_few_heads_stand_for_the_quantiles_of_a_model(shape: str) -> None:
+    """Of the published data: as many heads as HunyuanVideo has in a layer do, eight do not."""
+
+    def furthest(count: int) -> float:
+        heads = published_heads.typical_heads(published_heads.FOLDER, shape, count)
+        found = calibrated_heads.quantiles([head.density for head in heads])
+        return max(abs(a / b - 1) for a, b in zip(found, wanted, strict=True))
+
+    whole = published_heads.head_densities(published_heads.FOLDER, published_heads.RECORDED[shape])
+    wanted = calibrated_heads.quantiles(whole.ravel().tolist())
+    assert furthest(24) < 0.03 and furthest(whole.size) < 0.005 and furthest(8) > 0.08
+
+
 def test_times_at_equal_error_lie_between_measured_points() -> None:
     points = [(1.0, 0.4), (2.0, 0.1), (4.0, 0.025)]
     assert error_time.time_at_error(points, 0.2) == pytest.approx(1.5)
