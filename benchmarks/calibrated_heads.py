@@ -8,6 +8,7 @@ content, `content` as much of it as the tenth of the small Wan's heads that goes
     python benchmarks/calibrated_heads.py fit                 # content and values of the small Wan; CPU, minutes
     python benchmarks/calibrated_heads.py verify              # densities of made heads at full size; CPU, minutes
     python benchmarks/calibrated_heads.py measure             # error against time; needs a GPU
+    python benchmarks/calibrated_heads.py measure --continue benchmarks/results/calibrated_heads-....json
     python benchmarks/calibrated_heads.py measure --device cpu --tiny     # tries the script
 
 Writes benchmarks/results/calibrated_heads{_fit,_verify,}-<device>-<date>.json; `measure` also a picture.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ from kernel_cases import Case
 from kernel_methods import Method
 from kernel_shapes import SHAPES, Shape
 from published_heads import FOLDER, RECORDED, head_densities, typical_heads
-from result_files import newest_if_any
+from result_files import NO_TIME, kept_rows, newest_if_any
 from small_wan_runs import MODEL
 from sparse_vdit.kernels.grid import TokenGrid
 from timing import median_ms
@@ -39,7 +41,6 @@ from yardstick_content import measure_content
 BENCHMARK = "calibrated_heads"
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 HEAVY = 0.9  # quantile of the small Wan's heads by content
-CHECKED = 256  # queries of a made head, to verify its density
 DENSITIES = (0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
 TINY = Shape(TokenGrid(7, 13, 17, prefix=5, suffix=3), 3, 64)
 TINY_DENSITIES = (0.3, 0.6)
@@ -59,7 +60,7 @@ def ends() -> dict[str, Content]:
     return {"structure": Content(0.0, alike), "content": Content(float(np.quantile(found["share"], HEAVY)), alike)}
 
 
-def quantiles(values: list[float]) -> list[float]:
+def quantiles(values: Sequence[float]) -> list[float]:
     """QUANTILES of heads, to four digits; of few heads that stand for many the same as of the many."""
     return [float(f"{value:.4g}") for value in np.quantile(values, QUANTILES, method="hazen")]
 
@@ -79,17 +80,19 @@ def verify(args: argparse.Namespace) -> list[dict]:
     for name in args.shapes:
         shape, wanted = SHAPES[name], quantiles(head_densities(args.data, RECORDED[name]).ravel())
         for end, content in ends().items():
-            heads, found = typical_heads(args.data, name, args.heads or shape.heads), []
+            heads, checked = typical_heads(args.data, name, args.heads or shape.heads), []
             for number, head in enumerate(heads):
                 generator = torch.Generator(args.device).manual_seed(number)
                 q, k, _ = make_head(shape.grid, shape.head_dim, head, content, generator, torch.bfloat16)
-                found.append(measured_density(shape.grid, q, k, CHECKED))
+                checked.append(measured_density(shape.grid, q, k))
+            found, queries = zip(*checked, strict=True)
             made = quantiles(found)
             off = max(abs(a / b - 1) for a, b in zip(made, wanted, strict=True))
             worst = max(abs(a / head.density - 1) for a, head in zip(found, heads, strict=True))
             rows.append({
-                "shape": name, "content": end, "share": content.share, "heads": len(heads), "queries": CHECKED,
-                "published": wanted, "made": made, "worst_quantile": round(off, 4), "worst_head": round(worst, 4),
+                "shape": name, "content": end, "share": content.share, "heads": len(heads),
+                "queries": [min(queries), max(queries)], "published": wanted, "made": made,
+                "worst_quantile": round(off, 4), "worst_head": round(worst, 4),
             })  # fmt: skip
             print(rows[-1], flush=True)
             results.save_results(f"{BENCHMARK}_verify", rows, args.device)  # already now: the rest takes minutes
@@ -98,32 +101,54 @@ def verify(args: argparse.Namespace) -> list[dict]:
 
 def measure(args: argparse.Namespace) -> list[dict]:
     """Error and time of every method, on heads of both ends."""
-    deadline, rows = time.monotonic() + 60 * args.minutes, []
+    deadline, rows = time.monotonic() + 60 * args.minutes, args.rows
     shapes = {"tiny": TINY} if args.tiny else {name: SHAPES[name] for name in args.shapes}
-    methods, device = ON_CPU if args.device == "cpu" else CHOSEN, torch.device(args.device)
+    device, dtype = torch.device(args.device), torch.float32 if args.tiny else torch.bfloat16
     for name, shape in shapes.items():
         heads = typical_heads(args.data, next(iter(RECORDED)) if args.tiny else name, shape.heads)
         for end, content in ends().items():
-            qkv = make_heads(shape, heads, content, device, torch.float32 if args.tiny else torch.bfloat16)
+            todo = [job for job in jobs(args) if (name, end, *job) not in {key(row) for row in rows}]
+            if not todo:
+                continue
             known = {"shape": name, "content": end, "share": content.share, "tokens": shape.grid.tokens}
-            for density, case in make_cases(shape, qkv, args.densities).items():
-                for method in methods:
-                    if (method in ONCE and density != args.densities[0]) or time.monotonic() > deadline:
-                        continue
-                    rows.append(known | {"method": method} | attempt(case, methods[method], method, density))
-                    print(rows[-1], flush=True)
+            wanted, cases = sorted({asked or args.densities[0] for _, asked in todo}), {}
+            if time.monotonic() < deadline:
+                cases = make_cases(shape, make_heads(shape, heads, content, device, dtype), wanted)
+            for method, asked in todo:
+                late = time.monotonic() > deadline
+                found = {"skipped": NO_TIME} if late else attempt(cases[asked or wanted[0]], method, args.device)
+                rows.append(known | {"method": method, "asked": asked} | found)
+                print(rows[-1], flush=True)
                 results.save_results(BENCHMARK, rows, args.device)
     return rows
 
 
-def attempt(case: Case, method: Method, name: str, asked: float) -> dict:
+def methods_on(device: str) -> dict[str, Method]:
+    """What can be measured there."""
+    return ON_CPU if device == "cpu" else CHOSEN
+
+
+def jobs(args: argparse.Namespace) -> list[tuple[str, float | None]]:
+    """Methods and the densities that they are asked for, in order; None of those that no density is asked of."""
+    names = list(methods_on(args.device))
+    once = [(name, None) for name in names if name in ONCE]
+    return once + [(name, density) for density in args.densities for name in names if name not in ONCE]
+
+
+def key(row: dict) -> tuple[str, str, str, float | None]:
+    """What a row is about."""
+    return row["shape"], row["content"], row["method"], row["asked"]
+
+
+def attempt(case: Case, name: str, device: str) -> dict:
     """Error and time of a method on one case, or why there are none."""
+    method = methods_on(device)[name]
     try:
         run, finish = method.make(case)
         milliseconds = median_ms(run, case.q.device)
         error = case.error(finish(run()), "dense")
     except Exception as found:  # other people's packages raise anything; the row says what
-        return {"density": asked, "skipped": f"{type(found).__name__}: {found}".split("\n")[0][:200]}
+        return {"density": None, "skipped": f"{type(found).__name__}: {found}".split("\n")[0][:200]}
     kept = None if name in ONCE else round(case.density(method.truth or "lists"), 4)
     return {"density": kept, "ms": round(milliseconds, 4), "rel_l2_dense": float(f"{error:.3g}")}
 
@@ -138,6 +163,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, help="to verify, default as many as the model has in a layer")
     parser.add_argument("--densities", nargs="+", type=float)
     parser.add_argument("--minutes", type=float, default=8.0, help="no method is measured after so many")
+    parser.add_argument("--continue", dest="earlier", type=Path, help="result file of `measure`; its rows are kept")
     parser.add_argument("--tiny", action="store_true", help="a toy of few tokens; its times mean nothing")
     parser.add_argument("--folder", type=Path, default=results.FOLDER, help="for the JSON and the picture")
     args = parser.parse_args()
@@ -154,6 +180,10 @@ def arguments() -> argparse.Namespace:
         parser.error("--prompts and --heads have to be at least 1")
     if args.tiny and args.folder == results.FOLDER:
         args.folder = results.ROOT / "runs" / BENCHMARK  # a toy's figures are nothing to keep
+    try:
+        args.rows = kept_rows(args.earlier, BENCHMARK)
+    except (OSError, ValueError) as error:
+        parser.error(f"--continue: {error}")
     return args
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import small_wan_runs  # noqa: F401
@@ -17,7 +17,8 @@ from sparse_vdit.kernels.backends.triton_backend import INTERPRETED
 from torch import Tensor, nn
 from whole_models import WholeModel
 
-MIDDLE = 0.5  # part of the noise schedule at which one forward is measured
+MIDDLE = 0.5  # part of the noise schedule at which forwards are measured
+BLOCKS = ("blocks", "double_blocks", "single_blocks")  # of all the families' models
 SEED = 7
 KEY = "sparse_vdit_benchmark"
 
@@ -66,8 +67,25 @@ def fill(module: nn.Module, device: torch.device) -> None:
             value.normal_(0, value[0].numel() ** -0.5, generator=generator)
 
 
+@contextlib.contextmanager
+def first_blocks_alone(diffusion_model: nn.Module) -> Iterator[None]:
+    """A model cut down to the first of its blocks of each kind, as long as this lasts."""
+    whole = {name: getattr(diffusion_model, name) for name in BLOCKS if hasattr(diffusion_model, name)}
+    for name, blocks in whole.items():
+        setattr(diffusion_model, name, blocks[:1])
+    try:
+        yield
+    finally:
+        for name, blocks in whole.items():
+            setattr(diffusion_model, name, blocks)
+
+
 class Probe:
     """Around a MODEL's forwards: seconds and peak memory of each, and the last output.
+
+    Args:
+        short: whether the first forward is of the first blocks alone, as a warm-up.
+        calls: what a method notes in a forward; emptied before each.
 
     Attributes:
         seconds: of each forward.
@@ -75,8 +93,9 @@ class Probe:
         output: what the last forward said of the video, the model's own output up to a factor: float32.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, short: bool = False, calls: list | None = None):
         self.device, self.seconds, self.peaks = device, [], []
+        self.short, self.calls = short, [] if calls is None else calls
         self.output: Tensor | None = None
 
     def attach(self, patcher: object) -> None:
@@ -87,18 +106,21 @@ class Probe:
 
     def __call__(self, executor: Callable, x: Tensor, t: Tensor, *args: object, **kwargs: object) -> Tensor:
         """One forward of `BaseModel.apply_model`."""
-        on_gpu = self.device.type == "cuda"
+        on_gpu, model = self.device.type == "cuda", executor.class_obj
+        cut = first_blocks_alone(model.diffusion_model) if self.short and not self.seconds else contextlib.nullcontext()
+        self.calls.clear()
         if on_gpu:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         begin = time.perf_counter()
-        denoised = executor(x, t, *args, **kwargs)
+        with cut:
+            denoised = executor(x, t, *args, **kwargs)
         if on_gpu:
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - begin)
         self.peaks.append(torch.cuda.max_memory_allocated() if on_gpu else None)
         # what is denoised is linear in the model's output: without it, it is the noisy video alone
-        without = executor.class_obj.model_sampling.calculate_denoised(t, torch.zeros_like(x), x)
+        without = model.model_sampling.calculate_denoised(t, torch.zeros_like(x), x)
         self.output = denoised.float() - without.float()
         return denoised
 
@@ -114,13 +136,14 @@ class Sampling:
         pooled = torch.randn(1, model.pooled, generator=generator) if model.pooled else None
         self.device, self.positive = device, [[text, {"pooled_output": pooled}]]
 
-    def one_step(self, patcher: object) -> None:
-        """One step of Euler from the middle of the schedule to its end: one forward."""
+    def forwards(self, patcher: object, count: int) -> None:
+        """One run of so many forwards on the same noisy video: steps of Euler to the noise level that is there, and one
+        from there to the end. What a method makes once for a run is made in the first."""
         import comfy.sample
         import comfy.samplers
 
         sigma = float(patcher.get_model_object("model_sampling").percent_to_sigma(MIDDLE))
-        sampler, sigmas = comfy.samplers.sampler_object("euler"), torch.tensor([sigma, 0.0])
+        sampler, sigmas = comfy.samplers.sampler_object("euler"), torch.tensor([sigma] * count + [0.0])
         with quiet():
             comfy.sample.sample_custom(
                 patcher, self.noise, 1.0, sampler, sigmas, self.positive, self.positive, torch.zeros_like(self.noise),

@@ -1,14 +1,17 @@
 """Whole models, side by side: one forward of ComfyUI's own model classes by every attention a user could pick.
 
 Weights are random: the work is that of the real models, but attention is nearly uniform, so `rel_l2` says that a method
-computes what it should, and nothing of quality (`calibrated_heads.py` is about that). Each method runs twice through
-ComfyUI's sampler, on the same noise and prompt: the first forward counts as its first call, the second is timed.
+computes what it should, and nothing of quality (`calibrated_heads.py` is about that). Each method takes two forwards in
+one run of ComfyUI's sampler, on the same noise and prompt. The second is timed; the first of this pack's counts as its
+first call, that of others, which keep nothing for a run, is of a model of few blocks. Plans after a kernel's first one
+take one forward alone, for which their lists are made ahead.
 Attention's share is what is gone when self-attention gives its values back unchanged. `ours_sampler` is a whole
 KSampler run as users have it, in which the pack times itself. Writes benchmarks/results/end_to_end-<device>-<date>.json
 after every row, and a picture at the end.
 
     python benchmarks/end_to_end.py --models wan14b_480p cogvideox15
     python benchmarks/end_to_end.py --models hunyuan_720p --continue benchmarks/results/end_to_end-....json
+    python benchmarks/end_to_end.py --estimate               # how long calls take, by guessed rates; needs no GPU
     python benchmarks/end_to_end.py --tiny --device cpu      # tries the script; its times mean nothing
 
 Runs with the Python of a ComfyUI, which $COMFYUI_PATH names where it is not above this folder or in ~/comfy.
@@ -18,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import sys
 import time
@@ -31,16 +33,17 @@ from comfyui_models import Probe, Sampling, build, layout_of, start
 from end_to_end_figure import draw
 from pack_methods import SHIPPED
 from projections import Row, compare, key
+from result_files import NO_TIME, kept_rows
 from torch import Tensor
+from whole_costs import COMPILING, estimate
 from whole_methods import METHODS, REFERENCE
 from whole_models import MODELS, TINY, WholeModel
-from whole_targets import MissingError, Target
+from whole_targets import Method, MissingError, Target
 
 BENCHMARK = "end_to_end"
 PLANS = (SHIPPED, "0.15", "0.25", "0.35")
 SAMPLED_PLAN = "0.25"  # of the whole sampler run and of compiled models
-NO_TIME = "no time left, go on with --continue"
-FORWARDS = 2.5  # of dense attention's time: what has to be left for a method to begin
+SPARE = 1.2  # of a method's time by dense forwards: what has to be left for it to begin
 
 Job = tuple[str, str | None]
 """Method and plan."""
@@ -70,6 +73,7 @@ class Bench:
         frames, height, width = model.video
         self.known = {"model": name, "frames": frames, "height": height, "width": width}
         self.reference: Tensor | None = None
+        self.ran: set[str] = set()  # methods whose kernels are warm
 
     def measure(self, name: str, plan: str | None) -> Row:
         """The row of one method with one plan, or why there is none."""
@@ -86,8 +90,9 @@ class Bench:
                 torch.cuda.empty_cache()
 
     def _measured(self, name: str, plan: str | None) -> Row:
-        method, probe = METHODS[name], Probe(self.device)
-        target = Target(self.patcher.clone(), self.model, self.device, self.family, self.layout, plan)
+        method, again = METHODS[name], name in self.ran
+        target = Target(self.patcher.clone(), self.model, self.device, self.family, self.layout, plan, again)
+        probe = Probe(self.device, method.short_warmup, target.calls)
         probe.attach(target.patcher)
         method.attach(target)
         if method.steps:
@@ -96,19 +101,20 @@ class Bench:
                 "steps": method.steps, "sampler_seconds": round(seconds, 4), "peak_bytes": max_of(probe.peaks),
                 **told(target),
             }  # fmt: skip
-        for _ in range(2):
-            target.calls.clear()  # those of the timed forward count
-            self.sampling.one_step(target.patcher)
-        said = told(target)
+        self.sampling.forwards(target.patcher, 1 if again else 2)
+        said, layers = told(target), target.shape[0]
         if said.get("dense_calls") or (method.planned and not said["calls"]):
             raise MissingError(f"not all of it ran sparse: {said['report']}")
-        first, seconds = probe.seconds
+        if target.counted and said["calls"] != layers:
+            raise MissingError(f"it computed self-attention of {said['calls']} of {layers} layers")
+        self.ran.add(name)
+        first, seconds = None if again or method.short_warmup else round(probe.seconds[0], 3), probe.seconds[-1]
         if name == REFERENCE:
             self.reference = probe.output
         return {
             "tokens": target.tokens, "forwards": self.model.forwards, "seconds_per_forward": round(seconds, 5),
-            "seconds_per_step": round(self.model.forwards * seconds, 5), "first_call_seconds": round(first, 3),
-            "peak_bytes": probe.peaks[-1], "rel_l2": self._error(probe.output), **said,
+            "seconds_per_step": round(self.model.forwards * seconds, 5),
+            "first_call_seconds": first, "peak_bytes": probe.peaks[-1], "rel_l2": self._error(probe.output), **said,
         }  # fmt: skip
 
     def _error(self, output: Tensor) -> float | None:
@@ -126,7 +132,8 @@ def max_of(values: list[int | None]) -> int | None:
 def told(target: Target) -> Row:
     """What the pack's last run says, or how many self-attention calls went through a method of others."""
     if not target.runs:
-        return {"density": None, "calls": len(target.calls)}
+        note = {} if target.note is None else {"note": target.note}
+        return {"density": None, "calls": len(target.calls), **note}
     run = target.runs[-1]
     sparse, dense = run.ledger.sparse, run.ledger.dense_reasons().total()
     density = round(run.ledger.density_sum / sparse, 4) if sparse else None
@@ -134,30 +141,42 @@ def told(target: Target) -> Row:
     return {"density": density, "calls": sparse, "dense_calls": dense, "kernels": kernels, "report": run.report()}
 
 
-def measure_model(name: str, model: WholeModel, args: argparse.Namespace, rows: list[Row], deadline: float) -> None:
+def left(name: str, model: WholeModel, args: argparse.Namespace) -> list[Job]:
+    """What is not measured of a model yet."""
+    done = {key(row) for row in args.rows}
+    return [job for job in jobs(model, args.methods, args.plans) if (name, *job) not in done]
+
+
+def measure_model(name: str, model: WholeModel, args: argparse.Namespace, deadline: float) -> None:
     """Add the rows of a model that are still missing, saving after each."""
-    done = {key(row) for row in rows}
-    todo = [job for job in jobs(model, args.methods, args.plans) if (name, *job) not in done]
+    todo, rows = left(name, model, args), args.rows
     if not todo:
         return
     late = time.monotonic() > deadline
     device = torch.device("cuda", 0) if args.device == "cuda" else torch.device("cpu")  # with a number, as in ComfyUI
     bench = None if late else Bench(name, model, device)
-    slowest = 0.0
+    dense = 0.0
     if bench is not None and (REFERENCE, None) not in todo:
-        bench.measure(REFERENCE, None)  # for the errors of the others; its own row is there or was not asked for
+        # for the errors of the others; its own row is there or was not asked for
+        dense = bench.measure(REFERENCE, None).get("seconds_per_forward", 0.0)
     for method, plan in todo:
-        begin = time.monotonic()
-        if late or begin + slowest > deadline:
+        if late or time.monotonic() + SPARE * most_seconds(METHODS[method], dense) > deadline:
             rows.append({"model": name, "method": method, "plan": plan, "skipped": NO_TIME})
         else:
             rows.append(bench.measure(method, plan))
         if method == REFERENCE:
-            slowest = FORWARDS * rows[-1].get("seconds_per_forward", 0.0)
+            dense = rows[-1].get("seconds_per_forward", 0.0)
         compare(rows, MODELS | TINY)
         print(describe(rows[-1]), flush=True)
         args.file = results.save_results(BENCHMARK, rows, args.device)
     forget(bench)
+
+
+def most_seconds(method: Method, dense: float) -> float:
+    """What a method takes if it is no faster than dense attention, whose forward takes so many seconds; a sampler run
+    also times dense attention."""
+    forwards = method.steps + 1 if method.steps else 1 if method.short_warmup else 2
+    return forwards * dense + COMPILING * method.only_compiled
 
 
 def forget(bench: Bench | None) -> None:
@@ -179,18 +198,9 @@ def describe(row: Row) -> str:
         return f"{head} skipped: {row['skipped']}"
     if "sampler_seconds" in row:
         return f"{head} {row['steps']} steps in {row['sampler_seconds']:.2f} s; {row.get('report', '')}"
-    error = "-" if row["rel_l2"] is None else f"{row['rel_l2']:.1e}"
-    return f"{head} {row['seconds_per_forward']:9.3f} s, first {row['first_call_seconds']:.2f} s, error {error}"
-
-
-def kept_rows(file: Path | None) -> list[Row]:
-    """Rows of an earlier run that need not be measured again."""
-    if file is None:
-        return []
-    found = json.loads(file.read_text())
-    if found.get("benchmark") != BENCHMARK:
-        raise ValueError(f"{file} is of {found.get('benchmark')}, not of {BENCHMARK}")
-    return [row for row in found["rows"] if row.get("skipped") != NO_TIME]
+    error, first = "-" if row["rel_l2"] is None else f"{row['rel_l2']:.1e}", row["first_call_seconds"]
+    told = "" if first is None else f", first {first:.2f} s"
+    return f"{head} {row['seconds_per_forward']:9.3f} s{told}, error {error}"
 
 
 def arguments() -> argparse.Namespace:
@@ -201,10 +211,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--plans", nargs="+", default=list(PLANS), help=f"`{SHIPPED}` and densities, default {PLANS}")
     parser.add_argument("--continue", dest="earlier", type=Path, help="result file whose rows are kept as they are")
+    parser.add_argument("--estimate", action="store_true", help="measure nothing, say how long it would take")
     parser.add_argument("--tiny", action="store_true", help="toys instead of models, to try the script")
     parser.add_argument("--folder", type=Path, default=results.FOLDER, help="for the JSON and the picture")
     args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
+    if args.device == "cuda" and not torch.cuda.is_available() and not args.estimate:
         parser.error("there is no GPU that torch can use; --tiny --device cpu tries the script")
     known = TINY if args.tiny else MODELS
     wrong = [name for name in args.models or () if name not in known]
@@ -219,10 +230,10 @@ def arguments() -> argparse.Namespace:
         args.folder = results.ROOT / "runs" / BENCHMARK  # a toy's figures are nothing to keep
     args.models = {name: known[name] for name in args.models or known}
     args.comfyui, args.file = comfyui_path(), None
-    if args.comfyui is None:
+    if args.comfyui is None and not args.estimate:
         parser.error("there is no ComfyUI above this folder or in ~/comfy: set COMFYUI_PATH to one")
     try:
-        args.rows = kept_rows(args.earlier)
+        args.rows = kept_rows(args.earlier, BENCHMARK)
     except (OSError, ValueError) as error:
         parser.error(f"--continue: {error}")
     return args
@@ -238,11 +249,14 @@ def is_density(text: str) -> bool:
 
 def main() -> None:
     begin, args = time.monotonic(), arguments()
+    if args.estimate:
+        print(estimate({name: (model, left(name, model, args)) for name, model in args.models.items()}))
+        return
     start(args.comfyui, args.device)
     args.folder.mkdir(parents=True, exist_ok=True)
     results.FOLDER = results.ROOT / os.path.relpath(args.folder, results.ROOT)
     for name, model in args.models.items():
-        measure_model(name, model, args, args.rows, begin + 60 * args.minutes)
+        measure_model(name, model, args, begin + 60 * args.minutes)
     if args.file is None:
         sys.exit("nothing was left to measure")
     file = (results.ROOT / args.file).resolve()

@@ -19,15 +19,20 @@ def forwards_table(result: dict | None) -> str:
     timed = [row for row in result["rows"] if row.get("seconds_per_forward")]
     lines = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
     lines += [f"| {' | '.join(cells(row))} |" for row in timed]
-    missing = {row["method"]: row["skipped"] for row in result["rows"] if "skipped" in row}
-    told = "; ".join(f"{name}: {why}" for name, why in missing.items())
+    missing: dict[tuple[str, str], dict[str, None]] = {}
+    for row in result["rows"]:
+        if "skipped" in row:
+            missing.setdefault((row["method"], row["skipped"]), {})[row["model"]] = None
+    told = "; ".join(f"{name} ({', '.join(models)}): {why}" for (name, why), models in missing.items())
+    notes = "; ".join(dict.fromkeys(f"{row['method']}: {row['note']}" for row in timed if row.get("note")))
     note = (
         "Speed-up: against the best dense attention in the model's precision. 50 steps: sums of measured forwards, the "
         "first 20 % of the steps dense (CogVideoX: none); 4 steps: the first dense, no negative prompt. Weights are "
         "random: the distance to dense attention's output says that a method computes what it should, nothing of "
         "quality. Memory: peak against that dense attention's."
     )
-    lines += ["", note] + ([f"Not measured: {told}."] if told else []) + [made_by(result)]
+    lines += ["", note] + ([f"Not measured: {told}."] if told else []) + ([f"{notes}."] if notes else [])
+    lines += [made_by(result)]
     return with_warning(result, lines)
 
 

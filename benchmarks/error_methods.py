@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 from kernel_cases import SAMPLED_ROWS, Case
-from kernel_methods import METHODS, Method, ours, sol
+from kernel_methods import EXTRA_TOKENS, METHODS, Method, ours, sol
 from kernel_shapes import Shape
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.patterns import Dense, Routed
@@ -24,7 +24,10 @@ ROWS = 256  # of queries that the search goes by
 DENSE = ("sdpa", "sdpa_cudnn", "sdpa_flash", "fa3", "kitchen_int8", "sage")
 BY_DENSITY = ("ours_bf16", "ours_int8", "ours_tail", "ours_routed", "kitchen_sol_topk", "kitchen_sol_topk_bricks")
 CHOSEN: dict[str, Method] = {name: METHODS[name] for name in (*DENSE, *BY_DENSITY)}
-CHOSEN |= {f"kitchen_sol_{tau}{'_bricks' * bricks}": sol(bricks, tau) for tau in TAUS for bricks in (False, True)}
+CHOSEN["kitchen_sol_topk_extra"] = sol(bricks=False, extra=EXTRA_TOKENS)
+CHOSEN |= {  # as ComfyUI's node calls it
+    f"kitchen_sol_{tau}{'_bricks' * bricks}": sol(bricks, tau, EXTRA_TOKENS) for tau in TAUS for bricks in (False, True)
+}
 ON_CPU: dict[str, Method] = {
     "sdpa": METHODS["sdpa"], "ours_torch": METHODS["ours_torch"],
     "ours_torch_tail": ours("torch", "tail", tail=True), "ours_torch_routed": ours("torch", "routed"),

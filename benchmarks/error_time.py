@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from head_generator import MOST_QUERIES, SURE
 from PIL import Image, ImageDraw
 from result_files import NOT_YET, made_by
 
@@ -12,8 +13,9 @@ ERRORS = (0.05, 0.1, 0.2)
 SIZE, MARGIN, LEGEND = 320, 56, 170
 INKS = {
     "ours_bf16": "#0b6e4f", "ours_int8": "#3bb273", "ours_tail": "#1b9aaa", "ours_routed": "#2e86ab",
-    "kitchen_sol_topk": "#d1495b", "kitchen_sol_topk_bricks": "#e88b97", "kitchen_sol_1.0": "#edae49",
-    "kitchen_sol_1.3": "#b8860b", "kitchen_sol_1.0_bricks": "#f5d491", "kitchen_sol_1.3_bricks": "#d9b95b",
+    "kitchen_sol_topk": "#d1495b", "kitchen_sol_topk_bricks": "#e88b97", "kitchen_sol_topk_extra": "#9e2a2b",
+    "kitchen_sol_1.0": "#edae49", "kitchen_sol_1.3": "#b8860b", "kitchen_sol_1.0_bricks": "#f5d491",
+    "kitchen_sol_1.3_bricks": "#d9b95b",
 }  # fmt: skip
 GREY = "#444444"
 TOYS = "**A toy, a trial of the script: its times mean nothing.**"
@@ -110,10 +112,11 @@ def verified_table(result: dict | None, fitted: dict) -> str:
             lines.append(f"| {row['shape']}, published | - | {values} | - |")
         values = " | ".join(f"{value:.4f}" for value in row["made"])
         lines.append(f"| {row['shape']}, made | {row['share']:.0%} | {values} | {row['worst_quantile']:.1%} |")
-    first = result["rows"][0]
+    few, many = zip(*(row["queries"] for row in result["rows"]), strict=True)
     told = (
-        f"Part of the keys with 95 % of the softmax mass; made are {first['heads']} heads that stand for all of a "
-        f"model, seen at {first['queries']} random queries each; furthest is relative. {fitted_text(fitted)}"
+        f"Part of the keys with 95 % of the softmax mass; made are {result['rows'][0]['heads']} heads that stand for "
+        f"all of a model, each seen at as many random queries ({min(few)} to {max(many)}) as it takes to know its mean "
+        f"to {SURE:.0%}, {MOST_QUERIES} at most; furthest is relative. {fitted_text(fitted)}"
     )
     return "\n".join([*lines, "", told, made_by(result)])
 

@@ -30,9 +30,11 @@ KINDS = {  # weights of time, height and width in the structure: how much each a
 PARTS = (3 / 32, 4 / 32, 5 / 32)  # of head_dim: frequencies of time, height and width; the rest is content
 WIDTH = 0.06  # of an axis: the bumps' width before beta makes them narrower
 COARSE = (4, 8, 8)  # tokens between the points of smooth fields
-SAMPLED = 256  # queries that beta is found with
+AT_ONCE = 256  # queries whose scores are sorted at a time
+MOST_QUERIES = 2048  # that a head's density is taken from, both to find beta and to check it
+SURE = 0.02  # standard error of that density, relative: as many queries are taken as it needs
 GOLDEN = (math.sqrt(5) - 1) / 2
-EVERY = 8  # of the sampled queries is one of the few that a first guess is made with
+EVERY = 8  # of the queries is one of the few that a first guess is made with
 HALVINGS, MOST_BETA = 16, 200.0
 MOST_STEPS, STEP = 8, 1.05  # after the guess; the part by which beta is moved to see a slope
 CLOSE = 0.005  # relative, of a density
@@ -112,23 +114,48 @@ def scale_of(q: Tensor, k: Tensor) -> float:
 
 def density(scores: Tensor) -> float:
     """Mean over queries (rows) of the smallest part of the keys with MASS of the softmax."""
-    return sorted_density(scores.sort(1, descending=True).values)
+    return densities(ranked(scores)).mean().item()
 
 
-def sorted_density(scores: Tensor) -> float:
-    """The same of scores that fall along each row."""
-    short = scores.softmax(1).cumsum(1) < MASS
-    return ((short.sum(1) + 1).clamp(max=scores.shape[1]) / scores.shape[1]).float().mean().item()
+def ranked(scores: Tensor) -> Tensor:
+    """Scores (queries, keys) that fall along each row."""
+    return torch.cat([part.sort(1, descending=True).values for part in scores.split(AT_ONCE)])
 
 
-def find_beta(scores: Tensor, wanted: float) -> float:
-    """What to multiply scores (queries, keys) with for a density, the nearest there is: by halving on a few queries,
-    then on all of them along the slope that the few have."""
-    ranked = scores.sort(1, descending=True).values  # whatever they are multiplied with
-    few = ranked[::EVERY]
+def densities(ranks: Tensor) -> Tensor:
+    """Smallest part of the keys with MASS of the softmax for each query (row), of scores that fall along each row."""
+    short = torch.cat([(part.softmax(1).cumsum(1) < MASS).sum(1) for part in ranks.split(AT_ONCE)])
+    return (short + 1).clamp(max=ranks.shape[1]) / ranks.shape[1]
+
+
+def sorted_density(ranks: Tensor) -> float:
+    """Their mean."""
+    return densities(ranks).mean().item()
+
+
+def enough_queries(found: Tensor) -> int:
+    """How many queries a density has to be taken from to be sure of it, by some queries' densities: where content
+    counts the sparse heads' queries differ most."""
+    return math.ceil((found.std() / found.mean() / SURE).item() ** 2)
+
+
+def settled_beta(grid: TokenGrid, q: Tensor, k: Tensor, wanted: float) -> float:
+    """What to multiply q (S, D) with for a density, from as many queries as it takes to be sure of it."""
+    ranks = ranked(q[places(grid, AT_ONCE, q.device)] @ k.T)  # whatever they are multiplied with
+    beta = find_beta(ranks, wanted)
+    enough = min(MOST_QUERIES, enough_queries(densities(ranks * beta)))
+    if enough <= AT_ONCE:
+        return beta
+    return find_beta(ranked(q[places(grid, enough, q.device)] @ k.T), wanted)
+
+
+def find_beta(ranks: Tensor, wanted: float) -> float:
+    """What to multiply scores that fall along each row with for a density, the nearest there is: by halving on a few
+    queries, then on all of them along the slope that the few have."""
+    few = ranks[::EVERY]
     beta = halved(few, wanted)
     for _ in range(MOST_STEPS):
-        found = sorted_density(ranked * beta)
+        found = sorted_density(ranks * beta)
         if abs(found / wanted - 1) < CLOSE:
             break
         change = sorted_density(few * (beta * STEP)) / sorted_density(few * beta)
@@ -138,12 +165,12 @@ def find_beta(scores: Tensor, wanted: float) -> float:
     return beta
 
 
-def halved(ranked: Tensor, wanted: float) -> float:
-    """The same of scores that fall along each row, by halving alone."""
+def halved(ranks: Tensor, wanted: float) -> float:
+    """The same by halving alone."""
     low, high = 0.0, MOST_BETA
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if sorted_density(ranked * middle) > wanted else (low, middle)
+        low, high = (middle, high) if sorted_density(ranks * middle) > wanted else (low, middle)
     return (low + high) / 2
 
 
@@ -158,12 +185,12 @@ def make_head(
     noise = [torch.randn(field.shape, device=device, generator=generator) for _ in range(2)]
     # of one length, as models that normalize queries and keys have them
     content_q, content_k = (F.normalize(field + part, dim=1) for part in noise)
-    seen = places(grid, SAMPLED, device)
+    seen = places(grid, AT_ONCE, device)
     own = math.sqrt(1 - content.share) / scale_of(structure_q[seen], structure_k)
     other = math.sqrt(content.share) / scale_of(content_q[seen], content_k)
     q = torch.cat([structure_q * own, content_q * other], 1)
     k = torch.cat([structure_k, content_k], 1)
-    beta = find_beta(q[seen] @ k.T, head.density)
+    beta = settled_beta(grid, q, k, head.density)
     smooth = smooth_field(grid, head_dim, generator, device)
     rough = torch.randn(smooth.shape, device=device, generator=generator)
     v = math.sqrt(content.alike) * smooth + math.sqrt(1 - content.alike) * rough
@@ -184,8 +211,12 @@ def make_heads(
     return q, k, v
 
 
-def measured_density(grid: TokenGrid, q: Tensor, k: Tensor, count: int, seed: int = 1) -> float:
-    """Density of a head q, k (S, D) at random queries, which beta was not found with but by chance."""
+def measured_density(grid: TokenGrid, q: Tensor, k: Tensor, seed: int = 1) -> tuple[float, int]:
+    """Density of a head q, k (S, D) at random queries, which beta was not found with but by chance, and how many."""
     generator = torch.Generator(q.device).manual_seed(seed)
-    chosen = places(grid, count, q.device, generator)
-    return density(q[chosen].float() @ k.float().T * q.shape[-1] ** -0.5)
+    found, keys = torch.empty(0, device=q.device), k.float().T * q.shape[-1] ** -0.5
+    for part in places(grid, MOST_QUERIES, q.device, generator).split(AT_ONCE):
+        found = torch.cat([found, densities(ranked(q[part].float() @ keys))])
+        if enough_queries(found) <= len(found):
+            break
+    return found.mean().item(), len(found)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 SOL_BLOCK = 64
+EXTRA_TOKENS = 256  # that each block of queries sees beyond its blocks: the default of ComfyUI's Model Sparse Attention
 
 
 Run = Callable[[], Tensor]
@@ -138,9 +139,9 @@ def make_kitchen_int8(case: Case) -> tuple[Run, Finish]:
     return lambda: attend(q, k, v), heads_first
 
 
-def sol(bricks: bool, tau: float | None = None) -> Method:
+def sol(bricks: bool, tau: float | None = None, extra: int = 0) -> Method:
     """comfy-kitchen's top-k with pooled tail, on the sequence as it is or permuted ahead of time into our order; with
-    `tau` its threshold chooses, and how many it keeps hangs on the data.
+    `tau` its threshold chooses, and how many it keeps hangs on the data. `extra` single tokens are seen beyond these.
 
     Text stays dense both as queries and as keys, as it is for ours. Blocks that it keeps in any case (text, the own
     block and its neighbours) count towards the density.
@@ -152,7 +153,8 @@ def sol(bricks: bool, tau: float | None = None) -> Method:
         q, k, v = (x[:, order] if bricks else x for x in (case.q, case.k, case.v))
         text = list(text_blocks(case, bricks))
         ratio = topk_ratio(-(-q.shape[1] // SOL_BLOCK), text[1] - text[0], case.density())
-        choice = {"topk_ratio": ratio} if tau is None else {"tau": tau}
+        choice = {"token_aug": extra} if extra else {}  # a comfy-kitchen without it says so
+        choice |= {"topk_ratio": ratio} if tau is None else {"tau": tau}
         back = order.argsort()
         run = partial(attend, q, k, v, sink_blocks=text, sink_q=text, **choice)
         return run, (lambda out: out[:, back]) if bricks else as_it_is

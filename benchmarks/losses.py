@@ -41,7 +41,10 @@ def kernel_times(run: Run, device: torch.device) -> dict[str, float]:
         if device.type == "cuda":
             torch.cuda.synchronize()
     name = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    found = {event.key: getattr(event, name) / 1e3 for event in profile.key_averages()}
+    # operators are told the time of their kernels too, which would count twice
+    where = torch.autograd.DeviceType.CUDA if device.type == "cuda" else torch.autograd.DeviceType.CPU
+    events = [event for event in profile.key_averages() if event.device_type == where]
+    found = {event.key: getattr(event, name) / 1e3 for event in events}
     ranked = sorted(((ms, key) for key, ms in found.items() if ms > 0), reverse=True)
     shown = {key: round(ms, 4) for ms, key in ranked[:SHOWN]}
     rest = sum(ms for ms, _ in ranked[SHOWN:])
@@ -69,13 +72,16 @@ def in_sequence(lists: TileLists) -> TileLists:
     return replace(lists.to("cpu"), index=plain).to(device)
 
 
-def losses(case: Case, method: Method, ms: float, dense: dict[str, float], workers: int | None) -> dict[str, float]:
+def losses(
+    case: Case, method: Method, ms: float, dense: dict[str, float], workers: int | None, in_kernels: float
+) -> dict[str, float]:
     """Milliseconds that a call takes beyond its ideal, by what they go to; what is left over is `short rows and lists`.
 
     Args:
         ms: of the call.
         dense: milliseconds of the `best` dense attention and of `own`, our kernel with all tiles.
         workers: programs that run at a time, None where that is not known.
+        in_kernels: milliseconds that the device spends in the call's kernels.
     """
     device, numbers = case.q.device, case.numbers(method.truth)
     density = case.density(method.truth)
@@ -86,6 +92,8 @@ def losses(case: Case, method: Method, ms: float, dense: dict[str, float], worke
         found["imbalance"] = ms * (1 - 1 / imbalance(case.lists, numbers, workers))
     if method.prepare is not None:
         found["quantizing or choosing"] = median_ms(method.prepare(case), device)
+    if device.type == "cuda":
+        found["launches and host"] = max(0.0, ms - in_kernels)
     found["short rows and lists"] = ms - dense["best"] * density - sum(found.values())
     return {name: round(value, 4) for name, value in found.items()}
 
@@ -103,13 +111,14 @@ def profile_row(case: Case, name: str, dense: dict[str, float], peak: tuple[floa
     moved = 4 * case.q.nbytes + case.lists.bytes
     least = 1e3 * max(flops / peak[0], moved / peak[1])
     workers = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else None
-    lost = losses(case, method, ms, dense, workers)
+    kernels = kernel_times(run, device)
+    lost = losses(case, method, ms, dense, workers, sum(kernels.values()))
     return {
         "method": name, "density": round(density, 4), "ms": round(ms, 4), "ideal_ms": round(dense["best"] * density, 4),
-        "kernels": kernel_times(run, device), "host_us": host_microseconds(run, device),
+        "kernels": kernels, "host_us": host_microseconds(run, device),
         "flops": flops, "bytes": moved, "bound": "products" if flops / peak[0] > moved / peak[1] else "memory",
         "fraction_of_roofline": round(least / ms, 4), "losses": lost,
-        "largest": sorted(lost, key=lost.get, reverse=True)[:3],
+        "largest": [name for name in sorted(lost, key=lost.get, reverse=True)[:3] if lost[name] > 0],
     }  # fmt: skip
 
 

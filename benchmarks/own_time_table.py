@@ -19,7 +19,8 @@ def own_time_table(found: list[dict]) -> str:
     lines = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
     lines += [f"| {' | '.join(cells(row, known))} |" for row in latest["rows"] if "ms" in row]
     told = f" Before: commit {before[0]['commit'][:10]}." if before else ""
-    return "\n".join([*lines, "", f"Commit {latest['commit'][:10]}.{told} {made_by(latest)}"])
+    limit = "The limit: products in the model's precision or copies, as measured on the same card."
+    return "\n".join([*lines, "", f"{limit} Commit {latest['commit'][:10]}.{told} {made_by(latest)}"])
 
 
 def cells(row: dict, known: dict[tuple, float]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+NO_TIME = "no time left, go on with --continue"
 NOT_YET = "*Not yet run on a GPU; `GPU_BACKLOG.md` has the commands.*"
 
 
@@ -36,6 +37,41 @@ def newest_if_any(benchmark: str) -> dict | None:
     return next(reversed(all_if_any(benchmark)), None)
 
 
+def kept_rows(file: Path | None, benchmark: str) -> list[dict]:
+    """Rows of an earlier run that need not be measured again.
+
+    Raises:
+        OSError, ValueError: not a result file of the benchmark.
+    """
+    if file is None:
+        return []
+    found = json.loads(file.read_text())
+    if found.get("benchmark") != benchmark:
+        raise ValueError(f"{file} is of {found.get('benchmark')}, not of {benchmark}")
+    return [row for row in found["rows"] if row.get("skipped") != NO_TIME]
+
+
+def latest_of_each(found: list[dict], subject: str) -> dict | None:
+    """Results, the latest last, of the device of the last one, as if they were one: of each value of the field
+    `subject` the rows of the latest result that measured any of it. None of none."""
+    same = [result for result in found if result["device"] == found[-1]["device"]]
+    latest = {
+        row[subject]: number for number, result in enumerate(same) for row in result["rows"] if "skipped" not in row
+    }
+    used = sorted({*latest.values()})
+    if not used:
+        return found[-1] if found else None
+    rows = [row for number in used for row in same[number]["rows"] if latest.get(row[subject]) == number]
+    return {**found[-1], "rows": rows, "made_by": " ".join(made_by(same[number]) for number in used)}
+
+
+def of_each(benchmark: str, subject: str) -> dict | None:
+    """The same of all results of a benchmark."""
+    return latest_of_each(all_if_any(benchmark), subject)
+
+
 def made_by(result: dict) -> str:
     """The line below a table."""
+    if "made_by" in result:
+        return result["made_by"]
     return f"`{result['command']}`, {result['device']}, {result['date']}."

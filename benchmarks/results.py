@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +33,20 @@ def free_file(name: str, command: str) -> Path:
 
 
 def git(*command: str) -> str:
-    """What git says of this checkout, nothing where it is none."""
+    """What git says of this checkout, nothing where it is none or git is missing."""
+    if shutil.which("git") is None:
+        return ""
     return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
-COMMIT = git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
-"""Of the code as it was when the benchmark began; dirty when tracked files were changed."""
+def commit() -> str:
+    """Of the code as it is now; dirty when tracked files were changed. $COMMIT says it where the code is a copy."""
+    given = os.environ.get("COMMIT")
+    return given or git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+
+
+COMMIT = commit()
+"""Of the code when the benchmark began."""
 
 
 def script_name() -> str:
@@ -65,5 +75,7 @@ def save_results(benchmark: str, rows: list[dict], device: str = "cpu") -> str:
     file = free_file(f"{benchmark}-{slug}-{date}", content["command"])
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     head = json.dumps({k: v for k, v in content.items() if k != "rows"}, indent=1)
-    file.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
+    unfinished = file.with_suffix(".part")  # one that is stopped while it writes leaves the rows before
+    unfinished.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
+    unfinished.replace(file)
     return file.relative_to(ROOT).as_posix()

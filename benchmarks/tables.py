@@ -21,7 +21,7 @@ from plan_tables import (
     solver_table,
     transfer_table,
 )
-from result_files import ROOT, all_if_any, made_by, newest, newest_if_any
+from result_files import ROOT, all_if_any, made_by, newest, of_each
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -239,15 +239,17 @@ TABLES = {
         "masks": masks_table, "methods": methods_table, "sensitivity": sensitivity_table, "solver": solver_table,
         "hold_out": hold_out_table, "needs": needs_table, "prior": prior_table,
         "transfer": transfer_table, "compensation": compensation_table,
-        "made_heads": lambda: verified_table(newest_if_any("calibrated_heads_verify"), newest("calibrated_heads_fit")),
-        "error_time": lambda: error_time_table(newest_if_any("calibrated_heads")),
+        "made_heads": lambda: verified_table(
+            of_each("calibrated_heads_verify", "shape"), newest("calibrated_heads_fit")
+        ),
+        "error_time": lambda: error_time_table(of_each("calibrated_heads", "shape")),
         "own_time": lambda: own_time_table(all_if_any("profile_own_time")),
     },
     "benchmarks/tables/compiled_code.md": {"code": code_table},
     "benchmarks/tables/workflows.md": {"compositions": compositions_table},
     "benchmarks/tables/end_to_end.md": {
-        "end_to_end": lambda: forwards_table(newest_if_any("end_to_end")),
-        "sampler_runs": lambda: sampler_table(newest_if_any("end_to_end")),
+        "end_to_end": lambda: forwards_table(of_each("end_to_end", "model")),
+        "sampler_runs": lambda: sampler_table(of_each("end_to_end", "model")),
     },
 }  # fmt: skip
 

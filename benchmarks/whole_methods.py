@@ -12,15 +12,15 @@ from functools import partial
 from importlib import import_module
 
 import torch.nn.functional as F
+from kernel_methods import EXTRA_TOKENS
 from pack_methods import ours, ours_as_users_do
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from whole_targets import Attach, Method, MissingError, Target, by
+from whole_targets import Attach, Method, MissingError, Target, by, refuse
 
 REFERENCE = "sdpa_flash"
 """Dense attention that sums in fp32; what outputs are compared with."""
 NO_ATTENTION = "no_attention"
-EXTRA_TOKENS = 256  # the default of ComfyUI's own node, also where its kernel is called without it
 
 
 def sdpa(backend: SDPBackend | None) -> Attach:
@@ -65,6 +65,12 @@ def flash3(target: Target) -> None:
     by(first)(target)
 
 
+def sage(target: Target) -> None:
+    """SageAttention as ComfyUI calls it, but for ComfyUI's own way out: where it fails, dense attention unasked."""
+    attend = imported("sageattention").sageattn
+    by(partial(attend, tensor_layout="NHD", is_causal=False, smooth_k=False))(target)
+
+
 def imported(name: str) -> object:
     """A package that may be missing."""
     try:
@@ -93,8 +99,10 @@ def core_sparse(selection: str, **settings: float) -> Attach:
             raise MissingError("this comfy-kitchen has no sol_attn for this device")
         try:
             node = import_module("comfy_extras.nodes_sparse_attention").BlockSparseAttention
-        except ImportError:
+        except ImportError as error:
+            target.note = f"its kernel through ComfyUI's override, as the node could not be had ({error})"
             return _kernel_of_core(target, kitchen.sol_attn, **settings)
+        refuse(target)
         chosen = {"selection": selection, **settings}
         patched = node.execute(target.patcher, chosen, 0.0, 1.0, min_tokens=0, extra_tokens=EXTRA_TOKENS)
         target.patcher = patched.result[0]
@@ -124,19 +132,19 @@ def without_options(guards: list) -> list[bool]:
     return ["transformer_options" not in guard.name for guard in guards]
 
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, Method] = {  # the most important first, for runs that end early
     REFERENCE: Method(sdpa(SDPBackend.FLASH_ATTENTION), dense=True),
     NO_ATTENTION: Method(no_attention),
-    "comfyui": Method(lambda target: None, dense=True),  # what ComfyUI chooses by itself
     "sdpa_cudnn": Method(sdpa(SDPBackend.CUDNN_ATTENTION), dense=True),
     "fa3": Method(flash3, dense=True),
     "kitchen_int8": Method(registered("comfy_kitchen_int8"), eight_bits=True),
-    "sage": Method(registered("sage"), eight_bits=True),
     "core_sol_1.3": Method(core_sparse("sol-attn", tau=1.3)),
+    "ours_int8": Method(ours(int8=True), planned=True),
+    "ours_bf16": Method(ours(), planned=True),
     "core_sol_1.0": Method(core_sparse("sol-attn", tau=1.0)),
     "core_sla_10": Method(core_sparse("sla", keep_percent=10.0)),
-    "ours_bf16": Method(ours(), planned=True),
-    "ours_int8": Method(ours(int8=True), planned=True),
     "ours_sampler": Method(ours_as_users_do, planned=True, steps=4),
+    "sage": Method(sage, eight_bits=True),
+    "comfyui": Method(lambda target: None, dense=True),  # what ComfyUI chooses by itself
 }
 METHODS |= {f"{name}_compiled": compiled(METHODS[name]) for name in ("comfyui", "ours_bf16")}

@@ -24,8 +24,11 @@ class Target:
         patcher: a clone of the MODEL, the method's own.
         layout: its token layout: (frames, height, width), tokens before and after.
         plan: `shipped` or a density; None for methods without a plan.
+        prepared: whether what the pack makes once for a run is made before its first forward.
         runs: the pack's runs, in the order they end.
-        calls: self-attention calls that a method of others computed itself.
+        calls: self-attention calls of a forward that a method of others computed itself.
+        counted: whether it notes them there.
+        note: what is to be said of how the method was put on.
     """
 
     patcher: object
@@ -34,8 +37,11 @@ class Target:
     family: object
     layout: tuple[int, int, int, int, int]
     plan: str | None = None
+    prepared: bool = False
     runs: list = field(default_factory=list)
     calls: list = field(default_factory=list)
+    counted: bool = False
+    note: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -62,6 +68,8 @@ class Method:
         eight_bits: whether it counts as dense attention in 8 bits.
         steps: of a whole sampler run, 0 for one timed forward.
         only_compiled: measured on models that are to be compiled alone.
+
+    Those of others, not compiled, keep nothing from layer to layer: one layer is enough to warm them up.
     """
 
     attach: Attach
@@ -70,6 +78,11 @@ class Method:
     eight_bits: bool = False
     steps: int = 0
     only_compiled: bool = False
+
+    @property
+    def short_warmup(self) -> bool:
+        """Whether the first blocks of a model warm it up."""
+        return not (self.planned or self.only_compiled)
 
 
 def heads_apart(x: Tensor, heads: int, by_head: bool) -> Tensor:
@@ -101,4 +114,21 @@ def put(target: Target, function: Callable) -> None:
 
 def by(attend: Callable[[Tensor, Tensor, Tensor], Tensor], everywhere: bool = True) -> Attach:
     """A method that is one function of q, k, v (B, S, H, D)."""
-    return lambda target: put(target, override(attend, target, everywhere))
+
+    def attach(target: Target) -> None:
+        target.counted = True
+        put(target, override(attend, target, everywhere))
+
+    return attach
+
+
+def refuse(target: Target) -> None:
+    """Under a method that hands on what it does not take: an error for the video's self-attention, instead of a row
+    that is that of dense attention."""
+
+    def function(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, **call: object) -> Tensor:
+        if q.shape == k.shape == v.shape and q.shape[-2] == target.tokens:
+            raise MissingError("it left self-attention of the video to dense attention")
+        return func(q, k, v, heads, **call)
+
+    put(target, function)

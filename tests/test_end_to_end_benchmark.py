@@ -15,14 +15,22 @@ from sparse_vdit.kernels.grid import TokenGrid
 from tolerances import RELATIVE_L2, relative_l2
 
 sys.path.append(str(ROOT / "benchmarks"))
+import comfyui_models
 import end_to_end
 import end_to_end_tables
+import error_methods
 import pack_methods
+import result_files
+import results
+import whole_costs
 import whole_methods
 import whole_targets
 from end_to_end_figure import draw
+from kernel_cases import Case, random_qkv
+from kernel_shapes import Shape, build_lists
 from projections import compare
 from whole_models import MODELS, TINY
+from whole_targets import Target
 
 
 def row(method: str, seconds: float, model: str = "wan14b_480p", **more: object) -> dict:
@@ -113,6 +121,100 @@ def test_calls_that_are_no_plain_self_attention_are_the_models_own() -> None:
     assert torch.equal(function(own, video, video, value, 2), value) and target.calls == [None]
 
 
+def test_a_method_that_leaves_attention_dense_is_refused() -> None:
+    target = Anything(tokens=9, patcher=Anything(model_options={"transformer_options": {}}))
+    whole_targets.refuse(target)
+    function = target.patcher.model_options["transformer_options"]["optimized_attention_override"]
+    video, text = torch.randn(1, 9, 4), torch.randn(1, 5, 4)
+    assert function(lambda q, *others, **more: q, video, text, text, 2, mask=None) is video
+    with pytest.raises(whole_targets.MissingError, match="left self-attention"):
+        function(None, video, video, video, 2, mask=torch.ones(9))
+
+
+def kitchen_with_sol() -> object:
+    kitchen = pytest.importorskip("comfy_kitchen", reason="COMFY-KITCHEN IS NOT INSTALLED: its calls were not tried")
+    return kitchen if hasattr(kitchen, "sol_attn") else pytest.skip("this comfy-kitchen has no sol_attn")
+
+
+@pytest.mark.parametrize("grid", [TokenGrid(7, 13, 17, prefix=5, suffix=3), TokenGrid(7, 13, 17, suffix=30)])
+def test_comfy_kitchen_takes_our_calls(grid: TokenGrid) -> None:
+    """Its eager kernel, which a CPU runs: names of arguments and layouts."""
+    attend = kitchen_with_sol().sol_attn
+    shape = Shape(grid, 2, 128)
+    lists, mixes, routed = build_lists(shape, (1.0, 0.4))
+    qkv = random_qkv(shape, torch.device("cpu"), torch.bfloat16)
+    case = Case(*qkv, lists, mixes[0.4], routed[1], mixes[1.0][0])
+    for name in ("kitchen_sol_topk", "kitchen_sol_topk_bricks", "kitchen_sol_topk_extra", "kitchen_sol_1.0_bricks"):
+        run, finish = error_methods.CHOSEN[name].make(case)
+        assert case.error(finish(run()), "dense") < 0.9  # zeros or another order have at least 1
+    patcher, layout = Anything(model_options={"transformer_options": {}}), (*grid.shape, grid.prefix, grid.suffix)
+    target = Target(patcher, None, torch.device("cpu"), None, layout)
+    whole_methods._kernel_of_core(target, attend, tau=1.0)
+    function = patcher.model_options["transformer_options"]["optimized_attention_override"]
+    by_head = function(None, *(x.transpose(1, 2) for x in qkv), 2, skip_reshape=True, skip_output_reshape=True)
+    assert torch.equal(by_head.transpose(1, 2).flatten(2), function(None, *(x.flatten(2) for x in qkv), 2))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_comfyuis_node_is_called_as_it_is_declared(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """A stand-in with the arguments of ComfyUI 0.38's Model Sparse Attention; without it, the kernel, which is said."""
+    found = {}
+
+    class BlockSparseAttention:
+        @classmethod
+        def execute(cls, model, selection, start_percent, end_percent, dense_blocks="", min_tokens=1, extra_tokens=0):
+            found.update(selection, window=(start_percent, end_percent), tokens=(min_tokens, extra_tokens))
+            return Anything(result=(("patched", model),))
+
+    kitchen = Anything(sol_attn=lambda *qkv, **settings: None, sol_attn_is_available=lambda device: True)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", kitchen)
+    node = Anything(BlockSparseAttention=BlockSparseAttention) if there else None
+    monkeypatch.setitem(sys.modules, "comfy_extras", Anything(__path__=[]))
+    monkeypatch.setitem(sys.modules, "comfy_extras.nodes_sparse_attention", node)
+    patcher = Anything(model_options={"transformer_options": {}}, model=Anything(diffusion_model=None))
+    target = Target(patcher, None, "cpu", Anything(shape=lambda model: (2, 3, 128)), (2, 3, 4, 0, 0))
+    whole_methods.METHODS["core_sla_10"].attach(target)
+    if there:
+        assert target.patcher == ("patched", patcher) and not target.counted and target.note is None
+        assert found == {"selection": "sla", "keep_percent": 10.0, "window": (0.0, 1.0), "tokens": (0, 256)}
+    else:
+        assert target.patcher is patcher and target.counted and "the node could not be had" in target.note
+
+
+def test_models_are_cut_down_for_a_while() -> None:
+    model = torch.nn.Module()
+    model.double_blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(3))
+    model.single_blocks = torch.nn.ModuleList()
+    whole = model.double_blocks
+    with pytest.raises(KeyError), comfyui_models.first_blocks_alone(model):
+        assert list(model.double_blocks) == [whole[0]] and len(model.single_blocks) == 0
+        raise KeyError
+    assert model.double_blocks is whole and len(whole) == 3
+
+
+def test_what_a_call_takes_is_estimated() -> None:
+    flops = {name: whole_costs.forward_flops(model) for name, model in MODELS.items()}
+    # 14 billion weights of which those for text are seen by few tokens; 4 x 75600^2 x 5120 x 40 of attention
+    assert flops["wan14b_720p"][0] == pytest.approx(2 * 12e9 * 75600, rel=0.01)
+    assert flops["wan14b_720p"][1] == pytest.approx(4.68e15, rel=0.01)
+    assert {name: whole_costs.tokens_of(model) for name, model in MODELS.items()} == {
+        "wan1_3b_480p": 32760, "wan14b_480p": 32760, "cogvideox15": 11 * 48 * 85 + 226, "wan1_3b_720p": 75600,
+        "wan14b_720p": 75600, "hunyuan15_720p": 31 * 45 * 80 + 256, "hunyuan_720p": 33 * 45 * 80 + 256,
+    }  # fmt: skip
+    model = MODELS["wan14b_720p"]
+    first, later = (whole_costs.method_seconds(model, "ours_bf16", "0.25", again) for again in (False, True))
+    assert first == 2 * later < 2 * whole_costs.method_seconds(model, "sdpa_flash", None, False)
+    two = [("sdpa_flash", None), ("sage", None)]
+    told = whole_costs.estimate({"wan14b_720p": (model, two), "tiny_wan": (model, [])})
+    assert "2 rows" in told and "tiny_wan" not in told and "in one call" in told
+
+
+def test_a_method_needs_as_many_dense_forwards_as_it_may_take() -> None:
+    needed = {name: end_to_end.most_seconds(method, 10.0) for name, method in whole_methods.METHODS.items()}
+    assert needed["kitchen_int8"] == 10 and needed["ours_int8"] == 20 and needed["ours_sampler"] == 50
+    assert needed["ours_bf16_compiled"] == 20 + whole_costs.COMPILING
+
+
 def test_plans_are_measured_where_they_belong() -> None:
     found = end_to_end.jobs(MODELS["wan14b_480p"], list(whole_methods.METHODS), ["shipped", "0.2"])
     assert found[0] == (whole_methods.REFERENCE, None)
@@ -142,7 +244,7 @@ def test_tables_and_picture_of_rows(tmp_path: Path) -> None:
         "| wan14b_480p | ours_bf16 | 0.25 | 0.25 | 2.000 | 50% | 2.00 | 240 (1.67x) | - | 10.0 (1.60x) | +0.0% | "
         "1.2e-02 | 7.5 |"
     )
-    assert "sage: no sage" in table and "some GPU" in table and "mean nothing" not in table
+    assert "sage (wan14b_480p): no sage" in table and "some GPU" in table and "mean nothing" not in table
     assert "| 4 | 9.0 | all sparse |" in end_to_end_tables.sampler_table(result([dict(row) for row in ROWS]))
     draw(result([dict(row) for row in ROWS])["rows"], tmp_path / "bars.png")
     assert Image.open(tmp_path / "bars.png").height > 60
@@ -177,9 +279,44 @@ def test_wrong_arguments_are_named(
 
 def test_rows_for_which_no_time_was_left_are_measured_again(tmp_path: Path) -> None:
     file = tmp_path / "end_to_end-x.json"
-    late = {"model": "a", "method": "sage", "skipped": end_to_end.NO_TIME}
+    late = {"model": "a", "method": "sage", "skipped": result_files.NO_TIME}
     file.write_text(json.dumps({"benchmark": "end_to_end", "rows": [*ROWS, late]}))
-    assert end_to_end.kept_rows(file) == ROWS
-    file.write_text(json.dumps({"benchmark": "kernels", "rows": []}))
-    with pytest.raises(ValueError, match="is of kernels"):
-        end_to_end.kept_rows(file)
+    assert result_files.kept_rows(file, "end_to_end") == ROWS and result_files.kept_rows(None, "end_to_end") == []
+    with pytest.raises(ValueError, match="is of end_to_end, not of calibrated_heads"):
+        result_files.kept_rows(file, "calibrated_heads")
+
+
+def test_results_of_several_calls_make_one_table() -> None:
+    def of(number: int, device: str, *models: str) -> dict:
+        rows = [{"model": model, "number": number} for model in models]
+        return {"device": device, "command": f"run {number}", "date": "today", "rows": rows}
+
+    late = {"model": "a", "number": 3, "skipped": result_files.NO_TIME}
+    found = [of(0, "old", "a", "z"), of(1, "new", "a", "b"), of(2, "new", "b", "c"), of(3, "new", "d")]
+    found[3]["rows"].append(late)
+    whole = result_files.latest_of_each(found, "model")
+    assert [(row["model"], row["number"]) for row in whole["rows"]] == [("a", 1), ("b", 2), ("c", 2), ("d", 3)]
+    assert all(f"run {number}" in result_files.made_by(whole) for number in (1, 2, 3))
+    assert "run 0" not in result_files.made_by(whole)
+    nothing = {**of(4, "new"), "rows": [late]}
+    assert result_files.latest_of_each([nothing], "model") is nothing and not result_files.latest_of_each([], "model")
+
+
+def test_a_run_that_is_stopped_while_it_writes_leaves_the_rows_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    file = tmp_path / results.save_results("end_to_end", [{"model": "a"}])
+    monkeypatch.setattr(Path, "replace", lambda *paths: sys.exit("stopped"))
+    with pytest.raises(SystemExit):
+        results.save_results("end_to_end", [{"model": "b"}])
+    assert result_files.kept_rows(file, "end_to_end") == [{"model": "a"}]
+
+
+def test_the_commit_of_a_copy_is_told_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMMIT", "0123abcd")
+    assert results.commit() == "0123abcd"
+    monkeypatch.delenv("COMMIT")
+    monkeypatch.setattr(results.shutil, "which", lambda name: None)
+    assert results.commit() == ""

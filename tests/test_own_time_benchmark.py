@@ -34,12 +34,12 @@ def case() -> Case:
 
 def test_losses_are_all_that_a_call_takes_beyond_its_ideal(case: Case) -> None:
     dense = {"best": 10.0, "own": 14.0}
-    found = losses.losses(case, METHODS["ours_torch"], 9.0, dense, workers=4)
+    found = losses.losses(case, METHODS["ours_torch"], 9.0, dense, workers=4, in_kernels=8.0)
     assert sum(found.values()) == pytest.approx(9.0 - 10.0 * case.density(), abs=1e-3)
     assert found["kernel against the best dense one"] == pytest.approx(4 * case.density(), abs=1e-3)
     assert 0 <= found["imbalance"] < 9
     assert "quantizing or choosing" not in found and "imbalance" not in losses.losses(
-        case, METHODS["ours_torch"], 9.0, dense, None
+        case, METHODS["ours_torch"], 9.0, dense, None, 8.0
     )
 
 
@@ -67,6 +67,46 @@ def test_dense_attention_that_does_not_run_is_left_out(case: Case) -> None:
         losses.dense_times(case, ("fa3",), "ours_torch")
 
 
+class Event:
+    """Of the profiler: `where` it ran, and how long."""
+
+    def __init__(self, key: str, where: str, us: float):
+        self.key, self.device_type = key, getattr(torch.autograd.DeviceType, where)
+        self.self_device_time_total = self.self_cpu_time_total = us
+
+
+def test_kernels_of_a_gpu_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operators are told the time of the kernels that they launch."""
+    events = [Event("aten::copy_", "CPU", 700.0), Event("copy", "CUDA", 700.0), Event("attention", "CUDA", 2000.0)]
+
+    class Profile:
+        def __init__(self, activities: list):
+            assert torch.profiler.ProfilerActivity.CUDA in activities
+
+        def __enter__(self) -> Profile:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def key_averages(self) -> list[Event]:
+            return events
+
+    monkeypatch.setattr(torch.profiler, "profile", Profile)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert losses.kernel_times(lambda: None, torch.device("cuda")) == {"attention": 2.0, "copy": 0.7}
+
+
+def test_no_row_begins_after_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile_own_time.results, "FOLDER", profile_own_time.results.FOLDER)
+    options = ["--device", "cpu", "--tiny", "--folder", str(tmp_path), "--minutes", "-1"]
+    monkeypatch.setattr(sys, "argv", ["profile_own_time.py", *options])
+    profile_own_time.main()
+    (file,) = tmp_path.glob("*.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert len(rows) == 3 and all("no time left" in row["skipped"] for row in rows)
+
+
 def test_the_script_profiles_a_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile_own_time.results, "FOLDER", profile_own_time.results.FOLDER)
     options = ["--device", "cpu", "--tiny", "--folder", str(tmp_path), "--densities", "0.4"]
@@ -77,11 +117,13 @@ def test_the_script_profiles_a_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (row,) = result["rows"]
     assert "skipped" not in row and row["method"] == "ours_torch" and row["shape"] == "tiny"
     assert sum(row["losses"].values()) == pytest.approx(row["ms"] - row["ideal_ms"], abs=0.01)
-    assert row["largest"] == sorted(row["losses"], key=row["losses"].get, reverse=True)[:3]
+    most = sorted(row["losses"], key=row["losses"].get, reverse=True)[:3]
+    assert row["largest"] == [name for name in most if row["losses"][name] > 0] != []
     assert row["fraction_of_roofline"] > 0 and row["bound"] in ("products", "memory")
     older = {**result, "commit": "0123456789abcdef", "rows": [{**row, "ms": 1234.5}]}
     table = own_time_table([older, result])
     assert "| 1234.50 |" in table and "Before: commit 0123456789." in table
+    assert all(f"{name} {row['losses'][name]:.2f}" in table for name in row["largest"])
     other = {**older, "device": "another"}
     assert "1234" not in own_time_table([other, result]) and own_time_table([]) == NOT_YET
 
