@@ -5,6 +5,7 @@ Videos are gone through frame by frame: beside them, no more than ten frames in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -26,7 +27,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
         (frames,) float64.
     """
     _check(a, b)
-    error = torch.stack([(x.double() - y.double()).square().mean() for x, y in zip(a, b, strict=True)])
+    error = _numbers((x.double() - y.double()).square().mean() for x, y in zip(a, b, strict=True))
     return -10 * error.log10()
 
 
@@ -54,7 +55,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         (frames,) float64.
     """
     _check(a, b)
-    return torch.stack([_frame_ssim(x, y) for x, y in zip(a, b, strict=True)])
+    return _numbers(_frame_ssim(x, y) for x, y in zip(a, b, strict=True))
 
 
 def flicker(a: Tensor, b: Tensor) -> Tensor:
@@ -69,8 +70,13 @@ def flicker(a: Tensor, b: Tensor) -> Tensor:
     """
     _check(a, b)
     errors = (y.double() - x.double() for x, y in zip(a, b, strict=True))
-    found = [(after - before).square().mean().sqrt() for before, after in pairwise(errors)]
-    return torch.stack(found) if found else a.new_zeros(0, dtype=torch.float64)
+    return _numbers((after - before).square().mean().sqrt() for before, after in pairwise(errors))
+
+
+def _numbers(found: Iterator[Tensor]) -> Tensor:
+    """One number for each frame, float64. They are taken out of their tensors at once, as small tensors that are kept
+    between large ones keep the allocator from giving back what lies beside them."""
+    return torch.tensor([value.item() for value in found], dtype=torch.float64)
 
 
 def _frame_ssim(a: Tensor, b: Tensor) -> Tensor:
