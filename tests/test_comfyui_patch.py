@@ -89,7 +89,7 @@ def test_plan_of_another_model_runs_dense_and_says_why(server: Server, plain: to
     before = len(server.log_text())
     assert torch.equal(latents(server, patched("other", preset="fast")), plain)
     line = report(server, before)
-    assert "everything runs dense: plan user/other does not fit, it is for layers 30, this model has layers 4: load" in line
+    assert "dense: plan user/other does not fit, it is for layers 30, this model has layers 4: load" in line
     assert line.endswith("; preset fast ignored, a plan is connected")
 
 

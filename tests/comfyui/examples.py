@@ -84,13 +84,13 @@ def wan_loaders() -> dict[str, dict]:
 
 
 PRIOR = """
-Without a connected plan the one that ships for this model runs, of grade *prior*: how sparse each head may be was
-measured, where it looks was not. The dense steps of the first run show that, and later runs begin with the plan so
-completed."""
+Without a connected plan your own saved one of this model runs, else the one that ships, of grade *prior*: how sparse
+each head may be was measured, where it looks was not. The dense steps of the first run show that, and later runs begin
+with the plan so completed."""
 
 CALIBRATE = """
-Without a connected plan the dense steps of the first run find one, as nothing measured ships for this model (grade
-*calibrate*). It is kept, and later runs begin with it."""
+Without a connected plan your own saved one of this model runs; nothing measured ships for it (grade *calibrate*).
+Without either the dense steps of the first run find a plan, and later runs begin with it."""
 
 HOW = """
 The line on **Sparse-vDiT Patch Model** says what ran sparse, what ran dense, and why; *Map of heads* shows each head.
