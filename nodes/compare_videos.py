@@ -8,8 +8,8 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..plans.comparison import Comparison, compare, draw_comparison, heat_map
-from ..plans.metrics import video_psnr
+from ..plans.comparison import Comparison, compare, draw_comparison, side_by_side
+from ..plans.metrics import together
 from .sockets import CATEGORY
 
 
@@ -59,15 +59,16 @@ class CompareVideos(io.ComfyNode):
             sizes = [f"{x.shape[0]} frames of {x.shape[2]} x {x.shape[1]}" for x in (reference, video)]
             raise ValueError(f"videos differ in size: {sizes[0]} and {sizes[1]}; generate both with the same settings")
         found = compare(reference, video)
-        shown = torch.cat([reference, video, heat_map(reference, video, difference_gain)], 2)
+        shown = side_by_side(reference, video, difference_gain)
         plot = torch.from_numpy(draw_comparison(found).copy()).float()[None] / 255
-        text = in_words(found, video_psnr(reference, video))
+        text = in_words(found)
         preview = ui.PreviewImage(plot, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(text, shown, plot, ui=preview)
 
 
-def in_words(found: Comparison, whole: float) -> str:
-    """Measures of two videos; `whole` is the PSNR of all frames together, in dB."""
+def in_words(found: Comparison) -> str:
+    """Measures of two videos."""
+    whole = together(found.psnr)
     if whole == math.inf:
         return "identical"
     dark, odd = int(found.psnr.argmin()), int(found.ssim.argmin())

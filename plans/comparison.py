@@ -1,4 +1,8 @@
-"""Pictures of how two videos differ: a heat map of each frame, and PSNR, SSIM and flicker over the frames."""
+"""Pictures of how two videos differ: a heat map of each frame, and PSNR, SSIM and flicker over the frames.
+
+Videos are gone through frame by frame: beside them and the one that `side_by_side` makes, no more than ten frames in
+float32 are in memory.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +43,19 @@ def compare(reference: Tensor, video: Tensor) -> Comparison:
     return Comparison(psnr(reference, video), ssim(reference, video), flicker(reference, video))
 
 
+def side_by_side(reference: Tensor, video: Tensor, gain: float) -> Tensor:
+    """Videos (frames, H, W, 3) and the heat map of their difference: (frames, H, 3 W, 3)."""
+    frames, height, width, channels = reference.shape
+    shown = torch.empty(
+        (frames, height, 3 * width, channels), dtype=torch.result_type(reference, video), device=reference.device
+    )
+    for one, other, both in zip(reference, video, shown, strict=True):
+        both.copy_(torch.cat([one, other, heat_map(one, other, gain)], 1))
+    return shown
+
+
 def heat_map(reference: Tensor, video: Tensor, gain: float) -> Tensor:
-    """Mean absolute difference of the channels of videos (frames, H, W, 3), times `gain`, in the colours of HEAT."""
+    """Mean absolute difference of the channels of frames (..., 3), times `gain`, in the colours of HEAT."""
     share = ((reference - video).abs().mean(-1) * gain).clamp(0, 1)
     colours = torch.tensor(HEAT, dtype=reference.dtype, device=reference.device) / 255
     place = share * (len(HEAT) - 1)

@@ -1,9 +1,14 @@
-"""How alike two videos are: PSNR and SSIM of frames, flicker between them, in torch alone."""
+"""How alike two videos are: PSNR and SSIM of frames, flicker between them, in torch alone.
+
+Videos are gone through frame by frame: beside them, no more than ten frames in float32 are in memory.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Wang, Bovik, Sheikh, Simoncelli: Image quality assessment, IEEE TIP 13(4), 2004, section III-B and -C
@@ -22,13 +27,18 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
         (frames,) float64.
     """
     _check(a, b)
-    error = torch.stack([(x.double() - y.double()).square().mean() for x, y in zip(a, b, strict=True)])
+    error = _numbers((x.double() - y.double()).square().mean() for x, y in zip(a, b, strict=True))
     return -10 * error.log10()
 
 
 def video_psnr(a: Tensor, b: Tensor) -> float:
     """PSNR in dB over the mean squared error of all frames together."""
-    error = (10 ** (psnr(a, b) / -10)).mean()  # frames are equally large
+    return together(psnr(a, b))
+
+
+def together(frames: Tensor) -> float:
+    """PSNR in dB of a whole video, of that of each of its frames."""
+    error = (10 ** (frames / -10)).mean()  # frames are equally large
     return float(-10 * error.log10())
 
 
@@ -45,7 +55,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         (frames,) float64.
     """
     _check(a, b)
-    return torch.stack([_frame_ssim(x, y) for x, y in zip(a, b, strict=True)])
+    return _numbers(_frame_ssim(x, y) for x, y in zip(a, b, strict=True))
 
 
 def flicker(a: Tensor, b: Tensor) -> Tensor:
@@ -59,27 +69,44 @@ def flicker(a: Tensor, b: Tensor) -> Tensor:
         (frames - 1,) float64.
     """
     _check(a, b)
-    error = b.double() - a.double()
-    return error.diff(dim=0).square().flatten(1).mean(1).sqrt()
+    errors = (y.double() - x.double() for x, y in zip(a, b, strict=True))
+    return _numbers((after - before).square().mean().sqrt() for before, after in pairwise(errors))
+
+
+def _numbers(found: Iterator[Tensor]) -> Tensor:
+    """One number for each frame, float64. They are taken out of their tensors at once, as small tensors that are kept
+    between large ones keep the allocator from giving back what lies beside them."""
+    return torch.tensor([value.item() for value in found], dtype=torch.float64)
 
 
 def _frame_ssim(a: Tensor, b: Tensor) -> Tensor:
-    a, b = (x.double().movedim(-1, 0)[:, None] for x in (a, b))  # (C, 1, H, W): channels are judged alone
+    channels = zip(a.unbind(-1), b.unbind(-1), strict=True)
+    return torch.stack([_channel_ssim(x.double(), y.double()) for x, y in channels]).mean()
+
+
+def _channel_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Of one channel (H, W) in float64."""
     mean_a, mean_b = _blur(a), _blur(b)
-    var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
-    covariance = _blur(a * b) - mean_a * mean_b
+    means, product = mean_a.square() + mean_b.square(), mean_a * mean_b
+    variances = _blur(a.square() + b.square()) - means  # of both together
+    covariance = _blur(a * b) - product
     c1, c2 = SSIM_K1**2, SSIM_K2**2
-    top = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return (top / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean()
+    return ((2 * product + c1) * (2 * covariance + c2) / ((means + c1) * (variances + c2))).mean()
 
 
 def _blur(x: Tensor) -> Tensor:
+    """Gaussian window at every place inside of (H, W), as a sum of shifted copies: torch's convolutions in float64 are
+    many times as slow."""
     for axis in (-2, -1):
         size = min(SSIM_WINDOW, x.shape[axis] - (1 - x.shape[axis] % 2))
-        place = torch.arange(size, dtype=x.dtype, device=x.device) - size // 2
+        place = torch.arange(size, dtype=x.dtype) - size // 2
         weight = (-(place**2) / (2 * SSIM_SIGMA**2)).exp()
-        weight = weight / weight.sum()
-        x = F.conv2d(x, weight.view(1, 1, -1, 1) if axis == -2 else weight.view(1, 1, 1, -1))
+        first, *others = (weight / weight.sum()).tolist()
+        inside = x.shape[axis] - size + 1
+        blurred = x.narrow(axis, 0, inside) * first
+        for start, share in enumerate(others, 1):
+            blurred.add_(x.narrow(axis, start, inside), alpha=share)
+        x = blurred
     return x
 
 

@@ -87,8 +87,10 @@ def test_plan_of_another_model_runs_dense_and_says_why(server: Server, plain: to
     plan = uniform_plan("wan", 30, 12, 128, (5, 8, 11), Diagonal(0))
     save_plan(plan, server.base / PLANS / "other.json", overwrite=True)
     before = len(server.log_text())
-    assert torch.equal(latents(server, patched("other")), plain)
-    assert "plan user/other does not fit, it is for layers 30, this model has layers 4: load" in report(server, before)
+    assert torch.equal(latents(server, patched("other", preset="fast")), plain)
+    line = report(server, before)
+    assert "dense: plan user/other does not fit, it is for layers 30, this model has layers 4: load" in line
+    assert line.endswith("; preset fast ignored, a plan is connected")
 
 
 def test_unknown_model_passes_dense_and_says_why(server: Server) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from comfyui.chromium import browse
-from comfyui.examples import add_names
+from comfyui.example_files import add_names
 from comfyui.fixtures import with_models
 from comfyui.installation import ROOT, comfyui_path
 from comfyui.plans import wan_plan

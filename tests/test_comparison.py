@@ -1,9 +1,15 @@
-"""Pictures of how two videos differ."""
+"""Pictures of how two videos differ, and the memory that comparing takes."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from sparse_vdit.plans.comparison import _LINE, HEAT, compare, draw_comparison, heat_map
+from sparse_vdit.plans.comparison import _LINE, HEAT, compare, draw_comparison, heat_map, side_by_side
+from torch.profiler import ProfilerActivity, profile
+
+FRAMES_HELD = 10.1
+"""Most frames in float32 that comparing needs beside the videos and its result: ten, as it says, and some numbers."""
 
 
 def videos(frames: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,3 +55,28 @@ def test_equal_videos_are_drawn_without_infinite_values() -> None:
     found = compare(reference, reference)
     assert torch.isinf(found.psnr).all()
     assert draw_comparison(found).size
+
+
+def test_side_by_side_is_both_videos_and_the_map_of_their_difference() -> None:
+    reference, video = videos()
+    whole = torch.cat([reference, video, heat_map(reference, video, 3.0)], 2)
+    assert torch.equal(side_by_side(reference, video, 3.0), whole)
+
+
+def peak_bytes(made: Callable[[], object]) -> int:
+    """The most bytes of tensors that were there at once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        made()
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
+    return int(held.max())
+
+
+@pytest.mark.parametrize("frames", [3, 29])
+def test_memory_beside_the_videos_does_not_grow_with_them(frames: int) -> None:
+    reference, video = torch.rand(2, frames, 93, 131, 3)
+    frame = reference[0].numel() * reference.element_size()
+    assert peak_bytes(lambda: reference + video) == frames * frame  # what is measured is what is meant
+    assert peak_bytes(lambda: compare(reference, video)) <= FRAMES_HELD * frame
+    result = 3 * frames * frame
+    assert result < peak_bytes(lambda: side_by_side(reference, video, 4.0)) <= result + FRAMES_HELD * frame

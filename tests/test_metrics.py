@@ -62,6 +62,30 @@ def test_flicker_counts_errors_that_come_and_go() -> None:
     assert flicker(a[:1], a[:1]).shape == (0,)
 
 
+def test_flicker_frame_by_frame_is_that_of_the_whole_video() -> None:
+    a, b = videos(9, 13, 7, 3)
+    whole = (b.double() - a.double()).diff(dim=0).square().flatten(1).mean(1).sqrt()
+    assert flicker(a, b).tolist() == pytest.approx(whole.tolist(), abs=1e-12)
+
+
+def test_ssim_is_that_of_windows_by_convolution() -> None:
+    """As whole videos were computed: all frames and channels in one convolution, both variances alone."""
+    a, b = videos(3, 15, 37, 3)
+    place = torch.arange(11, dtype=torch.float64) - 5
+    line = (-(place**2) / (2 * 1.5**2)).exp()
+    window = torch.outer(line, line).div(line.sum() ** 2)[None, None]
+
+    def blur(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(x.movedim(-1, 1).flatten(0, 1)[:, None], window).unflatten(0, (3, 3))
+
+    x, y = a.double(), b.double()
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y, cov = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2, blur(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    whole = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    assert ssim(a, b).tolist() == pytest.approx(whole.flatten(1).mean(1).tolist(), abs=1e-12)
+
+
 def test_small_frames_get_a_smaller_window() -> None:
     a, b = videos(1, 5, 8, 3)
     assert 0 < float(ssim(a, b)) < 1

@@ -1,15 +1,13 @@
 """The example workflows of one model each, in API form. `python -m comfyui.make_examples` writes them.
 
-Files are named as ComfyUI's own templates name them; those of CogVideoX 1.5 have no template.
+Files are named as ComfyUI's own templates name them, whose entries give their addresses; CogVideoX 1.5 has none, and
+takes text encoder and VAE of another.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from .installation import comfyui_path
 from .prompts import LINK, node
 
 FOX = "a fox runs through fresh snow between birches, morning sun, the camera follows from the side"
@@ -70,6 +68,11 @@ def latent(width: int, height: int, length: int, kind: str = "EmptyHunyuanLatent
     return node(kind, width=width, height=height, length=length, batch_size=1)
 
 
+def files_of(title: str) -> str:
+    """Where a note's model files come from."""
+    return f"Model files are those of ComfyUI's template *{title}*; ComfyUI offers to download what is missing."
+
+
 def wan_loaders() -> dict[str, dict]:
     """Wan 2.1 1.3B with its text encoder and VAE."""
     return {
@@ -80,8 +83,16 @@ def wan_loaders() -> dict[str, dict]:
     }
 
 
+PRIOR = """
+Without a connected plan your own saved one of this model runs, else the one that ships, of grade *prior*: how sparse
+each head may be was measured, where it looks was not. The dense steps of the first run show that, and later runs begin
+with the plan so completed."""
+
+CALIBRATE = """
+Without a connected plan your own saved one of this model runs; nothing measured ships for it (grade *calibrate*).
+Without either the dense steps of the first run find a plan, and later runs begin with it."""
+
 HOW = """
-The first run measures the model's heads in its dense steps and keeps the plan that it finds; later runs begin with it.
 The line on **Sparse-vDiT Patch Model** says what ran sparse, what ran dense, and why; *Map of heads* shows each head.
 
 Select the node and press Ctrl+B to bypass it: the same seed then gives the dense video."""
@@ -103,7 +114,7 @@ WAN_T2V = Example(
         ("sampler",),
         ("decoded", "video", "save"),
     ),
-    f"## Wan 2.1 text to video, sparse\n{HOW}",
+    f"## Wan 2.1 text to video, sparse\n\n{files_of('Wan 2.1 Text to Video')}\n{PRIOR}\n{HOW}",
 )
 
 WAN22 = "wan2.2_i2v_{}_noise_14B_fp8_scaled.safetensors"
@@ -169,6 +180,7 @@ WAN22_I2V = Example(
         ("decoded", "video", "save"),
     ),
     "## Wan 2.2 14B image to video, 4 steps, two models with LoRAs, sparse\n\n"
+    f"{files_of('Wan 2.2 14B Image to Video')}\n{PRIOR}\n\n"
     "Both models are patched, with the same *start_percent*: it counts noise and not steps, so that two samplers may "
     f"share one schedule.\n{HOW}\n\nSchedules of 8 steps or fewer have the dense beginning in the first generation "
     "alone. Four steps leave little to gain where the video is short: longer and larger ones gain more.",
@@ -196,7 +208,7 @@ HUNYUAN = Example(
         **saved(("decoded", 0), "hunyuan_sparse", 24.0),
     },
     WAN_T2V.columns,
-    f"## HunyuanVideo 1.5 text to video, sparse\n{HOW}",
+    f"## HunyuanVideo 1.5 text to video, sparse\n\n{files_of('Hunyuan Video 1.5 Text to Video')}\n{CALIBRATE}\n{HOW}",
 )
 
 COGVIDEOX = Example(
@@ -218,9 +230,10 @@ COGVIDEOX = Example(
         ("sampler",),
         ("decoded", "video", "save"),
     ),
-    "## CogVideoX 1.5 5B text to video, sparse\n\nComfyUI has no template of this model, so the first file has no set "
-    "name: choose yours. It has to be in ComfyUI's own form (weights named `blocks.0...`); ComfyUI does not convert "
-    f"files of diffusers.\n{HOW}",
+    "## CogVideoX 1.5 5B text to video, sparse\n\nThe diffusion model is the transformer of CogVideoX1.5-5B in "
+    "ComfyUI's own form (weights named `blocks.0...`); ComfyUI does not convert files of diffusers. No template of "
+    "ComfyUI lists such a file, so its name is not set: choose yours. Text encoder and VAE are those of its template "
+    f"*VOID: Video Inpainting*.\n{CALIBRATE}\n{HOW}",
 )
 
 COMPARED = Example(
@@ -246,9 +259,10 @@ COMPARED = Example(
         ("dense_frames", "sparse_frames", "compare"),
         ("video", "save"),
     ),
-    "## What does sparse attention change?\n\nOne seed, dense and sparse. **Compare Videos** says how far apart they "
+    f"## What does sparse attention change?\n\n{files_of('Wan 2.1 Text to Video')}\n{PRIOR}\n\n"
+    "One seed, dense and sparse. **Compare Videos** says how far apart they "
     "are: PSNR, SSIM and flicker, as numbers and over the frames. The saved video shows dense, sparse, and a heat map "
-    "of their difference.\n\nRun it twice: the first run is partly dense, as it measures the model and finds a plan. "
+    "of their difference.\n\nRun it twice: the first run also measures the model, which takes time. "
     "Times of the two samplers stand in ComfyUI's log.",
     {"dense": "KSampler, dense", "sparse": "KSampler, sparse"},
 )
@@ -260,18 +274,3 @@ EXAMPLES = {
     "cogvideox_1.5_sparse": COGVIDEOX,
     "compare_dense_and_sparse": COMPARED,
 }
-
-
-def add_names(base: Path) -> None:
-    """Empty files of the names that the examples give, and the image, so that none is missing."""
-    folders = {"unet_name": "diffusion_models", "clip_name": "text_encoders", "vae_name": "vae", "lora_name": "loras"}
-    for example in EXAMPLES.values():
-        for item in example.nodes.values():
-            for name, value in item["inputs"].items():
-                folder = folders.get(name.rstrip("12"))
-                if folder is not None:
-                    file = base / "models" / folder / value
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.touch()
-    (base / "input").mkdir(exist_ok=True)
-    shutil.copy(comfyui_path() / "input" / "example.png", base / "input")

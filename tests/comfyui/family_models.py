@@ -48,11 +48,7 @@ LTX_AV = {
 
 def main() -> None:
     comfyui, folder, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
-    sys.argv = [sys.argv[0], "--cpu"]
-    sys.path.insert(0, comfyui)
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+    begin(comfyui)
     from comfy.ldm.cogvideo.model import CogVideoXTransformer3DModel
     from comfy.ldm.hunyuan_video.model import HunyuanVideo
     from comfy.ldm.lightricks.av_model import LTXAVModel
@@ -102,19 +98,33 @@ def main() -> None:
             write(folder / f"{name}.safetensors", kind, settings, number)
 
 
+def begin(comfyui: str) -> None:
+    """Make ComfyUI's modules importable, as it runs on a CPU."""
+    sys.argv = [sys.argv[0], "--cpu"]
+    sys.path.insert(0, comfyui)
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+
+
 def write(path: Path, kind: type, settings: dict, seed: int) -> None:
     """One checkpoint. Heads that ComfyUI cannot read from the weights stand in the metadata, as in real files."""
     import comfy.ops
     from safetensors.torch import save_file
 
     model = kind(operations=comfy.ops.disable_weight_init, dtype=torch.float32, device="cpu", **settings)
-    generator = torch.Generator().manual_seed(seed)
-    weights = {name: random_weight(name, value, generator) for name, value in model.state_dict().items()}
+    weights = random_weights(model, seed)
     own = ("num_attention_heads", "audio_num_attention_heads", "caption_channels", "audio_inject_layers")
     given = kind.__name__.startswith(("LTX", "WanModel_S2V"))
     kept = {key: value for key, value in settings.items() if key in own or key.startswith(("audio", "att", "conn"))}
     config = {"transformer": kept} if given else {}
     save_file(weights, path, metadata={"config": json.dumps(config)} if config else None)
+
+
+def random_weights(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """Weights for a model by the keys of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: random_weight(name, value, generator) for name, value in model.state_dict().items()}
 
 
 def random_weight(name: str, value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

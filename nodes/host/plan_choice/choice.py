@@ -85,27 +85,32 @@ def _run(plan: Plan | None, wishes: Wishes, sampling: Sampling, *notes: str) -> 
     Args:
         notes: for the report, why it is this plan.
     """
-    family, shape = sampling.family, sampling.family.shape(sampling.model)
     if plan is not None and plan.card is not None:
         wishes = replace(wishes, kept=wishes.kept | kept_of(plan))
-    reason = mismatch(shape[0], wishes.kept) or (None if plan is None else refusal(plan, family.name, shape))
-    if reason is not None:
-        return reason
     completed = wishes.calibrate and (plan is None or (plan.card is not None and plan.grade != "measured"))
     made_for = None if plan is None else plan.provenance.parameters.get("preset")
     if wishes.plan is not None and wishes.preset != DEFAULT_PRESET and (made_for in PRESETS or not completed):
         notes = (*notes, f"preset {wishes.preset} ignored, a plan is connected")
     if made_for in PRESETS:  # it is no part of a file's name otherwise
         wishes = replace(wishes, preset=made_for)
-    if completed:
-        engine = begun(lambda: _calibration(wishes, sampling, shape, plan))
-    elif plan is None or (plan.card is not None and plan.grade == "calibrate"):
-        return reasons.NO_PLAN
-    else:
-        engine = _plan_engine(plan, wishes, sampling, _race(wishes, family, shape))
-    if not isinstance(engine, str):
-        engine.notes.extend(notes)
+    engine = _engine(plan, completed, wishes, sampling)
+    if isinstance(engine, str):
+        return "; ".join((engine, *notes))
+    engine.notes.extend(notes)
     return engine
+
+
+def _engine(plan: Plan | None, completed: bool, wishes: Wishes, sampling: Sampling) -> Engine | str:
+    """The engine of a plan, or why it cannot run."""
+    family, shape = sampling.family, sampling.family.shape(sampling.model)
+    reason = mismatch(shape[0], wishes.kept) or (None if plan is None else refusal(plan, family.name, shape))
+    if reason is not None:
+        return reason
+    if completed:
+        return begun(lambda: _calibration(wishes, sampling, shape, plan))
+    if plan is None or (plan.card is not None and plan.grade == "calibrate"):
+        return reasons.NO_PLAN
+    return _plan_engine(plan, wishes, sampling, _race(wishes, family, shape))
 
 
 def refusal(plan: Plan | None, family: str, shape: tuple[int, int, int]) -> str | None:

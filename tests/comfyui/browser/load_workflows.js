@@ -1,6 +1,6 @@
 // Loads workflows one after the other, and tells which of their nodes are unknown or have lost an input or a value.
 
-module.exports = async (page, options, { open, picture }) => {
+module.exports = async (page, options, { open, showAll, picture }) => {
   await open(page, options);
   const loaded = {};
   for (const [name, workflow] of Object.entries(options.workflows)) {
@@ -17,15 +17,7 @@ module.exports = async (page, options, { open, picture }) => {
       };
     }, workflow);
     await page.keyboard.press("Escape"); // what asks for models that are not here
-    await page.evaluate(() => {
-      const boxes = app.graph.nodes.map(({ pos, size }) => [pos[0], pos[1] - 40, pos[0] + size[0], pos[1] + size[1]]);
-      const [left, top] = [0, 1].map((side) => Math.min(...boxes.map((box) => box[side])));
-      const [right, bottom] = [2, 3].map((side) => Math.max(...boxes.map((box) => box[side])));
-      const scale = Math.min(1350 / (right - left), 1050 / (bottom - top));
-      app.canvas.ds.scale = scale;
-      app.canvas.ds.offset = [-left + 90 / scale, -top + 110 / scale];
-      app.canvas.setDirty(true, true);
-    });
+    await showAll(page);
     await page.waitForTimeout(1500);
     await page.keyboard.press("Escape");
     await picture(name);

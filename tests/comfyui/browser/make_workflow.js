@@ -1,13 +1,15 @@
 // Makes a workflow in the frontend's own form, and its picture, of one in API form: nodes in columns, a note below.
 
 const NOTE_HEIGHT = 190;
+const GAP = 70; // between nodes
+const REPORT = 150; // pixels that a patch node grows by when it shows what a run did
 
 module.exports = async (page, options, { open }) => {
   await open(page, options);
   const made = {};
   for (const { name, prompt, columns, titles, note } of options.examples) {
     made[name] = await page.evaluate(
-      async ({ name, prompt, columns, titles, note, noteHeight }) => {
+      async ({ name, prompt, columns, titles, note, sizes }) => {
         await app.loadApiJson(prompt, name);
         await new Promise((done) => setTimeout(done, 1500));
         const nodeOf = (number) => app.graph.getNodeById(Number(number));
@@ -24,7 +26,7 @@ module.exports = async (page, options, { open }) => {
             }
             if (node.comfyClass === "CLIPTextEncode") node.setSize([400, 130]);
             if (titles[number]) node.title = titles[number];
-            top += node.size[1] + 70;
+            top += node.size[1] + sizes.gap + (node.comfyClass === "SparseVDiTPatchModel" ? sizes.report : 0);
             widest = Math.max(widest, node.size[0]);
           }
           left += widest + 60;
@@ -33,13 +35,13 @@ module.exports = async (page, options, { open }) => {
         const shown = LiteGraph.createNode("MarkdownNote");
         app.graph.add(shown);
         shown.pos = [0, low];
-        shown.setSize([left - 60, noteHeight]);
+        shown.setSize([left - 60, sizes.note]);
         shown.widgets[0].value = note;
         app.canvas.ds.scale = 1;
         app.canvas.ds.offset = [0, 0];
         return app.graph.serialize();
       },
-      { name, prompt, columns, titles, note, noteHeight: NOTE_HEIGHT },
+      { name, prompt, columns, titles, note, sizes: { note: NOTE_HEIGHT, gap: GAP, report: REPORT } },
     );
     await take(page, `${options.folder}/${name}.jpg`);
   }
@@ -58,7 +60,7 @@ async function take(page, file) {
     const boxes = app.graph.nodes.map(({ pos, size }) => [pos[0], pos[1] - 40, pos[0] + size[0], pos[1] + size[1]]);
     const [left, top] = [0, 1].map((side) => Math.min(...boxes.map((box) => box[side])));
     const [right, bottom] = [2, 3].map((side) => Math.max(...boxes.map((box) => box[side])));
-    const scale = Math.min(1380 / (right - left), 1060 / (bottom - top));
+    const scale = Math.min(1380 / (right - left), 1020 / (bottom - top));
     app.canvas.ds.scale = scale;
     app.canvas.ds.offset = [-left + 80 / scale, -top + 120 / scale];
     app.canvas.setDirty(true, true);

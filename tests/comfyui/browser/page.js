@@ -36,6 +36,19 @@ async function load(page, prompt) {
   await page.waitForTimeout(1500);
 }
 
+// Puts the whole graph on the screen, for a picture.
+async function showAll(page) {
+  await page.evaluate(() => {
+    const boxes = app.graph.nodes.map(({ pos, size }) => [pos[0], pos[1] - 40, pos[0] + size[0], pos[1] + size[1]]);
+    const [left, top] = [0, 1].map((side) => Math.min(...boxes.map((box) => box[side])));
+    const [right, bottom] = [2, 3].map((side) => Math.max(...boxes.map((box) => box[side])));
+    const scale = Math.min(1350 / (right - left), 1050 / (bottom - top));
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [-left + 90 / scale, -top + 110 / scale];
+    app.canvas.setDirty(true, true);
+  });
+}
+
 // Puts the node of a kind in the upper left of the screen, and gives what is in it: all panels lie above the graph.
 async function panelOf(page, kind) {
   const place = await page.evaluate((kind) => {
@@ -69,7 +82,7 @@ async function main() {
   };
   try {
     const scenario = require(path.resolve(__dirname, process.argv[2]));
-    const result = await scenario(page, options, { open, load, panelOf, picture });
+    const result = await scenario(page, options, { open, load, showAll, panelOf, picture });
     console.log(JSON.stringify({ ...result, errors }));
   } finally {
     await browser.close();

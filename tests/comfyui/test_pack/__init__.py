@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from . import direct, family_nodes, others, quantized
+from . import direct, family_nodes, others, quantized, text_encoders
 from .small_wan.video import encode, random_scene, to_video
 from .trouble import TROUBLE_NODES
 
@@ -82,6 +82,7 @@ NODES = {
     **others.NODES,
     **quantized.NODES,
 }
+text_encoders.install()
 
 
 def __getattr__(name: str) -> object:
