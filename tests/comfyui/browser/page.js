@@ -15,11 +15,12 @@ function known(text, url) {
   return KNOWN.some((one) => one.test(text)) || (NOT_LOADED.test(text) && !OURS.test(url));
 }
 
-async function open(page, { url, vue, palette = "dark" }) {
+async function open(page, { url, vue, palette = "dark", locale = "en" }) {
   const settings = {
     "Comfy.TutorialCompleted": true, // else templates are shown above all
     "Comfy.VueNodes.Enabled": vue,
     "Comfy.ColorPalette": palette,
+    "Comfy.Locale": locale,
     "Comfy.Minimap.Visible": false,
   };
   await page.request.post(`${url}settings`, { data: settings });
@@ -33,6 +34,17 @@ async function load(page, prompt) {
   await page.evaluate(async (prompt) => {
     await app.loadApiJson(prompt, "test");
   }, prompt);
+  await page.waitForTimeout(1500);
+}
+
+// Loads a workflow that has a number of its own, as those in ComfyUI's own form have.
+async function loadNumbered(page, prompt) {
+  await load(page, prompt);
+  await page.evaluate(async () => {
+    const workflow = app.graph.serialize();
+    workflow.id = LiteGraph.uuidv4();
+    await app.loadGraphData(workflow, true, true, "numbered");
+  });
   await page.waitForTimeout(1500);
 }
 
@@ -69,7 +81,7 @@ async function main() {
   };
   try {
     const scenario = require(path.resolve(__dirname, process.argv[2]));
-    const result = await scenario(page, options, { open, load, panelOf, picture });
+    const result = await scenario(page, options, { open, load, loadNumbered, panelOf, picture });
     console.log(JSON.stringify({ ...result, errors }));
   } finally {
     await browser.close();
