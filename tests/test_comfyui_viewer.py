@@ -15,7 +15,7 @@ from comfyui.examples import add_names
 from comfyui.fixtures import with_models
 from comfyui.installation import ROOT, comfyui_path
 from comfyui.plans import wan_plan
-from comfyui.prompts import node, patched, save_latent
+from comfyui.prompts import base, ksampler, node, patch, patched, profiled, save_latent
 from comfyui.results import PLANS, counts
 from comfyui.server import WEB_FOLDER, Server
 from sample_plans import large_plan
@@ -171,6 +171,64 @@ def test_html_in_a_plan_is_text(served: Server, vue: bool) -> None:
 
 
 @both_renderers
+def test_the_last_run_is_kept_and_stays_on_its_workflow(served: Server, vue: bool) -> None:
+    found = browse(served, "keep_run", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())))
+    assert found["errors"] == []
+    ran = found["ran"]
+    assert counts(ran["report"])[0] > 0
+    assert (ran["tabs"], ran["steps"], ran["shown"]) == (2, 4, True)
+    assert ran["badge"].endswith("density 0.82")
+    assert found["reloaded"] == ran
+    assert found["turned"] == "true"
+    assert found["other"] == [False, "", 0]  # another number, no report, no tabs
+    assert found["back"] == {**ran, "report": found["report"]}
+    assert found["report"] != ran["report"]  # of another time at least
+
+
+def searched() -> dict:
+    """Workflow that profiles, searches and runs a plan."""
+    return {
+        **base(),
+        **profiled(steps=2),
+        "search": node(
+            "SparseVDiTSearchPlan", profile=("profile", 1), rule="budget: density", keep_dense="1", **{"rule.density": 0.5}
+        ),
+        "patch": patch(("search", 0)),
+        "sampled": ksampler(("patch", 0)),
+        "save": save_latent(("sampled", 0), "viewer"),
+    }
+
+
+@both_renderers
+def test_heads_of_a_searched_plan_in_pictures(served: Server, vue: bool) -> None:
+    """On the search and on the patch node, of its plan and of what ran."""
+    found = browse(served, "show_heads", vue=vue, prompt=numbered(searched()))
+    assert ["/sparse_vdit/head" in error for error in found.pop("errors")] == [True]
+    forgotten = found.pop("forgotten")
+    assert forgotten["alt"] is None
+    assert forgotten["words"].startswith("There is no picture of this head: this plan is no longer kept")
+    assert found.pop("cleared") == ""
+    assert found.keys() == {"SparseVDiTSearchPlan 0", "SparseVDiTPatchModel 0", "SparseVDiTPatchModel 1"}
+    for where, chosen in found.items():
+        assert chosen["cell"].startswith("layer 0, head 2: "), where
+        assert chosen["alt"] == f"What {chosen['cell'].split('; its layer')[0]} attends, beside its pattern", where
+        assert chosen["dark"] > 0.05, where
+        assert chosen["words"] == "", where
+        assert chosen["live"] == "polite", where
+
+
+@both_renderers
+def test_heads_of_a_plan_that_was_found_while_sampling(served: Server, vue: bool) -> None:
+    """Its profile has no maps: the pattern is shown, and words say what is missing."""
+    prompt = {**patched(None), "save": save_latent(("sampler", 0), "viewer")}
+    found = browse(served, "show_heads", vue=vue, prompt=numbered(prompt))
+    chosen = found["SparseVDiTPatchModel 1"]
+    assert chosen["cell"].startswith("layer 0, head 2: ")
+    assert chosen["dark"] < 0.05
+    assert chosen["words"].startswith("What this head attends was not measured")
+
+
+@both_renderers
 @pytest.mark.parametrize("layers, heads", [(60, 24), (40, 40)])
 def test_times_of_a_large_map(
     served: Server, vue: bool, layers: int, heads: int, record_property: pytest.FixtureRequest
@@ -183,7 +241,8 @@ def test_times_of_a_large_map(
     found = browse(served, "time_viewer", vue=vue, prompt=numbered(shown(served, f"large{layers}", plan)))
     assert found.pop("errors") == []
     assert found.pop("told") > 100  # of 200 moves, most to another head
-    assert found.keys() == {"script", "firstPaint", "hoverMedian", "hoverMost"}
+    assert found.keys() == {"script", "firstPaint", "hoverMedian", "hoverMost", "hoverWorkMedian", "hoverWorkMost"}
+    assert found["hoverWorkMost"] > 0
     for name, milliseconds in found.items():
         record_property(name, milliseconds)
     print(f"{layers}x{heads}, {'nodes 2.0' if vue else 'canvas'}, ms:", json.dumps(found))

@@ -243,8 +243,8 @@ export class PlanPanel {
   // Shows the picture of a head.
   #choose(cell) {
     this.#tell(cell);
-    const { pictures } = this.#current.view;
-    this.picture.show(pictures, [this.band, cell.layer, cell.head], this.hoverText.data);
+    const { view, locks } = this.#current;
+    this.picture.show(view.pictures, [this.band, cell.layer, cell.head], cellText(view, locks, this.band, cell));
   }
 }
 
