@@ -6,55 +6,25 @@ import dataclasses
 import json
 import random
 import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from comfyui.chromium import browse
-from comfyui.examples import add_names
-from comfyui.fixtures import with_models
-from comfyui.installation import ROOT, comfyui_path
+from comfyui.installation import ROOT
 from comfyui.plans import wan_plan
-from comfyui.prompts import base, ksampler, node, patch, patched, profiled, save_latent
-from comfyui.results import PLANS, counts
-from comfyui.server import WEB_FOLDER, Server
+from comfyui.results import counts
+from comfyui.server import Server
+from comfyui.viewing import both_renderers, mixed_plan, numbered, shown
 from sample_plans import large_plan
-from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.plans.cost import plan_speedup
-from sparse_vdit.plans.files import save_plan
 from sparse_vdit.plans.kept_dense import kept_dense, with_dense
 from sparse_vdit.plans.plan import Band, Plan, Provenance
 from sparse_vdit.plans.plan_text import plan_to_text
 
+pytest_plugins = ["comfyui.fixtures"]
 pytestmark = pytest.mark.comfyui
-both_renderers = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
 HTML = "<img src=x onerror=window.HIT=1><b>bold"
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose files browsers get."""
-    comfyui = comfyui_path()
-    if comfyui is None:
-        pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; nothing of the plan viewer was tested")
-    base = with_models(tmp_path_factory.mktemp("viewer"))
-    add_names(base)
-    running = Server(comfyui, base, folder=WEB_FOLDER)
-    yield running
-    running.stop()
-
-
-def mixed_plan() -> Plan:
-    """Two bands of several kinds, for the small Wan."""
-    patterns = (Dense(), Skip(), Diagonal(frames=1), MultiDiagonal(height=0.1, width=None), VerticalStripe())
-    high, low = ((0, 1, 2), (2, 2, 2), (3, 3, 4), (2, 3, 1)), ((2, 2, 2), (2, 2, 3), (3, 3, 4), (2, 3, 2))
-    return dataclasses.replace(wan_plan(Dense()), patterns=patterns, bands=(Band(1e6, 0.8, high), Band(0.8, 0.0, low)))
-
-
-def shown(server: Server, name: str, plan: Plan) -> dict:
-    """Workflow that loads a plan, which is kept before."""
-    save_plan(plan, server.base / PLANS / f"{name}.json", overwrite=True)
-    return {**patched(name), "save": save_latent(("sampler", 0), "viewer")}
 
 
 def density(text: str) -> float:
@@ -171,64 +141,6 @@ def test_html_in_a_plan_is_text(served: Server, vue: bool) -> None:
 
 
 @both_renderers
-def test_the_last_run_is_kept_and_stays_on_its_workflow(served: Server, vue: bool) -> None:
-    found = browse(served, "keep_run", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())))
-    assert found["errors"] == []
-    ran = found["ran"]
-    assert counts(ran["report"])[0] > 0
-    assert (ran["tabs"], ran["steps"], ran["shown"]) == (2, 4, True)
-    assert ran["badge"].endswith("density 0.82")
-    assert found["reloaded"] == ran
-    assert found["turned"] == "true"
-    assert found["other"] == [False, "", 0]  # another number, no report, no tabs
-    assert found["back"] == {**ran, "report": found["report"]}
-    assert found["report"] != ran["report"]  # of another time at least
-
-
-def searched() -> dict:
-    """Workflow that profiles, searches and runs a plan."""
-    return {
-        **base(),
-        **profiled(steps=2),
-        "search": node(
-            "SparseVDiTSearchPlan", profile=("profile", 1), rule="budget: density", keep_dense="1", **{"rule.density": 0.5}
-        ),
-        "patch": patch(("search", 0)),
-        "sampled": ksampler(("patch", 0)),
-        "save": save_latent(("sampled", 0), "viewer"),
-    }
-
-
-@both_renderers
-def test_heads_of_a_searched_plan_in_pictures(served: Server, vue: bool) -> None:
-    """On the search and on the patch node, of its plan and of what ran."""
-    found = browse(served, "show_heads", vue=vue, prompt=numbered(searched()))
-    assert ["/sparse_vdit/head" in error for error in found.pop("errors")] == [True]
-    forgotten = found.pop("forgotten")
-    assert forgotten["alt"] is None
-    assert forgotten["words"].startswith("There is no picture of this head: this plan is no longer kept")
-    assert found.pop("cleared") == ""
-    assert found.keys() == {"SparseVDiTSearchPlan 0", "SparseVDiTPatchModel 0", "SparseVDiTPatchModel 1"}
-    for where, chosen in found.items():
-        assert chosen["cell"].startswith("layer 0, head 2: "), where
-        assert chosen["alt"] == f"What {chosen['cell'].split('; its layer')[0]} attends, beside its pattern", where
-        assert chosen["dark"] > 0.05, where
-        assert chosen["words"] == "", where
-        assert chosen["live"] == "polite", where
-
-
-@both_renderers
-def test_heads_of_a_plan_that_was_found_while_sampling(served: Server, vue: bool) -> None:
-    """Its profile has no maps: the pattern is shown, and words say what is missing."""
-    prompt = {**patched(None), "save": save_latent(("sampler", 0), "viewer")}
-    found = browse(served, "show_heads", vue=vue, prompt=numbered(prompt))
-    chosen = found["SparseVDiTPatchModel 1"]
-    assert chosen["cell"].startswith("layer 0, head 2: ")
-    assert chosen["dark"] < 0.05
-    assert chosen["words"].startswith("What this head attends was not measured")
-
-
-@both_renderers
 @pytest.mark.parametrize("layers, heads", [(60, 24), (40, 40)])
 def test_times_of_a_large_map(
     served: Server, vue: bool, layers: int, heads: int, record_property: pytest.FixtureRequest
@@ -268,19 +180,6 @@ def test_example_workflows_load_whole(served: Server, vue: bool) -> None:
         served.post("/prompt", {"prompt": loaded["prompt"]})  # which is an error where ComfyUI finds a value wrong
         served.post("/queue", {"clear": True})
         served.post("/interrupt")
-
-
-def numbered(prompt: dict) -> dict:
-    """The same workflow with numbers for names, as the frontend has them."""
-    numbers = {name: str(number) for number, name in enumerate(prompt, 1)}
-
-    def linked(value: object) -> object:
-        return [numbers[value[0]], value[1]] if isinstance(value, list) else value
-
-    return {
-        numbers[name]: node(item["class_type"], **{key: linked(value) for key, value in item["inputs"].items()})
-        for name, item in prompt.items()
-    }
 
 
 def test_only_listed_plans_are_told_of(served: Server) -> None:

@@ -45,7 +45,8 @@ export class PlanPanel {
     });
     this.layerButton.append(this.layerText);
     this.parts.hover.append(this.hoverText);
-    this.parts.actions.append(this.layerButton, this.kept, this.reset);
+    this.layer = element("div", { className: "svd-layer" }, this.layerButton);
+    this.parts.actions.append(this.layer, this.kept, this.reset);
     this.parts.hover.ariaLive = this.parts.totals.ariaLive = "polite";
     const { title, tabs, strip, steps, hover, actions, legend, totals, report } = this.parts;
     this.shown = element("div", {}, tabs, strip, steps, this.map.root, hover, actions, this.picture.root, legend, totals);
@@ -113,6 +114,7 @@ export class PlanPanel {
   refresh() {
     const { view, locks } = this.#current;
     this.toggle.textContent = `${this.isOpen ? "\u25be" : "\u25b8"} ${say("map_of_heads")}`;
+    this.toggle.ariaLabel = say("map_of_heads"); // without the sign
     this.toggle.ariaExpanded = String(this.isOpen);
     this.badge.textContent = this.ran ? badge(this.ran) : view ? this.#summary(view, locks) : "";
     this.badge.title = this.ran?.report ?? "";
@@ -217,7 +219,7 @@ export class PlanPanel {
   #actions() {
     const layer = this.map.cell?.layer;
     this.parts.actions.hidden = this.showsRun;
-    this.layerButton.hidden = layer === undefined || this.given.layers.has(layer);
+    this.layer.hidden = layer === undefined || this.given.layers.has(layer);
     this.layerText.data = say("keep_layer", { layer });
     this.layerButton.ariaPressed = String(this.locks.layers.has(layer));
     this.kept.hidden = this.reset.hidden = this.locks.empty;
