@@ -12,10 +12,9 @@ from ..plans.files import PlanError, load_plan
 from ..plans.kept_dense import kept_dense, with_dense
 from ..plans.plan_text import plan_from_text
 from ..plans.profile_files import ProfileError, load_profile
-from ..plans.view import plan_view
 from .host.plan_choice.plan_folders import FOLDER, plan_files, profile_beside
 from .host.plan_choice.plan_names import named
-from .host.reports.viewer import SHOWN
+from .host.reports.viewer import SHOWN, shown_plan
 from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, keeps_dense
 
 LOG = logging.getLogger("sparse_vdit")
@@ -117,8 +116,9 @@ class LoadPlan(io.ComfyNode):
         if plan_text.strip():
             shared = plan_from_text(plan_text)
             nothing = _no_profile(f"a plan {SHARED} has no profile")
-            view = plan_view(shared, name=SHARED)  # without what is kept dense, which the browser adds
-            return io.NodeOutput(named(with_dense(shared, kept), SHARED), nothing, ui={SHOWN: [view]})
+            handed_on = named(with_dense(shared, kept), SHARED)
+            view = shown_plan(shared, SHARED, None, handed_on)  # without what is kept dense, which the browser adds
+            return io.NodeOutput(handed_on, nothing, ui={SHOWN: [view]})
         path = plan_files().get(plan_name)
         if path is None:
             allowed = cls.validate_inputs(plan_name, keep_dense, if_missing)

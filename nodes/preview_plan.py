@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..plans.cost import NO_ATTENTION, attention_share, plan_speedup, step_speedup
 from ..plans.drawing import draw_plan
-from ..plans.head_drawing import draw_head
+from ..plans.head_drawing import draw_head, fitting_maps
 from ..plans.plan import MOST_BANDS, MOST_HEADS, MOST_LAYERS, Plan
 from ..plans.profile import Profile
 from ..plans.search import skip_warning
@@ -65,7 +65,8 @@ class PreviewPlan(io.ComfyNode):
             ValueError: a head that the plan does not have.
         """
         plan = given(plan)
-        image, beside = as_image(draw_plan(plan)), as_image(draw_head(plan, profile, band, layer, head))
+        image = as_image(draw_plan(plan))
+        beside = as_image(draw_head(plan, fitting_maps(plan, profile), band, layer, head))
         text = summary(plan)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(image, text, beside, ui=shown)

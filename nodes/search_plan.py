@@ -13,10 +13,9 @@ from ..plans.plan import Plan
 from ..plans.presets import DEFAULT_PRESET, PRESETS
 from ..plans.profile import Profile
 from ..plans.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
-from ..plans.view import measured_errors, plan_view
 from .host.plan_choice.own_plans import models_in
 from .host.reports.report import warn
-from .host.reports.viewer import SHOWN
+from .host.reports.viewer import SHOWN, shown_plan
 from .host.speed.latencies import latencies
 from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, paper_inputs
 
@@ -85,9 +84,10 @@ class SearchPlan(io.ComfyNode):
         warning = skip_warning(plan)
         if warning is not None:
             warn(warning, cls.hidden.unique_id)
-        view = plan_view(plan, errors=measured_errors(plan, profile))
+        handed_on = with_dense(plan, kept)
+        view = shown_plan(plan, "", profile, handed_on)
         bar.update_absolute(3)
-        return io.NodeOutput(with_dense(plan, kept), ui={SHOWN: [view]})
+        return io.NodeOutput(handed_on, ui={SHOWN: [view]})
 
 
 def of_model(plan: Plan, profile: Profile) -> Plan:

@@ -18,8 +18,19 @@ _PIXELS = 324  # of a map's side
 _MEASURED: Colour = (64, 64, 64)
 
 
-def draw_head(plan: Plan, profile: Profile | None, band: int, layer: int, head: int) -> np.ndarray:
-    """What a head attends (left, where the profile has its map) and its pattern (right): uint8 RGB (H, W, 3).
+def fitting_maps(plan: Plan, profile: Profile | None) -> Tensor | None:
+    """The maps of a profile of the plan's model and size (`Profile.maps`), None where it has none."""
+    if profile is None or profile.maps is None:
+        return None
+    alike = ("family", "layers", "heads", "grid")
+    return profile.maps if all(getattr(plan, name) == getattr(profile.header, name) for name in alike) else None
+
+
+def draw_head(plan: Plan, maps: Tensor | None, band: int, layer: int, head: int) -> np.ndarray:
+    """What a head attends (left, where there are maps) and its pattern (right): uint8 RGB (H, W, 3).
+
+    Args:
+        maps: `fitting_maps`.
 
     Raises:
         ValueError: a band, layer or head that the plan does not have.
@@ -37,9 +48,9 @@ def draw_head(plan: Plan, profile: Profile | None, band: int, layer: int, head: 
         (f"layer {layer}, head {head}: {pattern.describe()}"[:110], TITLE, INK),
         (f"queries down, keys across: the video in {frames} parts by time, each in {rows} by height", TEXT, GREY),
     ]
-    measured = _map(profile, plan, layer, head)
+    measured = None if maps is None else _map(maps[layer, head])
     colour = kind_colour("dense" if pattern.kind in PLAIN else pattern.kind)
-    left = _panel("attends, as profiled", measured, _MEASURED, "no map: profile this model")
+    left = _panel("attends, as profiled", measured, _MEASURED, "was not measured: see Profile Heads")
     routed = isinstance(pattern, Routed)
     right = _panel("runs", None if routed else pattern_map(pattern, plan.grid), colour, "chosen anew at each call")
     return np.asarray(stack([text_block(lines), stack([left, right], across=True)], margin=GAP))
@@ -54,13 +65,8 @@ def as_png(picture: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _map(profile: Profile | None, plan: Plan, layer: int, head: int) -> Tensor | None:
-    """A head's map in a profile of the plan's model and size, brightest where it attends most; None without one."""
-    if profile is None or profile.maps is None:
-        return None
-    if any(getattr(plan, name) != getattr(profile.header, name) for name in ("family", "layers", "heads", "grid")):
-        return None
-    shares = profile.maps[layer, head]
+def _map(shares: Tensor) -> Tensor:
+    """A head's map, brightest where it attends most."""
     return (shares / shares.max().clamp_min(1e-30)).sqrt()  # so that the little is seen beside the most
 
 
@@ -69,12 +75,11 @@ def _panel(title: str, shares: Tensor | None, colour: Colour, missing: str):
     from PIL import Image
 
     if shares is None:
-        empty = Image.new("RGB", (_PIXELS, _PIXELS), PAPER)
-        empty.paste(text_block([(missing, TEXT, GREY)]), (8, _PIXELS // 2))
-        picture, count = empty, 1
+        framed = Image.new("RGB", (_PIXELS, _PIXELS), PAPER)
+        framed.paste(text_block([(missing, TEXT, GREY)]), (0, _PIXELS // 2))
     else:
         count = len(shares)
         scale = _PIXELS // count
         picture = from_share(np.kron(shares.numpy().astype(np.float64), np.ones((scale, scale))), colour)
-    framed = with_axes(picture, count, count, ("part of the keys", "part of the queries"))
+        framed = with_axes(picture, count, count, ("part of the keys", "part of the queries"))
     return stack([text_block([(title, TEXT, INK)]), framed], gap=4)

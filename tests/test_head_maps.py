@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sample_plans import small_plan
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip
 from sparse_vdit.plans.errors import CandidateJudge
-from sparse_vdit.plans.head_drawing import draw_head
+from sparse_vdit.plans.head_drawing import draw_head, fitting_maps
 from sparse_vdit.plans.head_maps import as_shares, part_count, part_grid, part_mass, part_of_token, pattern_map
 from sparse_vdit.plans.profile import merge_profiles
 from sparse_vdit.plans.profile_files import load_profile, save_profile
@@ -138,13 +139,18 @@ def test_the_picture_has_both_and_says_what_is_missing() -> None:
     plan = dataclasses.replace(plan, layers=2, heads=2, bands=tuple(
         dataclasses.replace(band, heads=((2, 1), (3, 0))) for band in plan.bands
     ))  # fmt: skip
-    alone, beside = draw_head(plan, None, 0, 0, 0), draw_head(plan, profile, 0, 0, 0)
+    maps = fitting_maps(plan, profile)
+    alone, beside = draw_head(plan, None, 0, 0, 0), draw_head(plan, maps, 0, 0, 0)
     assert alone.dtype == np.uint8
     assert alone.shape[0] == beside.shape[0]
     half = beside.shape[1] // 2
     assert (beside[:, :half] < 128).mean() > 2 * (alone[:, :half] < 128).mean()
     routed = dataclasses.replace(plan, patterns=(Routed(), *plan.patterns[1:]))
-    assert draw_head(routed, profile, 0, 1, 1).shape[2] == 3
+    assert draw_head(routed, maps, 0, 1, 1).shape[2] == 3
+    assert fitting_maps(plan, None) is None
+    for other in ({"grid": (9, 7, 5)}, {"layers": 3}, {"heads": 3}, {"family": "ltx"}):
+        header = dataclasses.replace(profile.header, **other)
+        assert fitting_maps(plan, SimpleNamespace(header=header, maps=maps)) is None
 
 
 @pytest.mark.parametrize("place, name", [((2, 0, 0), "band"), ((0, 4, 0), "layer"), ((0, 0, 3), "head")])

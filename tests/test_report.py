@@ -14,6 +14,13 @@ from races import TestClock, forward, qkv, start
 NAME = "sparse_vdit.nodes.host.reports.report"
 
 
+RUNNING = (
+    (1, "before", {}, {"extra_pnginfo": {"workflow": {"id": "another"}}}, [], {}),
+    (2, "now", {}, {"extra_pnginfo": {"workflow": {"id": "ours"}}}, [], {}),
+)
+"""What ComfyUI's queue says of workflows at work."""
+
+
 @pytest.fixture
 def sent() -> list[tuple]:
     return []
@@ -24,6 +31,8 @@ def report(sent: list[tuple], monkeypatch: pytest.MonkeyPatch) -> Iterator[Modul
     """The module, of a server that keeps what is sent in `sent`; nothing imported here is left behind."""
     server = SimpleNamespace(
         client_id="browser",
+        last_prompt_id="now",
+        prompt_queue=SimpleNamespace(get_current_queue_volatile=lambda: (list(RUNNING), [])),
         send_progress_text=lambda *told: sent.append(told),
         send_sync=lambda *told: sent.append(told),
     )
@@ -43,6 +52,7 @@ def test_a_run_that_cannot_be_shown(
     forward(run, 0.5, qkv())
     report.report(run, "7", strict=True)
     assert [told[0] for told in sent] == [run.report(), "sparse_vdit.ran"]
+    assert sent[1][1]["workflow"] == "ours"
     sent.clear()
 
     def viewed() -> dict:
@@ -54,3 +64,15 @@ def test_a_run_that_cannot_be_shown(
     assert [told[0] for told in sent] == [run.report()]
     assert "could not be told of the run" in caplog.text
     assert "no room for a view" in caplog.text
+
+
+@pytest.mark.parametrize("extra", [{}, {"extra_pnginfo": None}, {"extra_pnginfo": {"workflow": "text"}}])
+def test_a_workflow_without_a_number(
+    report: ModuleType, sent: list[tuple], extra: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As clients that are no browser send it: the run is told of, and of no workflow."""
+    monkeypatch.setitem(globals(), "RUNNING", ((2, "now", {}, extra, [], {}),))
+    run = start(TestClock(dense=10.0, exact=4.0))
+    forward(run, 0.5, qkv())
+    report.report(run, "7", strict=True)
+    assert sent[1][1]["workflow"] is None

@@ -5,24 +5,21 @@ import { api } from "../../scripts/api.js";
 import { NARROWEST, PlanPanel } from "./viewer/panel.js";
 import { Locks } from "./viewer/locks.js";
 import { addStyle } from "./viewer/style.js";
+import { say, speak } from "./viewer/words.js";
 
 const LOAD = "SparseVDiTLoadPlan";
 const SEARCH = "SparseVDiTSearchPlan";
 const PATCH = "SparseVDiTPatchModel";
 const SAVE = "SparseVDiTSavePlan"; // hands its plan on
-const MISSING = {
-  [LOAD]: "There is no plan to show.",
-  [SEARCH]: "Run the workflow to see the plan that is found.",
-  [PATCH]: "Without a connected plan, the map shows what a run had once it has ended.",
-};
-const LOADING = "Loading the plan.";
-const TEXT = "The plan in plan_text is shown after a run.";
+const MISSING = { [LOAD]: "no_plan", [SEARCH]: "not_searched", [PATCH]: "not_connected" }; // keys of viewer/words.js
+const LANGUAGE = "Comfy.Locale";
 const ADDED_WITHIN = 200; // milliseconds
 // properties of a node
 const OPEN = "sparse_vdit_open";
 const ROOM = "sparse_vdit_room"; // pixels of its height that its panel has added
 
-const panels = new Map(); // by node, of the nodes that are in a graph
+const panels = new WeakMap(); // by node, of the nodes that are in a graph
+const turned = new Map(); // whether the user has turned a patch node's map to its run or its plan, by nameOf
 
 function widget(node, name) {
   return node.widgets?.find((one) => one.name === name);
@@ -44,9 +41,24 @@ function after(owner, name, heard) {
   };
 }
 
+// All nodes of the workflow that have a panel, those in its subgraphs too: of what is in no workflow any more nothing is
+// said, not even when it goes.
+function* nodesWithPanel(graph = rootGraph(), seen = new Set()) {
+  if (!graph || seen.has(graph)) return;
+  seen.add(graph);
+  for (const node of graph.nodes) {
+    if (panels.has(node)) yield node;
+    yield* nodesWithPanel(node.subgraph, seen);
+  }
+}
+
+function rootGraph() {
+  return app.rootGraph ?? app.graph;
+}
+
 function addPanel(node) {
   const panel = new PlanPanel({
-    missing: MISSING[node.comfyClass],
+    missing: say(MISSING[node.comfyClass]),
     setLocks: (locks) => setLocks(node, locks),
     opened: (isOpen) =>
       asOneChange(() => {
@@ -54,8 +66,9 @@ function addPanel(node) {
         if (isOpen && node.size[0] < NARROWEST) node.setSize([NARROWEST, node.size[1]]);
         fit(node, panel);
       }),
+    turned: (showsRun) => turned.set(nameOf(node), showsRun),
     resized: () => fit(node, panel),
-    pictureOf: (band, cell) => pictureOf(node, band, cell),
+    pictureOf,
   });
   const shown = node.addDOMWidget("plan_view", "sparse_vdit_view", panel.root, {
     serialize: false,
@@ -126,7 +139,7 @@ async function showListed(node) {
   const name = listedName(node);
   if (!panel || (panel.wanted && panel.wanted === name)) return; // the question is on its way
   panel.wanted = name;
-  showFound(panel, { error: name ? LOADING : hasText(node) ? TEXT : MISSING[LOAD] });
+  showFound(panel, { error: say(name ? "loading" : hasText(node) ? "plan_as_text" : MISSING[LOAD]) });
   if (!name) return;
   const answer = await ask(name);
   if (panel.wanted !== name) return;
@@ -149,21 +162,27 @@ async function ask(name) {
     const answer = await api.fetchApi(`/sparse_vdit/plan?name=${encodeURIComponent(name)}`);
     return await answer.json();
   } catch (failure) {
-    return { error: `The plan could not be asked for: ${failure.message}. Choose it again.` };
+    return { error: say("not_answered", { why: failure.message }) };
   }
 }
 
 function showFound(panel, { view, error }) {
-  panel.missing = error ?? MISSING[LOAD];
+  panel.missing = error ?? say(MISSING[LOAD]);
   panel.showPlan(view ?? null);
   refreshPatches();
 }
 
-// Address of the picture of a head, for plans that are listed.
-function pictureOf(node, band, { layer, head }) {
-  const name = listedName(node);
-  if (!name) return null;
-  return api.apiURL(`/sparse_vdit/head?name=${encodeURIComponent(name)}&head=${band},${layer},${head}`);
+// Picture of a head of a plan, or why there is none; the server says whether what the head attends is in it.
+async function pictureOf(pictures, place) {
+  try {
+    const asked = new URLSearchParams({ ...pictures, head: place.join(",") });
+    const answer = await api.fetchApi(`/sparse_vdit/head?${asked}`);
+    if (!answer.ok) return await answer.json();
+    const measured = answer.headers.get("Sparse-vDiT-Attends") === "measured";
+    return { picture: URL.createObjectURL(await answer.blob()), measured };
+  } catch (failure) {
+    return { error: failure.message };
+  }
 }
 
 // The node that a patch node's plan comes from, None where none is connected.
@@ -178,8 +197,9 @@ function planSource(node) {
 }
 
 function refreshPatches() {
-  for (const [node, panel] of panels) {
-    if (node.comfyClass !== PATCH || !node.graph) continue;
+  for (const node of nodesWithPanel()) {
+    if (node.comfyClass !== PATCH) continue;
+    const panel = panels.get(node);
     const source = panels.get(planSource(node));
     panel.showPlan(source?.view ?? panel.ran?.view ?? null, source?.locks);
   }
@@ -196,7 +216,7 @@ function refresh(node) {
 
 // The node that the server calls by a path of numbers, those before the last being subgraphs.
 function nodeOf(path) {
-  let graph = app.rootGraph ?? app.graph;
+  let graph = rootGraph();
   let node = null;
   for (const number of String(path).split(":")) {
     node = graph?.getNodeById(Number(number));
@@ -205,19 +225,49 @@ function nodeOf(path) {
   return node;
 }
 
+function nameOf(node) {
+  return `${node.graph.id} ${node.id}`;
+}
+
+// What a node ran, whichever workflow is shown by now: others have nodes of the same number.
+function showRun(run) {
+  const node = nodeOf(run.node);
+  if (run.workflow !== rootGraph()?.id || node?.comfyClass !== PATCH) return;
+  turned.delete(nameOf(node));
+  panels.get(node)?.showRun(run);
+  refreshPatches();
+}
+
+// The server keeps what the nodes of a workflow have run: their panels begin anew with the page, a tab and every undo.
+async function showLastRuns() {
+  const workflow = rootGraph()?.id;
+  if (!workflow || ![...nodesWithPanel()].some(({ comfyClass }) => comfyClass === PATCH)) return;
+  const answer = await api.fetchApi(`/sparse_vdit/runs?workflow=${encodeURIComponent(workflow)}`);
+  const { runs } = await answer.json();
+  if (workflow !== rootGraph()?.id) return;
+  for (const run of Object.values(runs)) {
+    const node = nodeOf(run.node);
+    const panel = node?.comfyClass === PATCH ? panels.get(node) : null;
+    if (panel && !panel.ran) panel.showRun(run, turned.get(nameOf(node)) ?? true);
+  }
+  refreshPatches();
+}
+
 app.registerExtension({
   name: "SparseVDiT.PlanViewer",
 
   setup() {
     addStyle();
-    api.addEventListener("sparse_vdit.ran", ({ detail }) => {
-      panels.get(nodeOf(detail.node))?.showRun(detail);
-      refreshPatches();
-    });
-    new MutationObserver(() => panels.forEach((panel) => panel.refresh())).observe(document.body, {
-      attributes: true,
-      attributeFilter: ["class", "style"],
-    });
+    const settings = app.ui.settings;
+    speak(settings.getSettingValue(LANGUAGE));
+    settings.addEventListener(`${LANGUAGE}.change`, ({ detail }) => speak(detail.value)); // nodes are made anew then
+    api.addEventListener("sparse_vdit.ran", ({ detail }) => showRun(detail));
+    const refreshAll = () => [...nodesWithPanel()].forEach((node) => panels.get(node).refresh());
+    new MutationObserver(refreshAll).observe(document.body, { attributes: true, attributeFilter: ["class", "style"] });
+  },
+
+  afterConfigureGraph() {
+    showLastRuns().catch((failure) => console.warn("Sparse-vDiT: the last runs could not be asked for:", failure));
   },
 
   nodeCreated(node) {

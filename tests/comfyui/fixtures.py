@@ -1,4 +1,4 @@
-"""One running ComfyUI for all test modules that name this file in `pytest_plugins`."""
+"""Running ComfyUIs for all test modules that name this file in `pytest_plugins`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from .example_files import add_names
 from .installation import ROOT, comfyui_path, comfyui_python
 from .models import small_wan_weights, write_lora, write_models
 from .prompts import base, ksampler
 from .results import PLANS, latents
-from .server import Server
+from .server import WEB_FOLDER, Server
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; nothing of the nodes was tested in a real ComfyUI")
     base = tmp_path_factory.mktemp("comfyui")
     running = Server(comfyui, with_models(base))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose files browsers get."""
+    comfyui = comfyui_path()
+    if comfyui is None:
+        pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; nothing of the plan viewer was tested")
+    base = with_models(tmp_path_factory.mktemp("viewer"))
+    add_names(base)
+    running = Server(comfyui, base, folder=WEB_FOLDER)
     yield running
     running.stop()
 

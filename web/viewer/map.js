@@ -2,6 +2,7 @@
 
 import { isLocked, patternOf } from "./totals.js";
 import { element } from "./dom.js";
+import { say } from "./words.js";
 
 const LEFT = 34; // pixels for the numbers of layers and their locks
 const TOP = 14; // for the numbers of heads
@@ -22,10 +23,8 @@ export class HeadMap {
       tabIndex: 0,
       className: "svd-map",
       role: "application",
-      ariaRoleDescription: "map of layers and heads",
-      ariaLabel:
-        "Layers down, heads across. Arrow keys move, Home and End go to the first and last head, " +
-        "Page Up and Page Down go ten layers, Enter keeps the cell's details, L keeps its layer dense.",
+      ariaRoleDescription: say("map_role"),
+      ariaLabel: say("map_name"),
     });
     this.cursor = element("div", { className: "svd-cursor", hidden: true });
     this.root = element("div", { className: "svd-mapbox" }, this.canvas, this.cursor);
@@ -45,6 +44,8 @@ export class HeadMap {
     this.canvas.height = size[1] * SHARPNESS;
     this.canvas.style.width = this.root.style.width = `${size[0]}px`;
     this.canvas.style.height = `${size[1]}px`;
+    this.cursor.style.width = `${this.cellWidth + 1}px`;
+    this.cursor.style.height = `${this.cellHeight + 1}px`;
     this.#paint();
     if (this.cell && (this.cell.layer >= view.layers || this.cell.head >= view.heads)) this.cell = null;
     this.#placeCursor();
@@ -159,10 +160,8 @@ export class HeadMap {
   #placeCursor() {
     this.cursor.hidden = !this.cell;
     if (!this.cell) return;
-    const { style } = this.cursor;
-    style.width = `${this.cellWidth + 1}px`;
-    style.height = `${this.cellHeight + 1}px`;
-    style.transform = `translate(${LEFT + this.cell.head * this.cellWidth - 1}px, ${TOP + this.cell.layer * this.cellHeight - 1}px)`;
+    const [left, top] = [this.cell.head * this.cellWidth, this.cell.layer * this.cellHeight];
+    this.cursor.style.transform = `translate(${LEFT + left - 1}px, ${TOP + top - 1}px)`; // which costs no layout
   }
 }
 
@@ -179,10 +178,11 @@ export function drawMark(pen, mark, ink, width, height) {
 // A cell in words.
 export function cellText(view, locks, band, { layer, head }) {
   const pattern = patternOf(view, band, layer, head);
-  const parts = [`layer ${layer}, head ${head}: ${pattern.words}`, `density ${pattern.density.toFixed(3)}`];
+  const parts = [say("cell", { layer, head, pattern: pattern.words })];
+  parts.push(say("density", { density: pattern.density.toFixed(3) }));
   const error = view.errors?.[band][layer][head];
-  if (error !== undefined) parts.push(`error ${(100 * error).toPrecision(2)} % of its output, as profiled`);
-  if (isLocked(view, locks, band, layer, head)) parts.push("kept dense");
+  if (error !== undefined) parts.push(say("error", { percent: (100 * error).toPrecision(2) }));
+  if (isLocked(view, locks, band, layer, head)) parts.push(say("kept"));
   return parts.join(", ");
 }
 

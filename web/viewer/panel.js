@@ -3,22 +3,24 @@
 import { button, element, refill } from "./dom.js";
 import { Locks } from "./locks.js";
 import { HeadMap, cellText, drawMark } from "./map.js";
+import { HeadPicture } from "./picture.js";
 import { badge, layerText, shareByLayer, stepTexts } from "./run.js";
 import { expectedSpeedup, kindCounts, meanDensity, totalsText } from "./totals.js";
+import { say } from "./words.js";
 
 export const NARROWEST = 360; // pixels of a node with an open map
 const CLOSED_HEIGHT = 30;
 const SWATCH = 14;
 
 export class PlanPanel {
-  // `setLocks(locks)` keeps them in the workflow, `opened(isOpen)` what the user did; `resized()` hears that the panel
-  // wants another height, `pictureOf(band, cell)` is the address of a head's picture, or nothing; `missing` says what to
-  // do where there is no plan to show.
-  constructor({ setLocks, resized, opened, missing, pictureOf }) {
-    Object.assign(this, { setLocks, resized, opened, missing, pictureOf });
+  // `setLocks(locks)` keeps them in the workflow, `opened(isOpen)` and `turned(showsRun)` what the user did; `resized()`
+  // hears that the panel wants another height, `pictureOf` is as HeadPicture has it; `missing` says what to do where
+  // there is no plan to show.
+  constructor({ setLocks, resized, opened, turned, missing, pictureOf }) {
+    Object.assign(this, { setLocks, resized, opened, turned, missing });
     Object.assign(this, { view: null, ran: null, locks: new Locks(), given: new Locks(), band: 0, showsRun: false });
     this.isOpen = false;
-    this.toggle = button("", "Show or hide the map of layers and heads", () => this.open(!this.isOpen));
+    this.toggle = button("", say("show_or_hide"), () => this.open(!this.isOpen));
     this.toggle.className = "svd-toggle";
     this.badge = element("span", { className: "svd-badge", role: "status" });
     this.map = new HeadMap({
@@ -27,21 +29,27 @@ export class PlanPanel {
       layerChosen: (layer) => this.#toggleLock("layers", layer),
     });
     this.parts = Object.fromEntries(
-      ["title", "tabs", "strip", "steps", "hover", "actions", "picture", "legend", "totals", "report"].map((name) => [
+      ["title", "tabs", "strip", "steps", "hover", "actions", "legend", "totals", "report"].map((name) => [
         name,
         element("div", { className: `svd-${name}` }),
       ]),
     );
-    this.layerButton = button("", "Takes effect with the next run", () => this.#toggleLock("layers", this.map.cell.layer));
+    this.picture = new HeadPicture({ pictureOf, resized });
+    this.hoverText = document.createTextNode(""); // changed in place, which is the least work for a move of the pointer
+    this.layerText = document.createTextNode("");
+    this.layerButton = button("", say("next_run"), () => this.#toggleLock("layers", this.map.cell.layer));
     this.kept = element("span");
-    this.reset = button("Reset", "Nothing is kept dense any more", () => {
+    this.reset = button(say("reset"), say("reset_about"), () => {
       this.setLocks(new Locks());
       this.map.canvas.focus({ preventScroll: true }); // the button is gone
     });
-    this.parts.actions.append(this.layerButton, this.kept, this.reset);
+    this.layerButton.append(this.layerText);
+    this.parts.hover.append(this.hoverText);
+    this.layer = element("div", { className: "svd-layer" }, this.layerButton);
+    this.parts.actions.append(this.layer, this.kept, this.reset);
     this.parts.hover.ariaLive = this.parts.totals.ariaLive = "polite";
-    const { title, tabs, strip, steps, hover, actions, picture, legend, totals, report } = this.parts;
-    this.shown = element("div", {}, tabs, strip, steps, this.map.root, hover, actions, picture, legend, totals);
+    const { title, tabs, strip, steps, hover, actions, legend, totals, report } = this.parts;
+    this.shown = element("div", {}, tabs, strip, steps, this.map.root, hover, actions, this.picture.root, legend, totals);
     this.body = element("div", { className: "svd-body", hidden: true }, title, this.shown, report);
     this.head = element("div", { className: "svd-head" }, this.toggle, this.badge);
     this.root = element("div", { className: "svd-panel" }, this.head, this.body);
@@ -76,15 +84,17 @@ export class PlanPanel {
   showPlan(view, given = new Locks()) {
     if (view !== this.view) {
       this.band = 0;
-      this.parts.picture.replaceChildren();
+      if (!this.showsRun) this.picture.clear();
     }
     Object.assign(this, { view, given });
     this.refresh();
   }
 
-  showRun(ran) {
+  // `onTop`: rather than the plan.
+  showRun(ran, onTop = true) {
     this.ran = ran;
-    this.showsRun = Boolean(ran?.view);
+    this.showsRun = onTop && Boolean(ran.view);
+    this.picture.clear();
     this.refresh();
     this.resized();
   }
@@ -103,7 +113,8 @@ export class PlanPanel {
 
   refresh() {
     const { view, locks } = this.#current;
-    this.toggle.textContent = `${this.isOpen ? "\u25be" : "\u25b8"} Map of heads`;
+    this.toggle.textContent = `${this.isOpen ? "\u25be" : "\u25b8"} ${say("map_of_heads")}`;
+    this.toggle.ariaLabel = say("map_of_heads"); // without the sign
     this.toggle.ariaExpanded = String(this.isOpen);
     this.badge.textContent = this.ran ? badge(this.ran) : view ? this.#summary(view, locks) : "";
     this.badge.title = this.ran?.report ?? "";
@@ -117,8 +128,8 @@ export class PlanPanel {
 
   #summary(view, locks) {
     const speedup = expectedSpeedup(view, locks);
-    const faster = speedup < 1e6 ? `, attention about ${speedup.toFixed(1)}x` : "";
-    return `density ${meanDensity(view, locks).toFixed(2)}${faster}`;
+    const density = meanDensity(view, locks).toFixed(2);
+    return speedup < 1e6 ? say("summary", { density, times: speedup.toFixed(1) }) : say("density", { density });
   }
 
   #refreshMap(view, locks) {
@@ -134,7 +145,7 @@ export class PlanPanel {
     this.#actions();
     this.parts.totals.textContent = totalsText(view, locks);
     if (this.map.cell) this.#tell(this.map.cell);
-    else this.parts.hover.textContent = "Point at a head, or move with the arrow keys. A layer's number keeps it dense.";
+    else this.hoverText.data = say("hint");
   }
 
   #tabs() {
@@ -142,6 +153,8 @@ export class PlanPanel {
     const tab = (text, title, run) => {
       const made = button(text, title, () => {
         this.showsRun = run;
+        this.turned(run);
+        this.picture.clear();
         this.refresh();
         this.resized();
       });
@@ -150,18 +163,19 @@ export class PlanPanel {
     };
     refill(
       this.parts.tabs,
-      tab("Plan", "The plan, and what the next run keeps dense", false),
-      tab("Last run", "What really ran", true),
+      tab(say("plan_tab"), say("plan_tab_about"), false),
+      tab(say("run_tab"), say("run_tab_about"), true),
     );
   }
 
   #strip(view, locks) {
     const bands = view.bands.map((band, number) => {
-      const high = band.sigma_high >= 1e6 ? "all" : band.sigma_high.toPrecision(3);
-      const text = `${high} \u2013 ${band.sigma_low.toPrecision(3)}`;
+      const high = band.sigma_high >= 1e6 ? say("all_noise") : band.sigma_high.toPrecision(3);
+      const levels = `${high} \u2013 ${band.sigma_low.toPrecision(3)}`;
       const density = meanDensity(view, locks, number).toFixed(2);
-      const made = button(text, `Noise levels ${text}, mean density ${density}`, () => {
+      const made = button(levels, say("band_about", { levels, density }), () => {
         this.band = number;
+        this.picture.clear();
         this.refresh();
       });
       made.ariaPressed = String(number === this.band);
@@ -169,7 +183,7 @@ export class PlanPanel {
       made.style.flexGrow = Math.max(0.15, Math.min(1, band.sigma_high) - band.sigma_low);
       return made;
     });
-    refill(this.parts.strip, element("span", { textContent: "noise" }), ...bands);
+    refill(this.parts.strip, element("span", { textContent: say("noise") }), ...bands);
   }
 
   #steps(view) {
@@ -180,7 +194,7 @@ export class PlanPanel {
     );
     this.parts.steps.role = "img";
     this.parts.steps.ariaLabel = stepTexts(this.ran).map(({ text }) => text).join("; ");
-    this.parts.steps.replaceChildren(element("span", { textContent: "steps" }), ...steps);
+    this.parts.steps.replaceChildren(element("span", { textContent: say("steps") }), ...steps);
   }
 
   #legend(view, locks) {
@@ -189,14 +203,14 @@ export class PlanPanel {
       .filter(({ kind }) => counts[kind])
       .map((kind) => {
         const kept = locks.kinds.has(kind.kind);
-        const heads = `${counts[kind.kind]} head${counts[kind.kind] === 1 ? "" : "s"}`;
+        const heads = say(counts[kind.kind] === 1 ? "one_head" : "heads", { count: counts[kind.kind] });
         const fixed = this.showsRun || kind.kind === "dense" || this.given.kinds.has(kind.kind);
-        const title = kept ? "Follow the plan again" : "Keep these heads dense";
+        const title = say(kept ? "follow_plan" : "keep_kind");
         const made = button("", fixed ? "" : title, () => this.#toggleLock("kinds", kind.kind));
         made.disabled = fixed;
         made.ariaPressed = String(kept);
-        made.ariaLabel = `${kind.words}, ${heads}${kept ? ", kept dense" : ""}${fixed ? "" : `. ${title}`}`;
-        made.append(swatch(kind), `${kind.words} ${counts[kind.kind]}${kept ? " (kept dense)" : ""}`);
+        made.ariaLabel = `${kind.words}, ${heads}${kept ? `, ${say("kept")}` : ""}${fixed ? "" : `. ${title}`}`;
+        made.append(swatch(kind), `${kind.words} ${counts[kind.kind]}${kept ? ` (${say("kept")})` : ""}`);
         return made;
       });
     refill(this.parts.legend, ...entries);
@@ -205,10 +219,11 @@ export class PlanPanel {
   #actions() {
     const layer = this.map.cell?.layer;
     this.parts.actions.hidden = this.showsRun;
-    this.layerButton.hidden = layer === undefined || this.given.layers.has(layer);
-    this.layerButton.textContent = this.locks.layers.has(layer) ? `Layer ${layer} as planned` : `Keep layer ${layer} dense`;
+    this.layer.hidden = layer === undefined || this.given.layers.has(layer);
+    this.layerText.data = say("keep_layer", { layer });
+    this.layerButton.ariaPressed = String(this.locks.layers.has(layer));
     this.kept.hidden = this.reset.hidden = this.locks.empty;
-    this.kept.textContent = `kept dense: ${this.locks}`;
+    this.kept.textContent = say("kept_list", { locks: this.locks });
   }
 
   // What has run cannot change any more, and what another node keeps dense is changed there.
@@ -223,19 +238,15 @@ export class PlanPanel {
     const run = this.showsRun && this.ran ? `; ${layerText(this.ran, cell.layer)}` : "";
     const before = this.told;
     this.told = cell.layer;
-    this.parts.hover.textContent = cellText(view, locks, this.band, cell) + run;
+    this.hoverText.data = cellText(view, locks, this.band, cell) + run;
     if (before !== cell.layer) this.#actions();
   }
 
-  // Shows the picture of a head that the node has an address for.
+  // Shows the picture of a head.
   #choose(cell) {
     this.#tell(cell);
-    const address = this.pictureOf(this.band, cell);
-    if (!address) return;
-    const picture = element("img", { src: address, alt: `What ${this.parts.hover.textContent} attends, beside its pattern` });
-    picture.addEventListener("load", () => this.resized());
-    picture.addEventListener("error", () => picture.remove());
-    this.parts.picture.replaceChildren(picture);
+    const { view, locks } = this.#current;
+    this.picture.show(view.pictures, [this.band, cell.layer, cell.head], cellText(view, locks, this.band, cell));
   }
 }
 

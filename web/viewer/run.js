@@ -1,5 +1,7 @@
 // What a run did, in words and shares, out of what the server sends when it has ended.
 
+import { say } from "./words.js";
+
 function share({ sparse = 0, ...dense }) {
   const calls = sparse + Object.values(dense).reduce((a, b) => a + b, 0);
   return calls ? sparse / calls : 0;
@@ -7,10 +9,10 @@ function share({ sparse = 0, ...dense }) {
 
 export function badge(ran) {
   const dense = Object.values(ran.dense).reduce((a, b) => a + b, 0);
-  if (!ran.sparse) return "nothing ran sparse";
-  const parts = [`${Math.round((100 * ran.sparse) / (ran.sparse + dense))} % of calls sparse`];
-  parts.push(`density ${ran.mean_density.toFixed(2)}`);
-  if (ran.speedup) parts.push(`attention ${ran.speedup.toFixed(1)}x as timed`);
+  if (!ran.sparse) return say("nothing_sparse");
+  const parts = [say("calls_sparse", { percent: Math.round((100 * ran.sparse) / (ran.sparse + dense)) })];
+  parts.push(say("density", { density: ran.mean_density.toFixed(2) }));
+  if (ran.speedup) parts.push(say("as_timed", { times: ran.speedup.toFixed(1) }));
   return parts.join(", ");
 }
 
@@ -20,15 +22,18 @@ export function shareByLayer(ran, layers) {
 
 export function layerText(ran, layer) {
   const { sparse = 0, ...dense } = ran.layers[layer] ?? {};
-  const why = Object.entries(dense).map(([reason, calls]) => `${calls} dense: ${reason}`);
-  return [`its layer ran ${sparse} calls sparse`, ...why].join(", ");
+  return [say("layer_ran", { sparse }), ...reasons(dense)].join(", ");
 }
 
 // One for each forward: its noise level, and how much of it ran sparse.
 export function stepTexts(ran) {
   return ran.forwards.map(({ sigma, sparse, dense }) => {
-    const why = Object.entries(dense).map(([reason, calls]) => `${calls} dense: ${reason}`);
-    const level = sigma === null ? "" : `noise ${sigma.toPrecision(3)}: `;
-    return { text: level + [`${sparse} sparse`, ...why].join(", "), share: share({ sparse, ...dense }) };
+    const level = sigma === null ? "" : say("noise_level", { level: sigma.toPrecision(3) });
+    const text = level + [say("step_sparse", { calls: sparse }), ...reasons(dense)].join(", ");
+    return { text, share: share({ sparse, ...dense }) };
   });
+}
+
+function reasons(dense) {
+  return Object.entries(dense).map(([reason, calls]) => say("dense_because", { calls, reason }));
 }

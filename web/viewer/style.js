@@ -14,10 +14,11 @@ const STYLE = `
 .svd-title { color: var(--descrip-text, #999); }
 /* what changes under the pointer changes no size, so that the page around it keeps its layout */
 .svd-hover { height: 4.3em; overflow: auto; contain: strict; }
-.svd-actions { contain: layout style; }
+.svd-layer { width: 136px; height: 24px; contain: strict; display: flex; align-items: center; }
+.svd-layer button:focus-visible { outline-offset: -1px; }
 .svd-totals { font-weight: 600; }
 .svd-report { border-top: 1px solid var(--border-color, #4e4e4e); padding-top: 3px; }
-.svd-picture img { width: 100%; border-radius: 4px; }
+.svd-picture img { box-sizing: border-box; width: 100%; border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; }
 .svd-report:empty, .svd-picture:empty, .svd-tabs:empty, .svd-steps:empty { display: none; }
 .svd-tabs, .svd-strip, .svd-steps, .svd-actions, .svd-legend { display: flex; gap: 4px; align-items: center; margin: 3px 0; }
 .svd-actions, .svd-legend { flex-wrap: wrap; min-height: 20px; }

@@ -1,5 +1,7 @@
 // Mean density and expected speed-up of a plan with some heads kept dense. Densities and costs come from the server.
 
+import { say } from "./words.js";
+
 const NO_ATTENTION = 1e6; // as in plans/cost.py: every head is skipped
 
 export function isLocked(view, locks, band, layer, head) {
@@ -52,14 +54,11 @@ export function expectedSpeedup(view, locks) {
 
 export function totalsText(view, locks) {
   const attention = expectedSpeedup(view, locks);
-  const density = `mean density ${meanDensity(view, locks).toFixed(2)}`;
-  if (attention >= NO_ATTENTION) return `${density}; no attention is computed`;
+  const density = say("mean_density", { density: meanDensity(view, locks).toFixed(2) });
+  if (attention >= NO_ATTENTION) return `${density}; ${say("no_attention")}`;
   const { share, times } = view.expected;
   const step = 1 / (1 - share + share / attention);
-  return (
-    `${density}; expected: attention ${attention.toFixed(2)} times as fast (${times}), ` +
-    `a whole step ${step.toFixed(2)} times (an estimate)`
-  );
+  return `${density}; ${say("expected", { attention: attention.toFixed(2), times, step: step.toFixed(2) })}`;
 }
 
 // How many heads of a band run each kind.

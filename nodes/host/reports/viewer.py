@@ -1,4 +1,4 @@
-"""What the plan viewer in the browser is told: plans by their listed names, and what a run did."""
+"""What the plan viewer in the browser is told: plans by their listed names, heads in pictures, and what runs did."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ....plans.files import load_plan
-from ....plans.head_drawing import as_png, draw_head
+from ....plans.head_drawing import as_png, draw_head, fitting_maps
 from ....plans.plan import Plan
 from ....plans.profile import Profile
 from ....plans.profile_files import ProfileError, load_profile
@@ -20,13 +20,20 @@ from ....plans.view import measured_errors, plan_view
 from ..plan_choice.plan_folders import plan_files, profile_beside
 from ..runs.engine import NOT_VIEWED
 from ..runs.run import Run
+from .last_runs import LastRuns
 from .ledger import Ledger
+from .pictured import Pictured, pictured_plans
 from .reasons import NOT_SELF_ATTENTION
 
-ROUTE, HEAD_ROUTE = "/sparse_vdit/plan", "/sparse_vdit/head"
+ROUTE, HEAD_ROUTE, RUNS_ROUTE = "/sparse_vdit/plan", "/sparse_vdit/head", "/sparse_vdit/runs"
 RAN = "sparse_vdit.ran"
 SHOWN = "sparse_vdit_plan"
 """Key of a plan's view among what a node shows when it has run."""
+ATTENDS = "Sparse-vDiT-Attends"
+"""Header of a head's picture: whether what the head attends was `measured`, or is `unknown` and left out."""
+FORGOTTEN = "this plan is no longer kept for pictures: run the workflow again"
+
+_last_runs = LastRuns()
 
 
 def register() -> None:
@@ -35,6 +42,7 @@ def register() -> None:
     if server is not None:
         server.routes.get(ROUTE)(answer)
         server.routes.get(HEAD_ROUTE)(picture)
+        server.routes.get(RUNS_ROUTE)(runs)
 
 
 async def answer(request: web.Request) -> web.Response:
@@ -51,21 +59,38 @@ async def answer(request: web.Request) -> web.Response:
 
 
 async def picture(request: web.Request) -> web.Response:
-    """PNG of what a head of a listed plan attends and runs, or why there is none; `head` is `band,layer,head`."""
-    name, place = request.query.get("name", ""), request.query.get("head", "")
-    path = (await asyncio.to_thread(plan_files)).get(name)
-    if path is None or not re.fullmatch(r"\d{1,4}(,\d{1,4}){2}", place):
+    """PNG of what a head attends and runs, or why there is none; `head` is `band,layer,head`, its plan a listed `name`
+    or one that a node has `shown`."""
+    query = request.query
+    name, token, place = (query.get(key, "") for key in ("name", "shown", "head"))
+    shown, path = pictured_plans.get(token), (await asyncio.to_thread(plan_files)).get(name)
+    if token and shown is None:
+        return web.json_response({"error": FORGOTTEN}, status=404)
+    if (shown is None and path is None) or not re.fullmatch(r"\d{1,4}(,\d{1,4}){2}", place):
         return web.json_response({"error": f"plan {name[:200]!r} or its head {place[:200]!r} is not here"}, status=404)
     try:
-        content = await asyncio.to_thread(_picture, path, *map(int, place.split(",")))
+        content, attends = await asyncio.to_thread(_picture, shown or path, *map(int, place.split(",")))
     except (ValueError, OSError) as error:
         return web.json_response({"error": str(error)}, status=422)
-    return web.Response(body=content, content_type="image/png")
+    return web.Response(body=content, content_type="image/png", headers={ATTENDS: attends})
 
 
-def _picture(path: Path, band: int, layer: int, head: int) -> bytes:
-    plan, profile = _read(path, *map(_age, (path, profile_beside(path))))
-    return as_png(draw_head(plan, profile, band, layer, head))
+async def runs(request: web.Request) -> web.Response:
+    """What the nodes of a workflow last ran, by their numbers, as they were told of it then."""
+    return web.json_response({"runs": _last_runs.of(request.query.get("workflow", ""))})
+
+
+def _picture(of: Pictured | Path, band: int, layer: int, head: int) -> tuple[bytes, str]:
+    """A head's picture and the header that says what is in it."""
+    if isinstance(of, Path):
+        plan, profile = _read(of, *map(_age, (of, profile_beside(of))))
+        maps = fitting_maps(plan, profile)
+    else:
+        plan, maps = of.plan, of.maps
+        path = plan_files().get(of.name)
+        if maps is None and path is not None:
+            maps = fitting_maps(plan, _profile(profile_beside(path), _age(profile_beside(path))))
+    return as_png(draw_head(plan, maps, band, layer, head)), "unknown" if maps is None else "measured"
 
 
 def _age(path: Path) -> int:
@@ -76,26 +101,61 @@ def _age(path: Path) -> int:
 def _view(name: str, path: Path, age: int, profile_age: int) -> dict:
     """A plan's view; the ages of its file and of the profile beside it tell when it has to be made anew."""
     plan, profile = _read(path, age, profile_age)
-    return plan_view(plan, errors=None if profile is None else measured_errors(plan, profile), name=name)
+    errors = None if profile is None else measured_errors(plan, profile)
+    return {**plan_view(plan, errors=errors, name=name), "pictures": {"name": name}}
 
 
 @lru_cache(maxsize=1)
 def _read(path: Path, age: int, profile_age: int) -> tuple[Plan, Profile | None]:
     """A plan, and the profile beside it where one can be read."""
-    plan = load_plan(path)
+    return load_plan(path), _profile(profile_beside(path), profile_age)
+
+
+@lru_cache(maxsize=1)
+def _profile(path: Path, age: int) -> Profile | None:
+    """The profile of a file, None where none can be read: the plan can be shown without."""
     try:
-        return plan, load_profile(profile_beside(path)) if profile_age else None
-    except (ProfileError, OSError):  # the plan can be shown without
-        return plan, None
+        return load_profile(path) if age else None
+    except (ProfileError, OSError):
+        return None
+
+
+def shown_plan(plan: Plan, name: str, profile: Profile | None, handed_on: Plan) -> dict:
+    """A plan that a node has made and no file holds: its view, and its heads' pictures for as long as they are kept.
+
+    Args:
+        name: empty for a plan without one.
+        profile: that it comes from, None where that is not known.
+        handed_on: the same with some heads kept dense, which is what a run gets.
+    """
+    maps = fitting_maps(plan, profile)
+    pictured_plans.keep(handed_on, name, maps)
+    errors = None if profile is None else measured_errors(plan, profile)
+    return {**plan_view(plan, errors=errors, name=name), "pictures": {"shown": pictured_plans.keep(plan, name, maps)}}
 
 
 def show_run(run: Run, report: str, node_id: str | None) -> None:
-    """Send what a run did to the browser that asked for it; nothing happens without a server."""
+    """Send what a run did to the browser that asked for it, and keep it for when the page is loaded again; nothing
+    happens without a server."""
     server = getattr(PromptServer, "instance", None)
     if getattr(server, "client_id", None) is None or node_id is None:
         return
     engine = NOT_VIEWED if run.engine is None else run.engine.viewed()
-    server.send_sync(RAN, {"node": node_id, "report": report, **_counted(run.ledger), **engine}, server.client_id)
+    workflow = _running_workflow(server)
+    told = {"node": node_id, "workflow": workflow, "report": report, **_counted(run.ledger), **engine}
+    _last_runs.keep(workflow, node_id, told)
+    server.send_sync(RAN, told, server.client_id)
+
+
+def _running_workflow(server: PromptServer) -> str | None:
+    """Number of the workflow that runs now, None where it has none. It is asked for when a run ends, as ComfyUI gives
+    the outputs of nodes to other workflows too."""
+    running, _ = server.prompt_queue.get_current_queue_volatile()
+    for _, prompt_id, _, extra, *_ in running:
+        if prompt_id == server.last_prompt_id:
+            workflow = (extra.get("extra_pnginfo") or {}).get("workflow")
+            return workflow.get("id") if isinstance(workflow, dict) else None
+    return None
 
 
 def _counted(ledger: Ledger) -> dict:

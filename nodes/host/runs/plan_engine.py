@@ -25,6 +25,7 @@ from .failures import out_of_memory, passes_through
 from ..families import Layout
 from ..speed.kernel_choice import KernelChoice, mean_density
 from ..reports.ledger import grid_name
+from ..reports.pictured import pictured_plans
 from ..plan_choice.plan_names import plan_name
 from ..speed.race import Race
 from .run import Run
@@ -222,7 +223,8 @@ class PlanEngine:
             for number, at in zip(numbers, row, strict=True)
         }
         here = {number: met.get(self.whole.patterns[number], density) for number, density in known.items()}
-        view = plan_view(self.whole, here, name=plan_name(self.whole))
+        name = plan_name(self.whole)
+        view = {**plan_view(self.whole, here, name=name), "pictures": {"shown": pictured_plans.keep(self.whole, name)}}
         return {"view": view, "kept": str(self.kept), "speedup": self.kernels.speedup()}
 
     def free(self) -> None:

@@ -15,11 +15,12 @@ function known(text, url) {
   return KNOWN.some((one) => one.test(text)) || (NOT_LOADED.test(text) && !OURS.test(url));
 }
 
-async function open(page, { url, vue, palette = "dark" }) {
+async function open(page, { url, vue, palette = "dark", locale = "en" }) {
   const settings = {
     "Comfy.TutorialCompleted": true, // else templates are shown above all
     "Comfy.VueNodes.Enabled": vue,
     "Comfy.ColorPalette": palette,
+    "Comfy.Locale": locale,
     "Comfy.Minimap.Visible": false,
   };
   await page.request.post(`${url}settings`, { data: settings });
@@ -47,6 +48,17 @@ async function showAll(page) {
     app.canvas.ds.offset = [-left + 90 / scale, -top + 110 / scale];
     app.canvas.setDirty(true, true);
   });
+}
+
+// Loads a workflow that has a number of its own, as those in ComfyUI's own form have.
+async function loadNumbered(page, prompt) {
+  await load(page, prompt);
+  await page.evaluate(async () => {
+    const workflow = app.graph.serialize();
+    workflow.id = LiteGraph.uuidv4();
+    await app.loadGraphData(workflow, true, true, "numbered");
+  });
+  await page.waitForTimeout(1500);
 }
 
 // Puts the node of a kind in the upper left of the screen, and gives what is in it: all panels lie above the graph.
@@ -82,7 +94,7 @@ async function main() {
   };
   try {
     const scenario = require(path.resolve(__dirname, process.argv[2]));
-    const result = await scenario(page, options, { open, load, showAll, panelOf, picture });
+    const result = await scenario(page, options, { open, load, loadNumbered, showAll, panelOf, picture });
     console.log(JSON.stringify({ ...result, errors }));
   } finally {
     await browser.close();

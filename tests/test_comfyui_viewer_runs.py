@@ -1,0 +1,117 @@
+"""The plan viewer in a real Chromium: what it keeps of runs, pictures of heads, languages, and what is heard of it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from comfyui.chromium import browse
+from comfyui.prompts import base, ksampler, node, patch, patched, profiled, save_latent
+from comfyui.results import counts
+from comfyui.server import Server
+from comfyui.viewing import both_renderers, mixed_plan, numbered, shown
+
+pytest_plugins = ["comfyui.fixtures"]
+pytestmark = pytest.mark.comfyui
+
+
+@both_renderers
+def test_the_last_run_is_kept_and_stays_on_its_workflow(served: Server, vue: bool) -> None:
+    found = browse(served, "keep_run", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())))
+    assert found["errors"] == []
+    ran = found["ran"]
+    assert counts(ran["report"])[0] > 0
+    assert (ran["tabs"], ran["steps"], ran["shown"]) == (2, 4, True)
+    assert ran["badge"].endswith("density 0.82")
+    assert found["reloaded"] == ran
+    assert found["turned"] == "true"
+    assert found["other"] == [False, "", 0]  # another number, no report, no tabs
+    assert found["back"] == {**ran, "report": found["report"]}
+    assert found["report"] != ran["report"]  # of another time at least
+
+
+def searched() -> dict:
+    """Workflow that profiles, searches and runs a plan."""
+    return {
+        **base(),
+        **profiled(steps=2),
+        "search": node("SparseVDiTSearchPlan", profile=("profile", 1), keep_dense="1", rule="budget: density",
+                       **{"rule.density": 0.5}),
+        "patch": patch(("search", 0)),
+        "sampled": ksampler(("patch", 0)),
+        "save": save_latent(("sampled", 0), "viewer"),
+    }  # fmt: skip
+
+
+@both_renderers
+def test_heads_of_a_searched_plan_in_pictures(served: Server, vue: bool) -> None:
+    """On the search and on the patch node, of its plan and of what ran."""
+    found = browse(served, "show_heads", vue=vue, prompt=numbered(searched()))
+    assert ["/sparse_vdit/head" in error for error in found.pop("errors")] == [True]
+    forgotten = found.pop("forgotten")
+    assert forgotten["alt"] is None
+    assert forgotten["words"].startswith("There is no picture of this head: this plan is no longer kept")
+    assert found.pop("cleared") == ""
+    assert found.keys() == {"SparseVDiTSearchPlan 0", "SparseVDiTPatchModel 0", "SparseVDiTPatchModel 1"}
+    for where, chosen in found.items():
+        assert chosen["cell"].startswith("layer 0, head 2: "), where
+        assert chosen["alt"] == f"What {chosen['cell'].split('; its layer')[0]} attends, beside its pattern", where
+        assert chosen["dark"] > 0.05, where
+        assert chosen["words"] == "", where
+        assert chosen["live"] == "polite", where
+
+
+@both_renderers
+def test_heads_of_a_plan_that_was_found_while_sampling(served: Server, vue: bool) -> None:
+    """Its profile has no maps: the pattern is shown, and words say what is missing."""
+    prompt = {**patched(None), "save": save_latent(("sampler", 0), "viewer")}
+    found = browse(served, "show_heads", vue=vue, prompt=numbered(prompt))
+    chosen = found["SparseVDiTPatchModel 1"]
+    assert chosen["cell"].startswith("layer 0, head 2: ")
+    assert chosen["dark"] < 0.05
+    assert chosen["words"].startswith("What this head attends was not measured")
+
+
+@both_renderers
+def test_what_is_heard(served: Server, vue: bool) -> None:
+    """By the tree of accessible things: the map's name and role, each head at the cursor, buttons with their state."""
+    found = browse(served, "hear_viewer", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())))
+    assert found["errors"] == []
+    assert [(one["name"], one["expanded"]) for one in found["closed"]] == [("Map of heads", False)]
+    for key, cell in (("PageUp", "layer 0, head 0: dense"), ("ArrowDown", "layer 1, head 0: diagonal, own"),
+                      ("ArrowRight", "layer 1, head 1: diagonal, own")):  # fmt: skip
+        assert [text for text in found[key] if text.startswith(cell)], key
+    (heard,) = [one for one in found["open"] if one["role"] == "application"]
+    assert heard["described"] == "map of layers and heads"
+    assert heard["name"].startswith("Layers down, heads across. Arrow keys move")
+    assert all(one["name"] for one in found["open"] if one["role"] in ("button", "application", "image"))
+    pressed = {when: {one["name"]: one.get("pressed") for one in found[when] if one["role"] == "button"}
+               for when in ("open", "locked", "followed")}  # fmt: skip
+    layer = "Keep layer 1 dense"
+    assert [pressed[when][layer] for when in pressed] == ["false", "true", "false"]
+    assert pressed["open"]["Noise levels all \u2013 0.800, mean density 0.77"] == "true"
+    assert pressed["open"]["diagonal, 5 heads. Keep these heads dense"] == "false"
+    assert "Reset" in pressed["locked"].keys() - pressed["open"].keys()
+    assert [one["text"] for one in found["locked"] if one.get("live") and one["text"].endswith(", kept dense")]
+
+
+@pytest.mark.parametrize("locale", ["zh", "fr"])
+def test_texts_in_the_language_of_the_frontend(served: Server, locale: str) -> None:
+    """English where the table lacks a language. Patterns are the server's, and so is how times are known."""
+    prompt = numbered(shown(served, "mixed", mixed_plan()))
+    found = browse(served, "hear_viewer", vue=locale == "zh", locale=locale, prompt=prompt)
+    assert found["errors"] == []
+    says, button = ("第 1 层", "第 1 层保持稠密") if locale == "zh" else ("layer 1, head 1", "Keep layer 1 dense")
+    assert [text for text in found["ArrowRight"] if text.startswith(says)]
+    names = [one["name"] for one in found["locked"] if one["role"] in ("button", "application", "status")]
+    assert button in names
+    for name in names:
+        assert bool(re.search("[\u4e00-\u9fff]", name)) is (locale == "zh") or not name, name
+
+
+@both_renderers
+def test_what_is_in_no_workflow_is_let_go(served: Server, vue: bool) -> None:
+    other = {"1": node("EmptyHunyuanLatentVideo", width=176, height=128, length=17, batch_size=1)}
+    prompt = numbered(shown(served, "mixed", mixed_plan()))
+    found = browse(served, "leave_subgraph", vue=vue, prompt=prompt, other=other)
+    assert found == {"loaded": 2, "entered": 2, "left": 2, "gone": 0, "removed": 0, "errors": []}
