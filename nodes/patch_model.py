@@ -108,7 +108,7 @@ class PatchModel(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Where no plan is connected and none ships, or one of grade prior or calibrate: measure "
-                    "the heads in the dense steps of the first runs, and keep the plan they give in "
+                    "the heads in the first runs, up to four prompts, and keep the plan they give in "
                     "models/sparse_vdit_plans/calibrated. Off runs a prior as it ships, and leaves the others dense.",
                 ),
                 keep_dense_input("It holds for every plan that runs, connected or found."),
