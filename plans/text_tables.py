@@ -7,6 +7,9 @@ import math
 
 import numpy as np
 
+from ..kernels.patterns.vertical_stripe import MOST_BOXES
+from .plan import MOST_PATTERNS
+
 _WIDE = 255  # patterns, beyond which a head takes two bytes
 _FEW = 3  # columns, up to which they stay as they are
 _MOST_CELLS = 4096
@@ -70,14 +73,27 @@ def unpack_columns(patterns: list[dict], axes: Axes, packed: bytes) -> None:
         ValueError: more or fewer bytes than the patterns need, or too many boxes.
     """
     stripes = [pattern for pattern in patterns if pattern.get("columns", ()) is None]
+    if len(stripes) > MOST_PATTERNS or len(axes) not in (0, 3) or not all(map(_is_axis, axes)):
+        raise ValueError(f"{len(stripes)} stripes, expected at most {MOST_PATTERNS} on three axes of pairs of numbers")
     cells = math.prod(len(axis) for axis in axes) if stripes else 0
     if cells > _MOST_CELLS or len(packed) != len(stripes) * math.ceil(cells / 8):
         raise ValueError(f"{len(packed)} bytes of columns, expected those of {len(stripes)} stripes of {cells} boxes")
     if not stripes:
         return
     boxes = [list(box) for box in _boxes(axes)]
-    for stripe, bits in zip(stripes, np.frombuffer(packed, np.uint8).reshape(len(stripes), -1), strict=True):
-        stripe["columns"] = list(itertools.compress(boxes, np.unpackbits(bits)))
+    rows = np.unpackbits(np.frombuffer(packed, np.uint8)).reshape(len(stripes), -1)
+    for stripe, bits in zip(stripes, rows, strict=True):
+        if bits.sum() > MOST_BOXES:
+            raise ValueError(f"a stripe of {bits.sum()} columns, expected at most {MOST_BOXES}")
+        stripe["columns"] = list(itertools.compress(boxes, bits))
+
+
+def _is_axis(axis: object) -> bool:
+    """Whether it is a list of pairs of numbers."""
+    return isinstance(axis, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(bound) in (int, float) for bound in pair)
+        for pair in axis
+    )
 
 
 def _boxes(axes: Axes) -> list[tuple[float, ...]]:

@@ -20,14 +20,16 @@ from calibrations import (
     generate,
     kept,
     measuring,
+    qkv,
 )
 from sparse_vdit.nodes.host.calibration import calibrated_model
 from sparse_vdit.nodes.host.calibration import measuring as measuring_module
 from sparse_vdit.nodes.host.calibration.calibrated_plan import LATER_BANDS, calibration_bands
 from sparse_vdit.nodes.host.calibration.calibration import CalibrationEngine, begun
-from sparse_vdit.nodes.host.calibration.measuring import MOST_SHARE, OTHER_SIZE, judged_share
+from sparse_vdit.nodes.host.calibration.measuring import MOST_SHARE, NOT_FINITE, OTHER_SIZE, judged_share
 from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.nodes.host.runs.engine import Call, Engine
+from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.speed.race import Race
 from sparse_vdit.plans.files import load_plan
@@ -58,7 +60,7 @@ def test_the_plan_says_where_it_comes_from(tmp_path: Path) -> None:
     plan = run.engine.planned.plan
     assert [(band.sigma_high, band.sigma_low) for band in plan.bands] == [(EVERY_SIGMA, 0.0)]
     known = plan.provenance
-    assert known.source == "measured in the warm-up of generations"
+    assert known.source == "measured while sampling"
     assert (known.parameters["sigma_high"], known.parameters["sigma_low"]) == (1.0, 0.95)
     assert "from 1 to 0.95" in known.notes
     assert known.prompts == ("prompt a",)
@@ -103,28 +105,94 @@ def test_without_a_dense_step_the_first_one_is_measured_once(tmp_path: Path) -> 
 def test_later_noise_levels_are_measured_while_the_run_is_sparse_each_layer_once_in_a_band(tmp_path: Path) -> None:
     """Spread over the band's steps; the plan of the run itself knows the warm-up alone, that of the next one all."""
     sigmas = (1.0, 0.95, 0.8, 0.7, 0.6, 0.3)
-    run = calibration(tmp_path, sigmas=sigmas)
+    run = calibration(tmp_path, steps=1, sigmas=sigmas)
     assert generate(run, sigmas) == [NONE, NONE, ALL, ALL, ALL, ALL]
     later = [level for level in run.engine.measuring.levels if level <= START]
     assert later == [0.8, 0.7, 0.6, *[0.3] * LAYERS]
     assert len(run.engine.planned.plan.bands) == 1
     (profile,), (plan,) = tmp_path.glob("*.safetensors"), tmp_path.glob("*.json")
-    assert load_profile(profile).samples.tolist() == [[1] * LAYERS] * 3
+    assert load_profile(profile).samples.tolist() == [[2] * LAYERS, [1] * LAYERS, [1] * LAYERS]
     bands = [(band.sigma_high, band.sigma_low) for band in load_plan(plan).bands]
     assert bands == list(BANDS)
     assert "for the next run kept as" in run.report() and "knows later noise levels too" in run.report()
 
 
-def test_a_band_that_no_run_has_measured_is_measured_of_the_same_prompt_too(tmp_path: Path) -> None:
-    """Until every layer was: a sampler that leaves out steps comes to all of them in a few runs, the missing first."""
-    generate(calibration(tmp_path, sigmas=(1.0, 0.95, 0.6)), (1.0, 0.95, 0.6))
+def test_what_no_run_has_measured_comes_first(tmp_path: Path) -> None:
+    """A sampler that leaves out steps comes to all layers of a band in a few prompts, and no prompt twice."""
     sigmas = (1.0, 0.95, 0.4, 0.3, 0.2)
-    for steps, layers in ((sigmas[:3], [1, 0, 0]), (sigmas[:4], [1, 1, 1])):
-        run = calibration(tmp_path, sigmas=sigmas)
-        generate(run, steps)
+    for number, measured in enumerate(([1, 0, 0], [1, 1, 0], [1, 1, 1])):
+        run = calibration(tmp_path, prompt=f"prompt {number}", sigmas=sigmas)
+        generate(run, sigmas[:3])
         (profile,) = tmp_path.glob("*.safetensors")
-        assert load_profile(profile).samples[2].tolist() == layers
-    assert calibration(tmp_path, sigmas=sigmas).engine.measuring is None
+        assert load_profile(profile).samples[2].tolist() == measured
+        assert calibration(tmp_path, prompt=f"prompt {number}", sigmas=sigmas).engine.measuring is None
+
+
+def test_trouble_in_a_sparse_step_costs_no_plan_that_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept as the warm-up gave it, and the next run of the same prompt measures nothing."""
+    run, observe = calibration(tmp_path), ProfileEngine.observe
+
+    def trouble(engine: ProfileEngine, call: Call, sigma: float) -> object:
+        if sigma < START:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return observe(engine, call, sigma)
+
+    monkeypatch.setattr(ProfileEngine, "observe", trouble)
+    assert generate(run) == [NONE, NONE, ALL, ALL]
+    (plan,) = tmp_path.glob("*.json")
+    assert load_plan(plan) == run.engine.planned.plan
+    assert run.report().count("calibration failed") == 1
+    assert calibration(tmp_path).engine.measuring is None
+
+
+def test_measuring_ends_with_sparse_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it holds on the device may be what the model's own attention lacks."""
+    run = calibration(tmp_path)
+    for sigma in (1.0, 0.95):
+        forward(run, sigma)
+
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(PlanEngine, "_attention", no_memory)
+    while not run.stopped:
+        forward(run, 0.6)
+    assert run.engine.measuring.stopped and run.engine.measuring.engine is None
+
+
+def test_in_sparse_steps_no_output_matrix_stays(tmp_path: Path) -> None:
+    run = calibration(tmp_path)
+    for sigma in (1.0, 0.95):
+        forward(run, sigma)
+    engine = run.engine.measuring.engine
+    assert engine._grams
+    assert forward(run, 0.6) == ALL and 0.6 in run.engine.measuring.levels
+    assert not engine._grams
+
+
+def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    """A forward that a kernel has spoiled: it is repeated, and its numbers count for nothing."""
+    run = calibration(tmp_path)
+    call = Call(0, (*GRID, 0, 0), *qkv(1))
+    call.v[0, 3, 1, 5] = torch.nan
+    run.engine.reason(1.0)
+    assert not run.engine.measuring.wants(call, spread=True)
+    assert run.engine.measuring.refused == {NOT_FINITE: 1}
+
+
+@pytest.mark.parametrize(("rows", "spent", "measured"), [(64, 1.5, 0), (64, 0.95, LAYERS), (65, 1.5, LAYERS)])
+def test_what_no_plan_waits_for_is_not_measured_where_it_is_slow_with_the_fewest_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, spent: float, measured: int
+) -> None:
+    run, now = calibration(tmp_path, steps=1), [100.0]
+    measuring = run.engine.measuring
+    monkeypatch.setattr(measuring_module.time, "perf_counter", lambda: now[0])
+    for sigma, judging in ((1.0, 0.1), (0.97, 0.1), (0.95, spent)):
+        forward(run, sigma)
+        measuring.engine.profiler.rows = rows
+        now[0], measuring.milliseconds = now[0] + 10, measuring.milliseconds + 1000 * judging
+    forward(run, 0.6)
+    assert measuring.levels.count(0.6) == measured
 
 
 def test_bands_of_a_schedule() -> None:
@@ -175,8 +243,8 @@ def test_videos_of_another_size_in_one_run_are_left_out(tmp_path: Path) -> None:
     assert forward(run, 0.5) == forward(run, 0.5, grid=longer) == ALL
     run.free()
     run.engine.keep()
-    assert run.engine.measuring.refused == {OTHER_SIZE: 2 * LAYERS}
-    assert f"{2 * LAYERS} left out: {OTHER_SIZE}" in run.report()
+    assert run.engine.measuring.refused == {OTHER_SIZE: 2 * LAYERS - 1}
+    assert f"{2 * LAYERS - 1} left out: {OTHER_SIZE}" in run.report()
 
 
 def test_masked_text_cannot_be_measured_and_the_report_says_so(tmp_path: Path) -> None:

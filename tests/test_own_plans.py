@@ -10,7 +10,7 @@ from calibrations import COPY, KNOWN, SIGMAS, fingerprint_like
 from sample_plans import PROVENANCE, small_plan
 from sparse_vdit.nodes.host.calibration.calibrated_plan import FINGERPRINT, HIGHEST, LOWEST
 from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
-from sparse_vdit.nodes.host.plan_choice.own_plans import models_in, own_plan, told_by
+from sparse_vdit.nodes.host.plan_choice.own_plans import models_in, own_plan, passed_over, told_by
 from sparse_vdit.nodes.host.plan_choice.plan_names import plan_name
 from sparse_vdit.plans.files import save_plan
 from sparse_vdit.plans.plan import Plan, Provenance
@@ -34,7 +34,7 @@ def saved(folder: Path, **plans: Plan) -> dict[str, Path]:
 
 
 def found(
-    files: dict[str, Path], known: Fingerprint | None = KNOWN, preset: str = "fast", **changes: object
+    files: dict[str, Path], known: Fingerprint | None = KNOWN, preset: str | None = "fast", **changes: object
 ) -> str | None:
     wanted = {"family": "wan", "shape": SHAPE, "sigmas": SIGMAS, **changes}
     plan = own_plan(files, known, wanted["family"], wanted["shape"], preset, wanted["sigmas"])
@@ -55,6 +55,14 @@ def test_a_plan_of_a_preset_is_taken_for_that_one_alone(tmp_path: Path) -> None:
     files = saved(tmp_path, any=made(density=0.4), fast=made(preset="fast"))
     assert found(files, preset="fast") == "user/fast"
     assert found(files, preset="balanced") == "user/any"
+    assert found(files, preset=None) == "user/fast"
+
+
+def test_a_plan_of_another_preset_is_named(tmp_path: Path) -> None:
+    files = saved(tmp_path, mine=made(preset="fast"))
+    assert found(files, preset="balanced") is None
+    said = passed_over(own_plan(files, KNOWN, "wan", SHAPE, None, SIGMAS))
+    assert said == "your own plan user/mine is for preset fast and was passed over"
 
 
 def test_a_plan_of_both_models_of_wan_22_is_found_for_each(tmp_path: Path) -> None:

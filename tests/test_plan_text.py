@@ -53,6 +53,12 @@ def content(table: bytes | None = None, columns: bytes = b"", **changes: object)
     return struct.pack("<I", len(header)) + header + (own if table is None else table) + columns
 
 
+def striped(axes: list, columns: bytes = b"", count: int = 5) -> bytes:
+    """Content of a plan whose patterns are all stripes with columns as bits."""
+    patterns = [{"kind": "vertical_stripe", "columns": None, "order": "flat"}] * count
+    return content(table=b"\1" * 24 * (1 + (count > 255)), columns=columns, patterns=patterns, axes=axes)
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_plan_travels(path: Path) -> None:
     plan = load_plan(path)
@@ -182,6 +188,13 @@ HOSTILE = {
         text_of(content(patterns=[{"kind": "vertical_stripe", "columns": None, "order": "flat"}] * 5,
                         axes=[[[0, 1]] * 9000] * 3)),
         "of columns, expected those of 5 stripes of 729000000000 boxes",
+    ),
+    "bounds that are no pairs": (text_of(striped([[[1] * 90_000], [[0, 1]] * 64, [[0, 1]] * 64])), "pairs of numbers"),
+    "two axes": (text_of(striped([[[0, 1]], [[0, 1]]])), "on three axes"),
+    "more stripes than patterns": (text_of(striped([[[0, 1]]] * 3, b"\x80" * 3000, 3000)), "3000 stripes, expected"),
+    "more columns than a stripe has": (
+        text_of(striped([[[0, 1]] * 5, [[0, 1]] * 4, [[0, 1]] * 4], b"\xff" * 50)),
+        "a stripe of 80 columns, expected at most 64",
     ),
     "axes that are none": (
         text_of(content(patterns=[{"kind": "vertical_stripe", "columns": None, "order": "flat"}] * 5, axes=7)),

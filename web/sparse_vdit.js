@@ -82,7 +82,10 @@ function addPanel(node) {
     panels.set(node, panel);
     queueMicrotask(() => refresh(node)); // widgets of a new node have their values by then
   });
-  after(node, "onRemoved", () => panels.delete(node));
+  after(node, "onRemoved", () => {
+    panel.picture.clear();
+    panels.delete(node);
+  });
 }
 
 // Makes room for the panel, and takes back no more than it made: every other height is the user's.

@@ -14,7 +14,7 @@ MEASURED = (
     "(SVOO, arXiv 2603.18636)."
 )
 NOT_MEASURED = (
-    "Which tiles a head needs: until the first generation has found patterns, heads choose them at each call. "
+    "Which tiles a head needs: the first generation finds patterns; where it cannot, heads choose them at each call. "
     "How many: that was carried over from keys to tiles, and from 95 % to other masses, by a small model. Speed and "
     "quality."
 )

@@ -85,12 +85,12 @@ def wan_loaders() -> dict[str, dict]:
 
 PRIOR = """
 Without a connected plan your own saved one of this model runs, else the one that ships, of grade *prior*: how sparse
-each head may be was measured, where it looks was not. The dense steps of the first run show that, and later runs begin
-with the plan so completed."""
+each head may be was measured, where it looks was not. The first run shows that, and later runs begin with the plan so
+completed."""
 
 CALIBRATE = """
 Without a connected plan your own saved one of this model runs; nothing measured ships for it (grade *calibrate*).
-Without either the dense steps of the first run find a plan, and later runs begin with it."""
+Without either the first run finds a plan, and later runs begin with it."""
 
 HOW = """
 The line on **Sparse-vDiT Patch Model** says what ran sparse, what ran dense, and why; *Map of heads* shows each head.
@@ -232,7 +232,7 @@ COGVIDEOX = Example(
     ),
     "## CogVideoX 1.5 5B text to video, sparse\n\nThe diffusion model is the transformer of CogVideoX1.5-5B in "
     "ComfyUI's own form (weights named `blocks.0...`); ComfyUI does not convert files of diffusers. No template of "
-    "ComfyUI lists such a file, so its name is not set: choose yours. Text encoder and VAE are those of its template "
+    "ComfyUI lists such a file, so the name in the loader is a placeholder: choose yours. Text encoder and VAE are those of its template "
     f"*VOID: Video Inpainting*.\n{CALIBRATE}\n{HOW}",
 )
 

@@ -59,18 +59,11 @@ class CalibratedModel:
             self.trouble = f"no plan was found: {error}"
 
     def wants(self, prompt: str) -> bool:
-        """Whether a run with this prompt is to be measured: few prompts were, or one of its noise levels was not."""
+        """Whether a run with this prompt is to be measured."""
         if self.found is None:
             return True
         prompts = self.found.profile.header.prompts
-        new = (len(prompts) < MOST_PROMPTS and prompt not in prompts) or self._unknown_level()
-        return self.found.grid == self.grid and new
-
-    def _unknown_level(self) -> bool:
-        """Whether the run has a noise level of a band that was not measured in every layer."""
-        header, measured = self.found.profile.header, self.found.profile.measured_bands()
-        unknown = [band for number, band in enumerate(header.bands) if number not in measured]
-        return any(low < sigma <= high for sigma in self.kept.sigmas for high, low in unknown)
+        return self.found.grid == self.grid and len(prompts) < MOST_PROMPTS and prompt not in prompts
 
     def known(self) -> frozenset[tuple[int, int]]:
         """(band, layer) that earlier runs have measured."""

@@ -24,7 +24,7 @@ from ..runs.plan_engine import SIGMA_SLACK
 
 LATER_BANDS = 3
 """Bands of noise levels below the warm-up."""
-SOURCE = "measured in the warm-up of generations"
+SOURCE = "measured while sampling"
 COMPLETES = "completes"
 """Note of the shipped plan that a calibrated one completes."""
 FINGERPRINT, HIGHEST, LOWEST, PATCHED = "fingerprint", "sigma_high", "sigma_low", "patched_weights"

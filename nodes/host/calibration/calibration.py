@@ -132,6 +132,7 @@ class CalibrationEngine:
         self._searched = True
         try:
             self.planned = self.make_engine(self._search(self.measuring.so_far()))
+            self.measuring.forget()
         except SearchError as error:
             self.notes.append(f"no plan was found: {error}")
         except Exception as error:
@@ -163,18 +164,28 @@ class CalibrationEngine:
             try:
                 sparse = self._dense is None or self._searched
                 if self.measuring.wants(call, self._warm and not sparse, sparse):
-                    self.measuring.observe(run, call)
+                    self.measuring.observe(run, call, sparse)
             except Exception as error:
                 self._failed(error)
                 self._fall_back()
                 if out_of_memory(error) and call.q.device.type == "cuda":
                     torch.cuda.empty_cache()
-        return self.planned.attention(run, call) if self._dense is None else self._dense
+        if self._dense is not None:
+            return self._dense
+        out = self.planned.attention(run, call)
+        if run.stopped and self.measuring is not None:  # what failed may have been for want of memory
+            self.measuring.stop()
+        return out
 
     def _failed(self, error: Exception) -> None:
-        """An error while measuring or searching costs the plan, and never the video."""
+        """An error while measuring or searching costs what was measured, but no plan that was found already, and never
+        the video."""
         self.notes.append(calibration_failure(error))
-        if self.measuring is not None:
+        if self.measuring is None:
+            return
+        if self._searched and self.planned is not None:
+            self.measuring.stop()
+        else:
             self.measuring.drop()
 
     def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> DenseTimer | None:

@@ -11,6 +11,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
+import torch
+
 from ....plans.profile import Profile
 from ..runs.engine import Call
 from ..runs.profile_engine import ProfileEngine
@@ -20,10 +22,12 @@ from .calibrated_plan import HIGHEST, LOWEST, noted
 ROWS, LEAST_ROWS = 256, 64  # of each head and call; fewer say too little
 MOST_SHARE = 0.05  # of the time of the dense calls beside
 TOO_SLOW = 2.0  # times that share of the time that passed, from which on rows are left out after all
+WORTH = 1.0  # seconds of a step, below which what no plan waits for is measured however slow
 SLOWER = {"cpu": 4.5, "cuda": 8.0}
 """How many times as long an operation of judging takes as one of dense attention. On a CPU as measured (4.2 and 5.1
 with 8,736 and 3,564 tokens in float32); on GPUs, where one is in float32 and the other on tensor cores, a guess."""
 
+NOT_FINITE = "queries, keys or values that are not finite"
 OTHER_SIZE = "video of another size than the one that is measured"
 
 
@@ -62,6 +66,7 @@ class Measuring:
         self._ended, self._judged = (0.0, 0.0), False
         self._seen: defaultdict[int, set[int]] = defaultdict(set)  # layers by band
         self._due: set[int] | None = None
+        self._too_slow = False
         self._here: set[int] = set()
         self._profile: Profile | None = None
 
@@ -83,8 +88,9 @@ class Measuring:
         self.began = self.began or time.perf_counter()
 
     def _keep_up(self) -> None:
-        """Leave out rows where judging took longer in the step that ended than was foreseen: not every device was
-        measured. The first step that judges does not count: in it the candidates' masks are made, once."""
+        """Leave out rows where judging took longer in the step that ended than was foreseen, and with the fewest rows
+        what no plan waits for: not every device was measured. The first step that judges does not count: in it the
+        candidates' masks are made, once."""
         before, self._ended = self._ended, (time.perf_counter(), self.milliseconds / 1000)
         if self.engine is None or not self.milliseconds:
             return
@@ -93,6 +99,7 @@ class Measuring:
         if not first and spent > TOO_SLOW * MOST_SHARE * max(1e-9, passed - spent):
             share = spent / max(1e-9, passed - spent)
             profiler = self.engine.profiler
+            self._too_slow = profiler.rows <= LEAST_ROWS and spent > WORTH
             profiler.use_fewer_rows(max(LEAST_ROWS, int(profiler.rows * MOST_SHARE / share)))
 
     def wants(self, call: Call, spread: bool, sparse: bool = False) -> bool:
@@ -121,7 +128,8 @@ class Measuring:
             return set(missing)
         steps = sum(self.band_at(sigma) == band for sigma in self.later)
         missing.sort(key=lambda layer: (band, layer) in self.known)
-        return set(missing[: math.ceil(self.layers / max(1, steps))])
+        most = max(steps, self.parts)  # of which a step measures one
+        return set() if self._too_slow else set(missing[: math.ceil(self.layers / most)])
 
     def band_at(self, sigma: float) -> int | None:
         """Number of the band that a noise level lies in."""
@@ -142,12 +150,14 @@ class Measuring:
         measured = self.engine.profiler.grid
         other = measured is not None and measured.shape != tuple(call.layout[:3])
         why = OTHER_SIZE if other else self.engine.refusal(call)
+        if why is None and not all(torch.isfinite(x.sum(dtype=torch.float32)) for x in (call.q, call.k, call.v)):
+            why = NOT_FINITE
         if why is not None:
             self.refused[why] += 1
         return why is not None
 
-    def observe(self, run: Run, call: Call) -> None:
-        """Measure a call that is wanted."""
+    def observe(self, run: Run, call: Call, sparse: bool = False) -> None:
+        """Measure a call that is wanted; in a step that runs sparse nothing of it stays on the device."""
 
         def add(milliseconds: float) -> None:
             self.milliseconds += milliseconds
@@ -155,6 +165,8 @@ class Measuring:
         stop = run.time(call.q.device, "calibration", add)
         self.engine.observe(call, self.sigma)
         stop()
+        if sparse:
+            self.forget()
         self._here.add(call.layer)
         seen = self._seen[self.band_at(self.sigma)]
         seen.add(call.layer)
@@ -175,19 +187,28 @@ class Measuring:
 
     def profile(self) -> Profile | None:
         """The same, and nothing more is measured then."""
-        found, self.stopped = self.so_far(), True
+        found = self.so_far()
+        self.stop()
+        return found
+
+    def forget(self) -> None:
+        """Drop what lies on the device."""
+        if self.engine is not None:
+            self.engine.forget()
+
+    def stop(self) -> None:
+        """Measure nothing more; what was measured since `so_far` is forgotten."""
+        self.stopped = True
         if self.engine is not None:
             self.seconds = time.perf_counter() - self.began
             self.engine.free()
             self.engine = None
-        return found
 
     def drop(self) -> None:
         """Forget all of it, and measure nothing more."""
-        self._seen.clear()
-        self.levels.clear()
         self._profile = None
-        self.profile()
+        self.levels.clear()
+        self.stop()
 
     def told(self) -> str:
         """What was measured, how long it took, and what that is beside everything else meanwhile, in words."""

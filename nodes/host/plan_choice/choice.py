@@ -32,7 +32,7 @@ from ..speed.kernel_choice import KernelChoice
 from ..speed.latencies import kept_latencies
 from ..speed.race import Race, facts
 from .fingerprint import Fingerprint, fingerprint
-from .own_plans import OWN, own_plan
+from .own_plans import OWN, own_plan, passed_over
 from .plan_folders import calibrated_folder, saved_plans
 from .plan_names import plan_name
 from .shipped_plans import shipped_plan
@@ -69,14 +69,18 @@ def _found(wishes: Wishes, sampling: Sampling) -> Engine | str:
     """Without a connected plan: the user's own of this very model, else what ships for its likest."""
     family, shape = sampling.family.name, sampling.family.shape(sampling.model)
     known = fingerprint(sampling.patcher, sampling.model, sampling.family)
-    own = own_plan(saved_plans(), known, family, shape, wishes.preset, sampling.sigmas)
+    own, other = (
+        own_plan(saved_plans(), known, family, shape, preset, sampling.sigmas) for preset in (wishes.preset, None)
+    )
     if own is not None:
         return _run(own, wishes, sampling, OWN)
+    notes = [] if other is None else [passed_over(other)]
     likest = variant(sampling)
     shipped = None if likest is None else shipped_plan(family, shape, likest.file, wishes.preset)
     if shipped is None:
-        return _run(None, wishes, sampling)
-    return _run(shipped, wishes, sampling, *likest.notes(shipped, len(getattr(sampling.patcher, "patches", ()))))
+        return _run(None, wishes, sampling, *notes)
+    told = likest.notes(shipped, len(getattr(sampling.patcher, "patches", ())))
+    return _run(shipped, wishes, sampling, *notes, *told)
 
 
 def _run(plan: Plan | None, wishes: Wishes, sampling: Sampling, *notes: str) -> Engine | str:
@@ -199,12 +203,13 @@ def _measuring(
             )
         return ProfileEngine(profiler, model, family, pause_malloc_graph)
 
-    dense = [sigma > start * (1 + SIGMA_SLACK) for sigma in sampling.sigmas[:-1]]
-    later = [sigma for sigma, is_dense in zip(sampling.sigmas, dense, strict=False) if not is_dense]
+    dense = sum(sigma > start * (1 + SIGMA_SLACK) for sigma in sampling.sigmas[:-1])
+    end = sampling.percent_to_sigma(wishes.end_percent) * (1 - SIGMA_SLACK)
+    later = [sigma for sigma in sampling.sigmas[dense:-1] if sigma >= end]
     notes = {} if known is None else {FINGERPRINT: str(known)}
     notes[PATCHED] = len(getattr(sampling.patcher, "patches", ()))
 
     def progress(done: int, of: int) -> None:
         show_on_node(f"Sparse-vDiT: measuring heads, {done} of {of} layers", wishes.node_id)
 
-    return Measuring(engine, shape[0], sum(dense), notes, progress, later, kept.known())
+    return Measuring(engine, shape[0], dense, notes, progress, later, kept.known())

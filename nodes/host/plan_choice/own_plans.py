@@ -13,7 +13,7 @@ from ....plans.files import PlanError, load_plan
 from ....plans.plan import Plan
 from ..calibration.calibrated_plan import FINGERPRINT, measured_among
 from .fingerprint import Fingerprint, read_fingerprint
-from .plan_names import named
+from .plan_names import named, plan_name
 
 LOG = logging.getLogger("sparse_vdit")
 OWN = "no plan connected: your own of this model is used"
@@ -31,12 +31,17 @@ def models_in(parameters: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in parameters.items() if name.startswith(MODEL)}
 
 
+def passed_over(plan: Plan) -> str:
+    """For the report, that a plan of the user's own is of another preset."""
+    return f"your own plan {plan_name(plan)} is for preset {plan.provenance.parameters['preset']} and was passed over"
+
+
 def own_plan(
     files: Mapping[str, Path],
     known: Fingerprint | None,
     family: str,
     shape: tuple[int, int, int],
-    preset: str,
+    preset: str | None,
     sigmas: Sequence[float],
 ) -> Plan | None:
     """The latest plan of this very model, of this preset or of none; None where there is none.
@@ -44,6 +49,7 @@ def own_plan(
     Args:
         files: the user's saved plans by their names.
         known: of the model; None finds nothing.
+        preset: None for plans of all.
         sigmas: noise levels of the run. A plan that says nothing of them may be of Wan 2.2's other model, which in 8
             bits looks the same.
     """
@@ -76,10 +82,15 @@ def _loaded(path: Path, changed: int) -> Plan | None:
 
 
 def _is_of(
-    plan: Plan, known: Fingerprint, family: str, shape: tuple[int, int, int], preset: str, sigmas: Sequence[float]
+    plan: Plan,
+    known: Fingerprint,
+    family: str,
+    shape: tuple[int, int, int],
+    preset: str | None,
+    sigmas: Sequence[float],
 ) -> bool:
     parameters = plan.provenance.parameters
-    if parameters.get("preset", preset) != preset or BoundPlan(plan).mismatch(family, *shape) is not None:
+    if preset not in (None, parameters.get("preset", preset)) or BoundPlan(plan).mismatch(family, *shape) is not None:
         return False
     of = map(read_fingerprint, models_in(parameters).values())
     if any(one is not None and known.distance(one) <= 1 for one in of):

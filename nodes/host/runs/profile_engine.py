@@ -111,9 +111,13 @@ class ProfileEngine:
         """Nothing: there is no plan yet."""
         return NOT_VIEWED
 
+    def forget(self) -> None:
+        """Drop the output matrices, some 100 MB of a large model; they are made again where they are needed."""
+        self._grams.clear()
+
     def free(self) -> None:
         """Drop the output matrices and the model."""
-        self._grams.clear()
+        self.forget()
         self.model = None
 
 
