@@ -89,7 +89,7 @@ def summary(plan: Plan) -> str:
         *speedups(plan),
     ]
     for number, band in enumerate(plan.bands):
-        lines.append(f"band {number}: noise {band.sigma_low:g} to {band.sigma_high:g}")
+        lines.append(f"band {number}: {band.levels()}")
     origin = plan.provenance
     told = origin.parameters
     targets = ", ".join(f"{name} {told[name]}" for name in TARGETS if name in told)

@@ -117,16 +117,12 @@ def _band_panel(plan: Plan, number: int, densities: dict[int, float], cell: int)
     picture = Image.fromarray(np.vstack([np.hstack([cells[n] for n in row]) for row in band.heads]))
     if cell >= 6:  # hairlines, so that single heads can be told apart
         _rule(picture, cell)
-    title = text_block([(f"{_band_name(band)}: density {_mean(band, densities):.3f}", TEXT, INK)])
+    title = text_block([(f"{band.levels()}: density {_mean(band, densities):.3f}", TEXT, INK)])
     return stack([title, with_axes(picture, plan.heads, plan.layers, ("head", "layer"))], gap=4)
 
 
 def _mean(band: Band, densities: dict[int, float]) -> float:
     return sum(densities[n] for row in band.heads for n in row) / sum(len(row) for row in band.heads)
-
-
-def _band_name(band: Band) -> str:
-    return f"sigma {band.sigma_high:.4g} to {band.sigma_low:.4g}"
 
 
 def _rule(picture: Image.Image, cell: int) -> None:

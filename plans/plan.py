@@ -40,6 +40,12 @@ class Band:
         """Whether a noise level lies in the band."""
         return self.sigma_low < sigma <= self.sigma_high or sigma == self.sigma_low == 0
 
+    def levels(self) -> str:
+        """Its noise levels in words, for example `noise 0.93 to 0.5`."""
+        if self.sigma_high >= EVERY_SIGMA:
+            return f"noise above {self.sigma_low:.4g}" if self.sigma_low else "all noise levels"
+        return f"noise {self.sigma_high:.4g} to {self.sigma_low:.4g}"
+
 
 @dataclass(frozen=True)
 class Provenance:

@@ -18,7 +18,7 @@ from sparse_vdit.plans.colours import (
     shaded_colour,
 )
 from sparse_vdit.plans.drawing import draw_pattern, draw_plan
-from sparse_vdit.plans.plan import Band, uniform_plan
+from sparse_vdit.plans.plan import EVERY_SIGMA, Band, uniform_plan
 
 pytest.importorskip("PIL")
 
@@ -103,6 +103,18 @@ def test_extreme_plans_are_drawn(layers, heads, bands):
     steps = tuple(Band(float(n + 1), float(n), table) for n in reversed(range(bands)))
     picture = draw_plan(dataclasses.replace(plan, bands=steps))
     assert max(picture.shape) < 6000
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "words"),
+    [
+        (EVERY_SIGMA, 0.0, "all noise levels"),
+        (EVERY_SIGMA, 0.937, "noise above 0.937"),
+        (0.93721, 0.5, "noise 0.9372 to 0.5"),
+    ],
+)
+def test_noise_levels_in_words(high: float, low: float, words: str) -> None:
+    assert Band(high, low, ((0,),)).levels() == words
 
 
 def test_lower_density_is_paler():

@@ -232,8 +232,8 @@ COGVIDEOX = Example(
     ),
     "## CogVideoX 1.5 5B text to video, sparse\n\nThe diffusion model is the transformer of CogVideoX1.5-5B in "
     "ComfyUI's own form (weights named `blocks.0...`); ComfyUI does not convert files of diffusers. No template of "
-    "ComfyUI lists such a file, so the name in the loader is a placeholder: choose yours. Text encoder and VAE are those of its template "
-    f"*VOID: Video Inpainting*.\n{CALIBRATE}\n{HOW}",
+    "ComfyUI lists such a file, so the name in the loader is a placeholder: choose yours. Text encoder "
+    f"and VAE are those of its template *VOID: Video Inpainting*.\n{CALIBRATE}\n{HOW}",
 )
 
 COMPARED = Example(

@@ -171,7 +171,8 @@ export class PlanPanel {
   #strip(view, locks) {
     const bands = view.bands.map((band, number) => {
       const high = band.sigma_high >= 1e6 ? say("all_noise") : band.sigma_high.toPrecision(3);
-      const levels = `${high} \u2013 ${band.sigma_low.toPrecision(3)}`;
+      const isAll = band.sigma_high >= 1e6 && band.sigma_low === 0;
+      const levels = isAll ? high : `${high} \u2013 ${band.sigma_low.toPrecision(3)}`;
       const density = meanDensity(view, locks, number).toFixed(2);
       const made = button(levels, say("band_about", { levels, density }), () => {
         this.band = number;
