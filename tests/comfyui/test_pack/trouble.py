@@ -14,6 +14,8 @@ PACK_FOLDER = "sparse.vdit"  # part of what the tests' server calls the pack
 def _module_of_the_pack(name):
     return next(module for found, module in sys.modules.items() if found.endswith(name))
 
+PATCHED = ("speed.kernel_choice", "runs.output_check")
+
 
 class TroubleInKernel:
     """A MODEL whose runs meet trouble in some of the pack's own sparse calls, counted from 0 over the run.
@@ -34,7 +36,7 @@ class TroubleInKernel:
         model = model.clone()
 
         def sampler_sample(executor, *args, **kwargs):
-            kernels, check = (_module_of_the_pack(f"nodes.host.{name}") for name in ("kernel_choice", "output_check"))
+            kernels, check = (_module_of_the_pack(f"nodes.host.{name}") for name in PATCHED)
             plain, calls, at_once = kernels.run_call, itertools.count(), check.checks_at_once
 
             def run_call(*call):
