@@ -44,9 +44,10 @@ module.exports = async (page, options, { open, loadNumbered, panelOf, picture })
   found.other = [number === (await page.evaluate(() => app.graph.id)), ...Object.values(await read(panel)).slice(0, 2)];
 
   await page.evaluate(async (number) => {
-    const { openWorkflows } = app.extensionManager.workflow;
-    const back = openWorkflows.find((one) => one.activeState?.id === number);
-    await app.loadGraphData(back.activeState, true, true, back);
+    // which of a workflow's states has its number hangs on when the frontend looked at it
+    const states = (one) => [one.activeState, one.initialState].filter((state) => state?.id === number);
+    const back = app.extensionManager.workflow.openWorkflows.find((one) => states(one).length);
+    await app.loadGraphData(states(back)[0], true, true, back);
   }, number);
   panel = await panelOf(page, KIND);
   await panel.locator(".svd-report:not(:empty)").waitFor();
