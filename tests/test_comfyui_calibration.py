@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfyui.family_cases import SPARSE, Case
 from comfyui.neighbours import WINDOWS, lora
-from comfyui.plans import LAYERS
+from comfyui.plans import LAYERS, forget_plans
 from comfyui.prompts import node, patch, patched, save_latent, stage
 from comfyui.results import PLANS, counts, latents, new_log, relative_difference, report
 from comfyui.server import PromptError, Server
@@ -33,14 +33,8 @@ QUANTIZED = node("TestQuantizedLoader", unet_name="small_wan.safetensors")
 @pytest.fixture
 def fresh(server: Server) -> Server:
     """The server as if no model had ever been calibrated, nor a plan of it been saved."""
-    forget(server)
+    forget_plans(server)
     return server
-
-
-def forget(server: Server) -> None:
-    """Remove all plans."""
-    shutil.rmtree(server.base / PLANS)
-    (server.base / PLANS).mkdir()
 
 
 def unplanned(steps: int = STEPS, scene: int = 3, **options: object) -> dict:
@@ -283,7 +277,7 @@ FAMILIES = ("wan vace", "hunyuan video", "hunyuan video 1.5", "cogvideox", "mini
 @pytest.mark.parametrize("case", [case for case in SPARSE if case.name in FAMILIES], ids=lambda case: case.name)
 def test_every_family_calibrates_and_knows_its_models_again(models: Server, case: Case) -> None:
     """Two steps with guidance, texts of two lengths: the first step of the first run is dense, and no other."""
-    forget(models)
+    forget_plans(models)
     place = {"patch": patch(backend="torch", start_percent=0.1)}
     found = []
     for first in (True, False):

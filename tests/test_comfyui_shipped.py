@@ -10,6 +10,7 @@ import pytest
 import torch
 from comfyui.family_cases import SPARSE, Case
 from comfyui.fixtures import write_families
+from comfyui.plans import forget_plans
 from comfyui.prompts import base, ksampler, node, patch, patched, profiled
 from comfyui.results import PLANS, counts, latents, new_log, report
 from comfyui.server import PromptError, Server
@@ -18,7 +19,6 @@ from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.plans.files import load_plan, save_plan
 from sparse_vdit.plans.plan import Plan
 from sparse_vdit.plans.plan_text import plan_from_text, plan_to_text
-from test_comfyui_calibration import forget
 
 pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]
@@ -71,7 +71,7 @@ def test_a_shipped_plan_of_a_larger_model_is_refused_politely(models: Server, ca
 @pytest.mark.parametrize(("case", "name"), PAIRS, ids=[case.name for case, _ in PAIRS])
 def test_a_shipped_plan_that_fits_runs_and_is_completed(models: Server, case: Case, name: str) -> None:
     """Scaled down to the small model. What was measured runs as it ships; the others are completed in the first run."""
-    forget(models)
+    forget_plans(models)
     plan = scaled_down(name, case)
     save_plan(plan, models.base / PLANS / "down.json")
     measured = plan.grade == "measured"
@@ -96,7 +96,7 @@ def test_a_shipped_plan_that_fits_runs_and_is_completed(models: Server, case: Ca
 def test_what_is_kept_dense_of_a_plan_stays_so_when_it_is_completed(models: Server) -> None:
     """By the mean density: a named backend runs dense layers too."""
     case, name = PAIRS[0]
-    forget(models)
+    forget_plans(models)
     save_plan(scaled_down(name, case), models.base / PLANS / "down.json", overwrite=True)
     densities = {}
     for keep in ("", "", "0", f"0-{case.layers - 1}"):  # the first run measures
@@ -116,7 +116,7 @@ def test_what_is_kept_dense_of_a_plan_stays_so_when_it_is_completed(models: Serv
 def wan_13b(server: Server) -> Server:
     """The server with a model of Wan 2.1 1.3B's layers and heads."""
     write_families(server.base, "wan_1.3b")
-    forget(server)
+    forget_plans(server)
     yield server
     (server.base / "models/diffusion_models/wan_1.3b.safetensors").unlink()
 
@@ -168,7 +168,7 @@ def test_texts_may_come_from_other_nodes(server: Server) -> None:
 
 def test_the_users_own_plan_of_the_model_comes_first(server: Server) -> None:
     """Profiled, searched, saved: the patch node then finds it without being told."""
-    forget(server)
+    forget_plans(server)
     search = node("SparseVDiTSearchPlan", profile=("profile", 1), rule="budget: density", **{"rule.density": 0.7})
     keep = node("SparseVDiTSavePlan", plan=("search", 0), file_name="mine", overwrite=True)
     server.run({**base(), **profiled(steps=2), "search": search, "keep": keep})
@@ -177,7 +177,7 @@ def test_the_users_own_plan_of_the_model_comes_first(server: Server) -> None:
     line = report(server, before)
     assert "wan, plan user/mine (measured), 5x8x11 tokens" in line
     assert "no plan connected: your own of this model is used" in line
-    forget(server)
+    forget_plans(server)
     before = len(server.log_text())
     latents(server, patched(None, calibrate=False))
     assert f"everything runs dense: {reasons.NO_PLAN}" in report(server, before)
@@ -216,7 +216,7 @@ def test_a_shared_plan_runs_the_same_where_its_file_is_not(server: Server) -> No
 
 
 def test_a_missing_plan_is_an_error_that_lists_what_there_is_or_falls_back(server: Server) -> None:
-    forget(server)
+    forget_plans(server)
     with pytest.raises(PromptError) as error:
         latents(server, patched("gone"))
     message = str(error.value)

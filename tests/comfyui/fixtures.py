@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from .example_files import add_names
 from .installation import ROOT, comfyui_path, comfyui_python
 from .models import small_wan_weights, write_lora, write_models
+from .plans import forget_plans
 from .prompts import base, ksampler
 from .results import PLANS, latents
 from .server import WEB_FOLDER, Server
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the pack, the test pack and the small models; skips where there is no ComfyUI."""
     comfyui = comfyui_path()
     if comfyui is None:
@@ -28,6 +29,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = Server(comfyui, with_models(base))
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="module")
+def server(shared_server: Server) -> Server:
+    """That server without a plan of the user's: a patch node finds those by itself, whichever module left them."""
+    forget_plans(shared_server)
+    return shared_server
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +77,26 @@ def write_families(base: Path, *names: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def models(server: Server) -> Server:
+def shared_models(shared_server: Server) -> Server:
     """The server, with a small checkpoint of every family and LoRAs for some."""
-    write_families(server.base)
+    write_families(shared_server.base)
     for name, layers in FAMILY_LORAS.items():
-        weights = load_file(server.base / f"models/diffusion_models/{name}.safetensors")
-        write_lora(server.base / f"models/loras/{name}.safetensors", weights, layers)
+        weights = load_file(shared_server.base / f"models/diffusion_models/{name}.safetensors")
+        write_lora(shared_server.base / f"models/loras/{name}.safetensors", weights, layers)
+    return shared_server
+
+
+@pytest.fixture(scope="module")
+def models(server: Server, shared_models: Server) -> Server:
+    """That server with the checkpoints and without a plan of the user's."""
+    assert server is shared_models
     return server
 
 
 @pytest.fixture(scope="session")
-def plain(server: Server) -> torch.Tensor:
+def plain(shared_server: Server) -> torch.Tensor:
     """Latents of the unpatched model in four steps."""
-    result = latents(server, {**base(), "sampler": ksampler(("model", 0), 4)})
+    result = latents(shared_server, {**base(), "sampler": ksampler(("model", 0), 4)})
     assert torch.isfinite(result).all()
     assert result.std() > 0.1
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from sparse_vdit.kernels.patterns import Pattern
@@ -22,3 +23,9 @@ def wan_plan(pattern: Pattern, **options: object) -> Plan:
 def add_plan(server: Server, name: str, pattern: Pattern, **options: object) -> Path:
     """Such a plan where Load Sparse Plan lists it as user/<name>."""
     return save_plan(wan_plan(pattern, **options), server.base / PLANS / f"{name}.json", overwrite=True)
+
+
+def forget_plans(server: Server) -> None:
+    """Remove all plans of the user's, those of calibrations too."""
+    shutil.rmtree(server.base / PLANS)
+    (server.base / PLANS).mkdir()
