@@ -73,7 +73,7 @@ def measuring(
     network = model()
 
     def engine(_: int) -> ProfileEngine:
-        profiler = Profiler("wan", "toy", LAYERS, 3, 128, CANDIDATES, BANDS, rows=rows, prompts=(prompt,))
+        profiler = Profiler("wan", "toy", LAYERS, 3, 128, CANDIDATES, BANDS, rows=rows, prompts=(prompt,), maps=True)
         return ProfileEngine(profiler, network, WAN)
 
     later = sorted({sigma for sigma in sigmas if sigma <= START})

@@ -25,10 +25,12 @@ from sparse_vdit.nodes.host.calibration import measuring as measuring_module
 from sparse_vdit.nodes.host.calibration.calibration import CalibrationEngine, begun
 from sparse_vdit.nodes.host.calibration.measuring import MOST_SHARE, OTHER_SIZE, judged_share
 from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.reports.pictured import pictured_plans
 from sparse_vdit.nodes.host.runs.engine import Call, Engine
 from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.speed.race import Race
 from sparse_vdit.plans.plan import EVERY_SIGMA
+from sparse_vdit.plans.profile_files import load_profile
 
 
 def test_takes_what_the_protocol_says() -> None:
@@ -46,6 +48,28 @@ def test_the_warm_up_is_measured_and_the_rest_runs_the_plan(tmp_path: Path) -> N
     assert "no plan connected and none shipped: found in this run" in line
     (profile,) = tmp_path.glob("*.safetensors")
     assert [path.name for path in tmp_path.glob("*.json")] == [f"{profile.stem}.fast.json"]
+
+
+def test_what_heads_attend_is_kept_for_pictures(tmp_path: Path) -> None:
+    """By the run that found the plan, with it; by later ones under the name of the file beside the profile."""
+    first, again = calibration(tmp_path), calibration(tmp_path / "other")
+    for run in (first, again):
+        generate(run)
+        run.report()
+        shown = pictured_plans.get(run.engine.viewed()["view"]["pictures"]["shown"])
+        assert shown.plan is run.engine.planned.whole
+        assert shown.maps.shape[:2] == (LAYERS, 3)
+        shares = shown.maps.sum(-1)  # for each part of the video, 0 where no query was sampled
+        assert torch.allclose(shares, shares.round(), atol=1e-5)
+        assert (shares > 0.5).any(-1).all()
+    later = calibration(tmp_path)
+    generate(later)
+    later.report()
+    shown = pictured_plans.get(later.engine.viewed()["view"]["pictures"]["shown"])
+    assert shown.maps is None
+    (profile,) = tmp_path.glob("*.safetensors")
+    assert shown.name == f"user/calibrated/{profile.stem}.fast"
+    assert load_profile(profile).maps is not None
 
 
 def test_the_plan_says_where_it_comes_from(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import re
 
 import pytest
 from comfyui.chromium import browse
+from comfyui.plans import LAYERS, add_plan, forget_plans
 from comfyui.prompts import base, ksampler, node, patch, patched, profiled, save_latent
-from comfyui.results import counts
+from comfyui.results import counts, report
 from comfyui.server import Server
 from comfyui.viewing import both_renderers, mixed_plan, numbered, shown
+from sparse_vdit.kernels.patterns import Diagonal
 
 pytest_plugins = ["comfyui.fixtures"]
 pytestmark = pytest.mark.comfyui
@@ -63,13 +65,52 @@ def test_heads_of_a_searched_plan_in_pictures(served: Server, vue: bool) -> None
 
 @both_renderers
 def test_heads_of_a_plan_that_was_found_while_sampling(served: Server, vue: bool) -> None:
-    """Its profile has no maps: the pattern is shown, and words say what is missing."""
-    prompt = {**patched(None), "save": save_latent(("sampler", 0), "viewer")}
+    """By the run that found it, and by the profile beside it in the run that takes it up again."""
+    forget_plans(served)
+    for kept in (False, True):
+        prompt = {**patched(None), "save": save_latent(("sampler", 0), "viewer")}
+        before = len(served.log_text())
+        found = browse(served, "show_heads", vue=vue, prompt=numbered(prompt))
+        assert ("calibrated plan of" in report(served, before)) is kept
+        chosen = found["SparseVDiTPatchModel 1"]
+        assert chosen["cell"].startswith("layer 0, head 2: ")
+        assert chosen["dark"] > 0.05
+        assert chosen["words"] == ""
+
+
+@both_renderers
+def test_heads_of_a_plan_without_a_profile(served: Server, vue: bool) -> None:
+    """The pattern is shown, and words say what is missing."""
+    add_plan(served, "alone", Diagonal(1))
+    prompt = {**patched("alone"), "save": save_latent(("sampler", 0), "viewer")}
     found = browse(served, "show_heads", vue=vue, prompt=numbered(prompt))
     chosen = found["SparseVDiTPatchModel 1"]
     assert chosen["cell"].startswith("layer 0, head 2: ")
     assert chosen["dark"] < 0.05
     assert chosen["words"].startswith("What this head attends was not measured")
+
+
+@both_renderers
+def test_progress_stands_on_the_node_that_makes_it(served: Server, vue: bool) -> None:
+    """Of calibration on the patch node, though it is the sampler that runs then, whose own bar goes on."""
+    forget_plans(served)
+    prompt = {**patched(None), "save": save_latent(("sampler", 0), "viewer")}
+    found = browse(served, "watch_progress", vue=vue, prompt=numbered(prompt))
+    assert (found["errors"], found["how"]) == ([], "execution_success")
+    measured = progress(found, "SparseVDiTPatchModel")[-LAYERS - 1:]
+    assert measured == [*((n, LAYERS, "running") for n in range(1, LAYERS + 1)), (LAYERS, LAYERS, "finished")]
+    assert [one for one in progress(found, "KSampler") if one[1] == 4][:4] == [(n, 4, "running") for n in range(1, 5)]
+    assert found["bars"].keys() == {"SparseVDiTPatchModel", "KSampler"}  # drawn, on both
+    found = browse(served, "watch_progress", vue=vue, prompt=numbered(searched()))
+    assert (found["errors"], found["how"]) == ([], "execution_success")
+    for kind, most in (("SparseVDiTProfileHeads", 2), ("SparseVDiTSearchPlan", 3)):
+        # ComfyUI leaves out values that follow the one before at once
+        assert {value for value, of, _ in progress(found, kind) if of == most} >= {1, most}, kind
+
+
+def progress(found: dict, kind: str) -> list[tuple[int, int, str]]:
+    """(value, most, state) that a node was said to have, one after the other."""
+    return [(one["value"], one["max"], one["state"]) for one in found["told"] if one["kind"] == kind]
 
 
 @both_renderers

@@ -50,8 +50,8 @@ const en = {
   picture_coming: "Drawing what the head attends.",
   picture_alt: "What {cell} attends, beside its pattern",
   picture_unmeasured:
-    "What this head attends was not measured, its pattern alone is shown. Plans made by Profile Heads and Search " +
-    "Sparse Plan have it, saved plans where the profile was saved too.",
+    "What this head attends was not measured, its pattern alone is shown. Plans found while generating have it, and " +
+    "those of Profile Heads and Search Sparse Plan; saved plans where the profile was saved too.",
   picture_failed: "There is no picture of this head: {why}",
 };
 
@@ -104,7 +104,7 @@ const zh = {
   picture_coming: "正在绘制该头关注的内容。",
   picture_alt: "{cell} 关注的内容及其模式",
   picture_unmeasured:
-    "没有测量该头关注什么，只显示它的模式。由“测量注意力头”和“搜索稀疏方案”得到的方案有这项测量；" +
+    "没有测量该头关注什么，只显示它的模式。生成时找到的方案，以及由“测量注意力头”和“搜索稀疏方案”得到的方案有这项测量；" +
     "已保存的方案需要同时保存了测量结果。",
   picture_failed: "没有该头的图片：{why}",
 };

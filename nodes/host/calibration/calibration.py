@@ -13,12 +13,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ....plans.head_drawing import fitting_maps
 from ....plans.plan import Plan
 from ....plans.profile import Profile
 from ....plans.search import SearchError
 from ..families import Layout
 from ..plan_choice.plan_names import plan_name
 from ..reports import reasons
+from ..reports.pictured import pictured_plans
 from ..runs.engine import NOT_VIEWED, Call, DenseTimer, Engine
 from ..runs.failures import calibration_failure, out_of_memory
 from ..runs.plan_engine import SIGMA_SLACK, PlanEngine
@@ -87,6 +89,7 @@ class CalibrationEngine:
         self._warm = True
         self._first_below: float | None = None
         self._searched = False
+        self._measured: Profile | None = None
 
     @property
     def title(self) -> str:
@@ -195,7 +198,7 @@ class CalibrationEngine:
 
     def keep(self) -> None:
         """Keep what the run has found, now that it is over."""
-        profile = None if self.measuring is None else self.measuring.profile()
+        profile = self._measured = None if self.measuring is None else self.measuring.profile()
         if self.measuring is not None and self.measuring.met:
             self.notes.insert(0, self.measuring.told())
         try:
@@ -215,8 +218,12 @@ class CalibrationEngine:
         return {"plan": None} if self.planned is None else self.planned.detail()
 
     def viewed(self) -> dict:
-        """The plan as it ran."""
-        return NOT_VIEWED if self.planned is None else self.planned.viewed()
+        """The plan as it ran, its heads pictured by what this run has measured where no file holds it."""
+        if self.planned is None:
+            return NOT_VIEWED
+        if self._searched and self._measured is not None:
+            pictured_plans.keep(self.planned.whole, maps=fitting_maps(self.planned.whole, self._measured))
+        return self.planned.viewed()
 
     def free(self) -> None:
         """Drop every tensor on a device; what was measured stays until it is kept."""

@@ -22,6 +22,7 @@ from ..calibration.kept_plans import KeptPlans
 from ..calibration.measuring import Measuring
 from ..families import Family, describe
 from ..reports import reasons
+from ..reports.progress import show_progress
 from ..reports.report import say, show_on_node, speeds_file
 from ..runs.engine import Engine
 from ..runs.install import pause_malloc_graph
@@ -200,6 +201,7 @@ def _measuring(
                 rows=rows,
                 prompts=(sampling.prompt,),
                 versions={"comfyui": comfyui_version.__version__},
+                maps=True,
             )
         return ProfileEngine(profiler, model, family, pause_malloc_graph)
 
@@ -211,5 +213,6 @@ def _measuring(
 
     def progress(done: int, of: int) -> None:
         show_on_node(f"Sparse-vDiT: measuring heads, {done} of {of} layers", wishes.node_id)
+        show_progress(done, of, wishes.node_id)
 
     return Measuring(engine, shape[0], dense, notes, progress, later, kept.known())

@@ -1,0 +1,15 @@
+"""A progress bar on a node that has run already: what its patch does while the sampler runs is shown where the user set
+it up. ComfyUI's own `ProgressBar` would take the sampler's bar for it."""
+
+from __future__ import annotations
+
+from comfy_execution.progress import get_progress_state
+
+
+def show_progress(done: int, of: int, node_id: str | None) -> None:
+    """Show how much of something is done; the bar goes when all is."""
+    if node_id is None:
+        return
+    get_progress_state().update_progress(node_id, done, of)
+    if done >= of:
+        get_progress_state().finish_progress(node_id)
