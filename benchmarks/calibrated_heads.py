@@ -95,7 +95,7 @@ def verify(args: argparse.Namespace) -> list[dict]:
                 "worst_quantile": round(off, 4), "worst_head": round(worst, 4),
             })  # fmt: skip
             print(rows[-1], flush=True)
-            results.save_results(f"{BENCHMARK}_verify", rows, args.device)  # already now: the rest takes minutes
+            results.save_results(f"{BENCHMARK}_verify", rows, args.device, unfinished=True)  # the rest takes minutes
     return rows
 
 

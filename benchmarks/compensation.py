@@ -40,8 +40,8 @@ def main() -> None:
         tail = plan_attention(plan, Counter(), tail=True)
         run.measure(tail, "ours_tail", f"density {density}, left-out tiles as their mean", density=found + more)
         run.measure(equal, "ours_budget", f"the tail's work as density, {density + more:.3f}")
-        file = save_results("compensation", run.rows)
-    print("Written to", file)
+        save_results("compensation", run.rows, unfinished=True)
+    print("Written to", save_results("compensation", run.rows))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def main() -> None:
             "density": round(density, 4), "psnr": mean_psnr(dense, videos),
         })  # fmt: skip
         print(rows[-1], flush=True)
-        save_results("plan_transfer", rows)
+        save_results("plan_transfer", rows, unfinished=True)
 
     dense, _ = generate(model, scenes, None, NOISE_SEED, args.steps)
     found = {}

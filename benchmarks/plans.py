@@ -237,8 +237,8 @@ def main() -> None:
                     equal = search_budget(rules.profile("ours"), density=row["density"])
                     rule = f"budget, as dense as {name}"
                     rules.run.measure(equal, f"ours_beside_{name}", rule, judge=False)["wanted"] = density
-                file = save_results("plans", rules.run.rows)
-    print("Written to", file, f"({QUERY_TILE} x {KEY_TILE} tiles)")
+                save_results("plans", rules.run.rows, unfinished=True)
+    print("Written to", save_results("plans", rules.run.rows), f"({QUERY_TILE} x {KEY_TILE} tiles)")
 
 
 if __name__ == "__main__":

@@ -158,11 +158,11 @@ def main() -> None:
         plans = {"prior": prior, **completed(run, preset, prior)}
         for name, plan in plans.items():
             row = run.measure(plan, name, f"{name}, {preset}", judge=False)
-            save_results("prior_plans", run.rows)  # already now: a plan takes minutes
+            save_results("prior_plans", run.rows, unfinished=True)  # already now: a plan takes minutes
             searched = search_budget(full, density=row["density"])
             run.measure(searched, "ours_budget", f"searched for the density of {name}, {preset}", judge=False)
-            file = save_results("prior_plans", run.rows)
-    print("Written to", file)
+            save_results("prior_plans", run.rows, unfinished=True)
+    print("Written to", save_results("prior_plans", run.rows))
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def main() -> None:
             run.measure_density(profile, density, args.singles, args.plans)
         except SearchError as error:
             parser.error(str(error))
-        save_results("quality", run.rows, args.device)  # already now, as the rest may take an hour
+        save_results("quality", run.rows, args.device, unfinished=True)  # already now, the rest may take an hour
     for lam, epsilon in PAPER_LIMITS if args.paper else ():
         sequential = profile_scenes(
             run.model, run.profiled, flow="sequential", steps=args.steps, lam=lam, epsilon=epsilon

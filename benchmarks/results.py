@@ -55,10 +55,11 @@ def script_name() -> str:
     return script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name
 
 
-def save_results(benchmark: str, rows: list[dict], device: str = "cpu") -> str:
+def save_results(benchmark: str, rows: list[dict], device: str = "cpu", unfinished: bool = False) -> str:
     """Write rows that a torch device gave under benchmarks/results; returns the file's name.
 
-    The same command replaces its file of the same day, another one gets a file with a number.
+    The same command replaces its file of the same day, another one gets a file with a number. No table is made of
+    `unfinished` results, to which the run adds more.
     """
     date = datetime.date.today().isoformat()
     device = device_name(device)
@@ -69,6 +70,7 @@ def save_results(benchmark: str, rows: list[dict], device: str = "cpu") -> str:
         "commit": COMMIT,
         "date": date,
         "command": shlex.join(["python", script_name(), *sys.argv[1:]]),
+        **({"unfinished": True} if unfinished else {}),
         "rows": rows,
     }
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

@@ -138,7 +138,7 @@ def main() -> None:
     def add(row: dict) -> None:
         rows.append({"model": MODEL, "grid": list(GRID), "steps": args.steps, "prompts": args.prompts} | row)
         print(rows[-1], flush=True)
-        save_results("sensitivity", rows)
+        save_results("sensitivity", rows, unfinished=True)
 
     predicted = predicted_parts(profile, plan)
     forward = run.forward_errors()

@@ -10,6 +10,7 @@ Writes benchmarks/results/solver-cpu-<date>.json.
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import torch
@@ -67,6 +68,7 @@ def made_up_profile() -> Profile:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     profile = made_up_profile()
     rows = []
     for target in TARGETS:

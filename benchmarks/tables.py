@@ -6,6 +6,7 @@ from what the pack knows, between `<!-- table: NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Callable
@@ -255,6 +256,7 @@ TABLES = {
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for name, tables in TABLES.items():
         file = ROOT / name
         file.write_text(filled(file.read_text(), name, tables))

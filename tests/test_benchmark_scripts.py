@@ -15,6 +15,8 @@ from PIL import Image
 sys.path.append(str(ROOT / "benchmarks"))
 import compositions
 import figures
+import result_files
+import results
 import small_wan_runs
 from pictures import plot
 
@@ -74,10 +76,36 @@ def test_workflows_without_a_comfyui_say_how_to_name_one(
     assert "COMFYUI_PATH" in last_line(capsys)
 
 
-def test_help_of_the_workflows_is_the_scripts_own() -> None:
-    script = ROOT / "benchmarks" / "compositions.py"
-    said = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
-    assert "ARGUMENTS OF PYTEST" in said
+SCRIPTS = [path.name for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_asking_for_help_does_nothing_else(script: str) -> None:
+    before = changes()
+    said = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / script, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert said.startswith("usage: ")
+    assert script != "compositions.py" or "ARGUMENTS OF PYTEST" in said
+    assert changes() == before
+
+
+def changes() -> dict[Path, int]:
+    """When each file that a script may write was written last."""
+    files = [*ROOT.glob("*.md"), *(ROOT / "web" / "docs").glob("*"), *(ROOT / "benchmarks").rglob("*.md")]
+    return {path: path.stat().st_mtime_ns for path in (*files, *(ROOT / "benchmarks" / "results").glob("*"))}
+
+
+def test_no_table_is_made_of_results_that_are_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((results, "FOLDER"), (results, "ROOT"), (result_files, "RESULTS"), (result_files, "ROOT")):
+        monkeypatch.setattr(module, name, tmp_path)
+    monkeypatch.setattr(results, "script_name", lambda: "some.py")
+    results.save_results("some", [{"a": 1}], unfinished=True)
+    assert result_files.newest_if_any("some") is None
+    with pytest.raises(SystemExit, match="no results of some"):
+        result_files.newest("some")
+    results.save_results("some", [{"a": 1}, {"a": 2}])
+    assert [row["a"] for row in result_files.newest("some")["rows"]] == [1, 2]
 
 
 def test_loose_points_are_not_joined(tmp_path: Path) -> None:

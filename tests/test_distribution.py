@@ -20,12 +20,11 @@ NODES = {
     "SparseVDiTCompareVideos",
 }
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-SKIPPED = {".venv", "runs", "node_modules", ".git"}
 
 
 def sources(*folders: str) -> Iterator[Path]:
     for folder in folders:
-        yield from (path for path in (ROOT / folder).rglob("*.py") if SKIPPED.isdisjoint(path.parts))
+        yield from (ROOT / folder).rglob("*.py")
 
 
 def node_classes(path: Path) -> Iterator[ast.ClassDef]:

@@ -78,11 +78,10 @@ def _absolute(path, name):
 
 
 def python_files():
-    skipped = {".git", "__pycache__", ".venv", "runs", "node_modules"}
-    for path in sorted(ROOT.rglob("*.py")):
-        relative = path.relative_to(ROOT)
-        if not skipped & {*relative.parts}:
-            yield relative.as_posix()
+    """Of the project: what lies beside its folders, as environments do, is none of its code."""
+    for folder in ("", *LAYERS, "benchmarks", "tests"):
+        for path in sorted((ROOT / folder).glob("*.py" if not folder else "**/*.py")):
+            yield path.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("path", [*python_files()])
@@ -91,7 +90,14 @@ def test_imports_run_one_way(path):
 
 
 def test_all_layers_are_checked():
-    assert {"kernels", "plans", ""} <= {layer_of(path) for path in python_files()}
+    assert {*LAYERS, "", None} == {layer_of(path) for path in python_files()}
+    assert "nodes/host/runs/run.py" in python_files()
+
+
+def test_folders_of_the_pack_are_packages():
+    """In a clone, that is with files that git knows."""
+    paths = {path for path in python_files() if layer_of(path) in LAYERS}
+    assert {path.rpartition("/")[0] + "/__init__.py" for path in paths} <= paths
 
 
 @pytest.mark.parametrize(

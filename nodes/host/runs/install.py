@@ -14,13 +14,13 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP, get_wrappers_with_k
 from torch import nn
 
 from ..attention import guarded, override
-from ..reports import reasons
-from .current import current_run, pop_run, push_run
-from .engine import Engine
-from ..families import Family, detect, read_layout
 from ..attention.override import CHAINED, REFUSED, attention_override, describe_forward
 from ..attention.own_attention import model_attention, undecorated
 from ..attention.replaced import OVERRIDE, Watch
+from ..families import Family, detect, read_layout
+from ..reports import reasons
+from .current import current_run, pop_run, push_run
+from .engine import Engine
 from .run import Run
 from .sampling import Sampling, foreseen_grid, prompt_label
 

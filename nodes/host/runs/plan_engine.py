@@ -19,15 +19,15 @@ from ....plans.kept_dense import NOTHING_KEPT, KeptDense, with_dense
 from ....plans.plan import Plan
 from ....plans.search import skip_warning
 from ....plans.view import plan_view
-from ..reports import reasons
-from .engine import Call, DenseTimer
-from .failures import out_of_memory, passes_through
 from ..families import Layout
-from ..speed.kernel_choice import KernelChoice, mean_density
+from ..plan_choice.plan_names import plan_name
+from ..reports import reasons
 from ..reports.ledger import grid_name
 from ..reports.pictured import pictured_plans
-from ..plan_choice.plan_names import plan_name
+from ..speed.kernel_choice import KernelChoice, mean_density
 from ..speed.race import Race
+from .engine import Call, DenseTimer
+from .failures import out_of_memory, passes_through
 from .run import Run
 
 LOG = logging.getLogger(__name__)

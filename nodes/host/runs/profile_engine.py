@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ....kernels.grid import TokenGrid
 from ....plans.profiler import Profiler
+from ..families import Family, Layout
 from ..reports import reasons
 from .engine import NOT_VIEWED, Call
-from ..families import Family, Layout
 from .injection import Injection
 from .run import Run
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..reports import reasons
 from ..attention.at_work import AtWork
+from ..attention.replaced import Watch
+from ..attention.text_mask import text_bias
+from ..families import Layout
+from ..reports import reasons
+from ..reports.ledger import Ledger
 from ..speed.clock import Clock
 from .engine import Call, DenseTimer, Engine
 from .failures import failure_text, out_of_memory, passes_through
-from ..families import Layout
-from ..reports.ledger import Ledger
 from .output_check import OutputCheck
-from ..attention.replaced import Watch
-from ..attention.text_mask import text_bias
 
 EVENTS_BESIDE = 160  # pairs of events for the calls of a race, beside one for each layer
 

@@ -1,0 +1,1 @@
+"""One sampling run: what is put around it, its state, and what goes wrong in it."""
