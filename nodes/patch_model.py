@@ -10,8 +10,9 @@ from ..kernels.attention import AUTO, BACKENDS
 from ..plans.kept_dense import kept_dense, mismatch
 from ..plans.plan import Plan
 from ..plans.presets import DEFAULT_PRESET, PRESETS
-from .host.calibration.calibration import CalibrationEngine
+from .host.calibration.calibration import DEFAULT_START, CalibrationEngine
 from .host.plan_choice.choice import Wishes, choose
+from .host.reports.progress import end_progress
 from .host.reports.report import report
 from .host.runs.install import install
 from .host.runs.run import Run
@@ -54,13 +55,14 @@ class PatchModel(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "start_percent",
-                    default=0.2,
+                    default=DEFAULT_START,
                     min=0.0,
                     max=1.0,
                     step=0.01,
                     tooltip="Part of the noise schedule that stays dense at the beginning (warm-up), where the video's "
                     "layout is decided. Counted in noise, not steps, so that two samplers may share one schedule. "
-                    "Without a connected plan, schedules of 8 steps or fewer have it in the first generation alone.",
+                    "At its default, plans found while sampling run without it in schedules of 8 steps or fewer, from "
+                    "the second generation on; another value keeps it.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -107,9 +109,10 @@ class PatchModel(io.ComfyNode):
                     default=True,
                     optional=True,
                     advanced=True,
-                    tooltip="Where no plan is connected and none ships, or one of grade prior or calibrate: measure "
-                    "the heads in the first runs, up to four prompts, and keep the plan they give in "
-                    "models/sparse_vdit_plans/calibrated. Off runs a prior as it ships, and leaves the others dense.",
+                    tooltip="Measure the heads in the first runs, up to four prompts, and keep the plan they give in "
+                    "models/sparse_vdit_plans/calibrated: for models without a measured plan. Off leaves such models "
+                    "dense, kept plans unused, and runs a prior as it ships; those of a known model that has a "
+                    "measured plan do not change.",
                 ),
                 keep_dense_input("It holds for every plan that runs, connected or found."),
             ],
@@ -144,7 +147,8 @@ class PatchModel(io.ComfyNode):
         """
         if end_percent < start_percent:
             raise ValueError(
-                f"end_percent {end_percent} is before start_percent {start_percent}, nothing would be sparse"
+                f"end_percent {end_percent} is before start_percent {start_percent}, nothing would be sparse: lower "
+                "start_percent or raise end_percent"
             )
         kept = kept_dense(keep_dense)
         why = None if plan is None else mismatch(plan.layers, kept)
@@ -156,6 +160,7 @@ class PatchModel(io.ComfyNode):
         def finish(run: Run) -> None:
             if isinstance(run.engine, CalibrationEngine):
                 run.engine.keep()
+                end_progress(node_id)  # of what was measured, where not all was
             report(run, node_id, strict, verbose)
 
         patched = model.clone()

@@ -18,6 +18,7 @@ from ..plans.candidates import default_candidates
 from ..plans.profile import Profile
 from ..plans.profiler import Profiler
 from .host.calibration.calibrated_plan import noted
+from .host.calibration.calibration import DEFAULT_START
 from .host.families import describe
 from .host.plan_choice.fingerprint import fingerprint
 from .host.plan_choice.own_plans import told_by
@@ -97,7 +98,7 @@ class ProfileHeads(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "start_percent",
-                    default=0.2,
+                    default=DEFAULT_START,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -136,7 +137,7 @@ class ProfileHeads(io.ComfyNode):
         bands: int,
         flow: dict,
         prompt_label: str = "",
-        start_percent: float = 0.2,
+        start_percent: float = DEFAULT_START,
         previous_profile: Profile | None = None,
         sensitivity_steps: int = 0,
     ) -> io.NodeOutput:

@@ -46,7 +46,8 @@ def check_items(path: str, value: object, kind: type, least: int, most: int) -> 
     """Raise ValueError, naming the field, unless a value is a tuple of so many entries of a kind."""
     if not isinstance(value, tuple) or not least <= len(value) <= most:
         given = f"{len(value)} entries" if isinstance(value, (tuple, list)) else show(value)
-        raise ValueError(f"{path}: {given}, expected a tuple of {least} to {most} entries")
+        count = f"{least}" if least == most else f"{least} to {most}"
+        raise ValueError(f"{path}: {given}, expected a list of {count} entries")
     for number, item in enumerate(value):
         if not isinstance(item, kind):
             raise ValueError(f"{path}[{number}]: {show(item)} is no {kind.__name__}")

@@ -69,7 +69,7 @@ def plan_from_json(text: str, name: str = "plan") -> Plan:
         if isinstance(data, dict):
             return _read_plan(data)
     except json.JSONDecodeError as error:
-        raise PlanError(f"{name}: is not JSON, {error}") from None
+        raise PlanError(f"{name}: is not JSON and perhaps damaged, get it again or delete it; {error}") from None
     except RecursionError:
         raise PlanError(f"{name}: lists are nested too deep, this is no plan") from None
     except ValueError as error:  # begins with the path of the field, here as in what Plan itself finds

@@ -77,7 +77,8 @@ def mismatch(layers: int, kept: KeptDense) -> str | None:
     beyond = sorted(layer for layer in kept.layers if layer >= layers)
     if not beyond:
         return None
-    return f"keep_dense: the model has the layers 0 to {layers - 1}, and none numbered {beyond[0]}"
+    names = f"layers {', '.join(_ranges(beyond))}" if len(beyond) > 1 else f"layer {beyond[0]}"
+    return f"keep_dense: {names} cannot be kept dense, the model has the layers 0 to {layers - 1}; name those alone"
 
 
 def with_dense(plan: Plan, kept: KeptDense) -> Plan:

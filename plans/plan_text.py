@@ -56,10 +56,15 @@ def plan_from_text(text: str, name: str = "plan text") -> Plan:
         raise PlanError(f"{name}: {len(text)} characters are too many, expected at most {MOST_CHARACTERS}")
     parts = "".join(text.split()).split(":")
     if len(parts) != 4 or parts[0] != FORMAT:
-        raise PlanError(f"{name}: does not begin with {FORMAT}:{VERSION}: and is no plan, copy the whole text")
+        raise PlanError(
+            f"{name}: does not begin with {FORMAT}:{VERSION}: and is no plan, copy the whole text that Save Sparse "
+            "Plan gives; a plan file goes into the folder of plans instead"
+        )
     _, version, checksum, packed = parts
     if version != str(VERSION):
-        raise PlanError(f"{name}: is of version {version[:20]}, this pack reads {VERSION}: update the pack")
+        older = version.isdigit() and int(version[:20]) < VERSION
+        mend = "ask for it again, from a newer pack" if older else "update the pack"
+        raise PlanError(f"{name}: is of version {version[:20]}, this pack reads {VERSION}: {mend}")
     if checksum != _checksum(packed):
         raise PlanError(f"{name}: is damaged, its checksum is another one: copy the whole text again")
     try:

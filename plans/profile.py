@@ -149,7 +149,8 @@ def check_mergeable(first: ProfileHeader, second: ProfileHeader) -> None:
         ours, theirs = getattr(first, name), getattr(second, name)
         if ours != theirs:
             how = differing_candidates(ours, theirs) if name == "candidates" else f"{ours!r} and {theirs!r}"
-            raise ValueError(f"profiles cannot be merged, {name} differs: {how}")
+            mend = "measure again with this version of the pack" if name == "candidates" else "measure both alike"
+            raise ValueError(f"profiles cannot be merged, {name} differs: {how}; {mend}")
     for name in ("lambda", "epsilon") if first.flow == "sequential" else ():
         ours, theirs = first.parameters.get(name), second.parameters.get(name)
         if ours != theirs:
@@ -158,9 +159,10 @@ def check_mergeable(first: ProfileHeader, second: ProfileHeader) -> None:
     if first.bands != second.bands and (
         {*first.bands} & {*second.bands} or any(low < high for (_, low), (high, _) in itertools.pairwise(joined))
     ):
+        ours, theirs = (", ".join(f"{high:.3g} to {low:.3g}" for high, low in h.bands[:8]) for h in (first, second))
         raise ValueError(
-            "profiles cannot be merged, their sigma bands overlap without being equal: "
-            f"{first.bands} and {second.bands}"
+            f"profiles cannot be merged, the noise levels of one ({ours}) overlap those of the other ({theirs}) "
+            "without being the same: measure both with the same sigmas, bands and start_percent"
         )
 
 

@@ -17,6 +17,7 @@ from comfyui.results import PLANS, counts, latents, new_log, relative_difference
 from comfyui.server import PromptError, Server
 from safetensors.torch import load_file, save_file
 from sparse_vdit.nodes.host.calibration.calibration import NO_WARM_UP
+from sparse_vdit.nodes.host.calibration.measuring import TOO_SMALL
 from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.plans.files import load_plan
 from sparse_vdit.plans.profile_files import load_header, load_profile
@@ -78,7 +79,7 @@ def test_the_first_generation_finds_a_plan_and_the_second_runs_it(fresh: Server)
     second, line = generate(fresh)
     print("second generation:", line)
     assert counts(line) == ((STEPS - WARM_UP) * LAYERS, WARM_UP * LAYERS)
-    assert f"plan user/calibrated/{plan.stem} (measured), 5x8x11 tokens" in line
+    assert f"plan user/calibrated/{plan.stem} (measured while sampling), 5x8x11 tokens" in line
     assert f"calibrated plan of {load_plan(plan).provenance.date}, 1 prompt" in line
     assert " calls in " not in line
     assert torch.equal(generate(fresh)[0], second)
@@ -124,6 +125,18 @@ def test_few_steps_are_sparse_from_the_first_on_once_there_is_a_plan(fresh: Serv
         _, line = generate(fresh, unplanned(steps=4))
         assert counts(line) == (sparse * LAYERS, (4 - sparse) * LAYERS) and (NO_WARM_UP in line) == (sparse == 4)
     assert f"{reasons.WARM_UP} {WARM_UP * LAYERS}" in generate(fresh)[1]
+    _, line = generate(fresh, unplanned(steps=4, start_percent=0.3))  # which the user has chosen
+    assert counts(line) == (2 * LAYERS, 2 * LAYERS)
+    assert f"{reasons.WARM_UP} {2 * LAYERS}" in line and NO_WARM_UP not in line
+
+
+def test_of_a_video_of_less_than_a_tile_nothing_is_measured(fresh: Server) -> None:
+    prompt = unplanned(steps=4)
+    prompt["latent"]["inputs"]["length"] = 1
+    _, line = generate(fresh, prompt)
+    assert counts(line)[0] == 0 and "calibration failed" not in line
+    assert f"left out: {TOO_SMALL}" in line and "no plan was found" in line
+    assert not [*(fresh.base / PLANS).rglob("*")]
 
 
 def staged(server: Server, dtype: str) -> dict:

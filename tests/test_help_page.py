@@ -26,7 +26,7 @@ from sparse_vdit.kernels.patterns import Skip
 from sparse_vdit.nodes.host.attention import replaced
 from sparse_vdit.nodes.host.calibration.calibration import NO_WARM_UP
 from sparse_vdit.nodes.host.families import LTX, MINIMAX_H3, WAN, detect, read_layout
-from sparse_vdit.nodes.host.plan_choice.own_plans import OWN, passed_over
+from sparse_vdit.nodes.host.plan_choice.own_plans import OWN, passed_over, unreadable
 from sparse_vdit.nodes.host.plan_choice.variants import Variant
 from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.nodes.host.reports.ledger import Ledger
@@ -37,7 +37,8 @@ from sparse_vdit.plans.binding import BoundPlan
 from sparse_vdit.plans.plan import Provenance, uniform_plan
 from torch import nn
 
-PAGE = (ROOT / "web" / "docs" / "SparseVDiTPatchModel.md").read_text()
+PAGES = ROOT / "web" / "docs"
+PAGE = (PAGES / "SparseVDiTPatchModel.md").read_text()
 NEVER_SAID = {"PROFILING"}  # `Profile Heads` counts these calls in words of its own
 
 
@@ -104,6 +105,7 @@ def notes() -> list[str]:
         "preset fast ignored, a plan is connected",
         passed_over(uniform_plan("wan", 1, 1, 128, GRID, Skip(), provenance=Provenance(parameters={"preset": "fast"}))),
         kept_dense.mismatch(40, kept_dense.kept_dense("39-41")),
+        *unreadable({"user/mine": PAGES / "SparseVDiTPatchModel.md"}),
     ]
 
 

@@ -57,7 +57,7 @@ def test_what_completes_a_plan_keeps_what_was_kept_of_it() -> None:
 
 
 def test_a_layer_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(ValueError, match="layers 0 to 3, and none numbered 4"):
+    with pytest.raises(ValueError, match="layers 4-9 cannot be kept dense, the model has the layers 0 to 3"):
         with_dense(small_plan(), kept_dense("2-9"))
     assert mismatch(10, kept_dense("2-9")) is None
 

@@ -48,7 +48,7 @@ def test_the_second_run_finds_the_plan_and_changes_nothing(folder: Path) -> None
     assert listing(folder) == before
     date = load_plan(files(folder)[1]).provenance.date
     line = run.report()
-    assert f"plan user/calibrated/{files(folder)[1].stem} (measured), " in line
+    assert f"plan user/calibrated/{files(folder)[1].stem} (measured while sampling), " in line
     assert f"no plan connected and none shipped: calibrated plan of {date}, 1 prompt" in line
     assert " calls in " not in line
 

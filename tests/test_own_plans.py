@@ -10,7 +10,7 @@ from calibrations import COPY, KNOWN, SIGMAS, fingerprint_like
 from sample_plans import PROVENANCE, small_plan
 from sparse_vdit.nodes.host.calibration.calibrated_plan import FINGERPRINT, HIGHEST, LOWEST
 from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
-from sparse_vdit.nodes.host.plan_choice.own_plans import models_in, own_plan, passed_over, told_by
+from sparse_vdit.nodes.host.plan_choice.own_plans import models_in, own_plan, passed_over, told_by, unreadable
 from sparse_vdit.nodes.host.plan_choice.plan_names import plan_name
 from sparse_vdit.plans.files import save_plan
 from sparse_vdit.plans.plan import Plan, Provenance
@@ -94,6 +94,9 @@ def test_what_is_no_plan_is_passed_over(tmp_path: Path) -> None:
     files["user/strange"] = save_plan(made(**{"model x": "float16 00"}), tmp_path / "strange.json")
     os.utime(files["user/strange"], (1, 1))
     assert found(files) == "user/good"
+    broken, gone = unreadable(files)
+    assert broken.startswith("your own plan user/broken could not be read and was passed over: broken.json: is not")
+    assert "user/gone" in gone and "gone.json" in gone
 
 
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:

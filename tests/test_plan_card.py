@@ -49,7 +49,7 @@ def test_a_plan_without_a_card_is_written_as_before_there_were_any():
         ({"least_density": 1.1}, "card.least_density", "from 0 to 1"),
         ({"least_density": True}, "card.least_density", "finite number"),
         ({"densities": "0.5"}, "card.densities", "expected a list"),
-        ({"densities": [0.5] * 3}, "card.densities", "3 entries, expected a tuple of 4 to 4"),
+        ({"densities": [0.5] * 3}, "card.densities", "3 entries, expected a list of 4 entries"),
         ({"densities": [0.5, 0.5, 0.5, 2]}, "card.densities[3]", "from 0 to 1"),
         ({"densities": [0.5, 0.5, None, 0]}, "card.densities[2]", "finite number"),
         ({"kept_dense": [[0]]}, "card.kept_dense[0]", "1 entries"),

@@ -19,6 +19,7 @@ from sparse_vdit.nodes.host.runs.engine import Call, Engine
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.plans.kept_dense import kept_dense, with_dense
 from sparse_vdit.plans.plan import uniform_plan
 
 
@@ -61,6 +62,18 @@ def test_all_heads_dense_is_the_models_own_attention() -> None:
     run.reason = run.engine.reason(0.5)
     assert run.attend(Call(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv()))) is None
     assert run.ledger.dense == {reasons.DENSE_HEADS: 1}
+
+
+def test_what_the_user_keeps_dense_is_told_from_a_dense_plan() -> None:
+    """Layer 0 is dense by the plan, layer 1 by the user."""
+    plan = uniform_plan("wan", 3, 3, 128, GRID, Diagonal(0))
+    plan = with_dense(plan, kept_dense("0"))
+    run = Run(PlanEngine(plan, 1.0, 0.0, "auto", kept=kept_dense("1")), function=None)
+    run.reason = run.engine.reason(0.5)
+    for layer in range(3):
+        run.attend(Call(layer, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv())))
+    assert run.ledger.dense == {reasons.DENSE_HEADS: 1, reasons.KEPT_DENSE: 1}
+    assert f"{reasons.KEPT_DENSE} 1" in run.report()
 
 
 def test_a_video_too_small_for_the_patterns_is_told_from_a_dense_plan() -> None:

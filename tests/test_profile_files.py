@@ -89,9 +89,9 @@ def test_what_differs_between_many_candidates_is_said_in_few_words():
     profile = make_profile()
     fewer = replace(profile.header, candidates=profile.header.candidates[:-1])
     other = replace(profile.header, candidates=(*profile.header.candidates[:2], Diagonal(2), VerticalStripe(), Skip()))
-    for header, words in ((fewer, r"5 and 4 of them, .* number 4, VerticalStripe\(.*\) and none$"),
-                          (other, r"5 and 5 of them, .* number 2, Diagonal\(.*\) and Diagonal\(.*\)$")):  # fmt: skip
-        with pytest.raises(ValueError, match=f"candidates differs: {words}"):
+    for header, words in ((fewer, r"5 and 4 of them, .* number 4, VerticalStripe\(.*\) and none"),
+                          (other, r"5 and 5 of them, .* number 2, Diagonal\(.*\) and Diagonal\(.*\)")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"candidates differs: {words}; measure again"):
             check_mergeable(profile.header, header)
 
 
@@ -111,7 +111,7 @@ def test_profiles_of_other_noise_levels_are_joined():
         assert torch.equal(joined.measures["mse"], torch.cat([high.measures["mse"], profile.measures["mse"]]))
         assert joined.samples.tolist() == [[1, 1]] * 4
     overlapping = replace(profile, header=replace(profile.header, bands=((1.0, 0.7), (0.7, 0.0))))
-    with pytest.raises(ValueError, match="overlap"):
+    with pytest.raises(ValueError, match=r"1 to 0\.7, 0\.7 to 0\).* same sigmas, bands and start_percent"):
         merge_profiles(profile, overlapping)
 
 

@@ -20,11 +20,11 @@ from ....plans.plan import EVERY_SIGMA, Band, Plan, Provenance
 from ....plans.presets import PRESETS
 from ....plans.profile import FLOWS, Profile, ProfileHeader, differing_candidates, merge_profiles
 from ....plans.search import search_budget
+from ..plan_choice.plan_names import FOUND
 from ..runs.plan_engine import SIGMA_SLACK
 
 LATER_BANDS = 3
 """Bands of noise levels below the warm-up."""
-SOURCE = "measured while sampling"
 COMPLETES = "completes"
 """Note of the shipped plan that a calibrated one completes."""
 FINGERPRINT, HIGHEST, LOWEST, PATCHED = "fingerprint", "sigma_high", "sigma_low", "patched_weights"
@@ -84,7 +84,7 @@ def searched(profile: Profile, preset: str, costs: HeadCosts | None = None, ship
         notes[COMPLETES] = completes(shipped)
         text = f"{text} Completes the shipped plan of {shipped.provenance.model}, grade {shipped.grade}."
     parameters = {**plan.provenance.parameters, **notes}
-    provenance = replace(plan.provenance, parameters=parameters, source=SOURCE, notes=text)
+    provenance = replace(plan.provenance, parameters=parameters, source=FOUND, notes=text)
     return replace(plan, bands=_joined(plan.bands), provenance=provenance)
 
 

@@ -28,7 +28,12 @@ from ..runs.run import Run
 from ..speed.kernel_choice import KernelChoice
 from .measuring import Measuring
 
-NO_WARM_UP = "of so few steps the first run sparse too: start_percent is for the first generation alone"
+DEFAULT_START = 0.2
+"""start_percent, where the user leaves it as it is."""
+NO_WARM_UP = (
+    "with so few steps a kept plan runs from the first one on: a start_percent other than "
+    f"{DEFAULT_START} keeps the beginning dense"
+)
 
 
 class Keeper(Protocol):

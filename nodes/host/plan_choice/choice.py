@@ -17,7 +17,7 @@ from ....plans.profiler import Profiler
 from ....plans.versions import installed_versions
 from ..calibration.calibrated_model import CalibratedModel
 from ..calibration.calibrated_plan import FINGERPRINT, PATCHED, calibration_bands
-from ..calibration.calibration import NO_WARM_UP, CalibrationEngine, begun
+from ..calibration.calibration import DEFAULT_START, NO_WARM_UP, CalibrationEngine, begun
 from ..calibration.kept_plans import KeptPlans
 from ..calibration.measuring import Measuring
 from ..families import Family, describe
@@ -33,7 +33,7 @@ from ..speed.kernel_choice import KernelChoice
 from ..speed.latencies import kept_latencies
 from ..speed.race import Race, facts
 from .fingerprint import Fingerprint, fingerprint
-from .own_plans import OWN, own_plan, passed_over
+from .own_plans import OWN, own_plan, passed_over, unreadable
 from .plan_folders import calibrated_folder, saved_plans
 from .plan_names import plan_name
 from .shipped_plans import shipped_plan
@@ -41,7 +41,7 @@ from .variants import variant
 
 FEW_STEPS = 8
 """Schedules of so few steps follow a kept plan in the warm-up too, as far as that was measured: one dense step of them
-would cost most of the gain."""
+would cost most of the gain. Users who want it all the same set start_percent to another value than the default."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ def choose(wishes: Wishes, sampling: Sampling) -> Engine | str:
 def _found(wishes: Wishes, sampling: Sampling) -> Engine | str:
     """Without a connected plan: the user's own of this very model, else what ships for its likest."""
     family, shape = sampling.family.name, sampling.family.shape(sampling.model)
-    known = fingerprint(sampling.patcher, sampling.model, sampling.family)
-    own, other = (
-        own_plan(saved_plans(), known, family, shape, preset, sampling.sigmas) for preset in (wishes.preset, None)
-    )
+    known, saved = fingerprint(sampling.patcher, sampling.model, sampling.family), saved_plans()
+    own = own_plan(saved, known, family, shape, wishes.preset, sampling.sigmas)
+    notes = unreadable(saved)
     if own is not None:
-        return _run(own, wishes, sampling, OWN)
-    notes = [] if other is None else [passed_over(other)]
+        return _run(own, wishes, sampling, OWN, *notes)
+    other = own_plan(saved, known, family, shape, None, sampling.sigmas)
+    notes += [] if other is None else [passed_over(other)]
     likest = variant(sampling)
     shipped = None if likest is None else shipped_plan(family, shape, likest.file, wishes.preset)
     if shipped is None:
@@ -162,7 +162,7 @@ def _calibration(
         kept, wishes.preset, sampling.grid, lambda header: profile_costs(header, kept_latencies(header)), shipped
     )
     few = whole_steps(sampling.sigmas, sampling.percent_to_sigma) < FEW_STEPS + 0.5
-    begin = model.measured_up_to() if few else 0.0
+    begin = model.measured_up_to() if few and wishes.start_percent == DEFAULT_START else 0.0
     start = sampling.percent_to_sigma(wishes.start_percent)
     measuring = _measuring(sampling, shape, known, model, wishes) if model.wants(sampling.prompt) else None
     engine = CalibrationEngine(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -15,7 +14,6 @@ from ..calibration.calibrated_plan import FINGERPRINT, measured_among
 from .fingerprint import Fingerprint, read_fingerprint
 from .plan_names import named, plan_name
 
-LOG = logging.getLogger("sparse_vdit")
 OWN = "no plan connected: your own of this model is used"
 MODEL = "model "
 """Begins the names of parameters that hold fingerprints: a plan of Wan 2.2 holds those of both its models."""
@@ -34,6 +32,19 @@ def models_in(parameters: Mapping[str, object]) -> dict[str, object]:
 def passed_over(plan: Plan) -> str:
     """For the report, that a plan of the user's own is of another preset."""
     return f"your own plan {plan_name(plan)} is for preset {plan.provenance.parameters['preset']} and was passed over"
+
+
+def unreadable(files: Mapping[str, Path]) -> list[str]:
+    """For the report, which of the user's files hold no plan: one of this model might be meant."""
+    found = []
+    for name, path in files.items():
+        try:
+            plan = _loaded(path, path.stat().st_mtime_ns)
+        except OSError as error:
+            plan = str(error)
+        if isinstance(plan, str):
+            found.append(f"your own plan {name} could not be read and was passed over: {plan}")
+    return found
 
 
 def own_plan(
@@ -62,7 +73,7 @@ def own_plan(
             plan = _loaded(path, changed)
         except OSError:
             continue
-        covered = plan is not None and any(plan.band_at(sigma) is not None for sigma in sigmas)
+        covered = isinstance(plan, Plan) and any(plan.band_at(sigma) is not None for sigma in sigmas)
         if covered and _is_of(plan, known, family, shape, preset, sigmas):
             found.append((changed, name, plan))
     if not found:
@@ -72,13 +83,12 @@ def own_plan(
 
 
 @lru_cache(maxsize=64)
-def _loaded(path: Path, changed: int) -> Plan | None:
-    """The plan of a file as it was at a time; None of what is no plan."""
+def _loaded(path: Path, changed: int) -> Plan | str:
+    """The plan of a file as it was at a time, or why it holds none."""
     try:
         return load_plan(path)
     except PlanError as error:
-        LOG.info("Sparse-vDiT: %s is passed over: %s", path.name, error)
-        return None
+        return str(error)
 
 
 def _is_of(

@@ -6,6 +6,9 @@ import weakref
 
 from ....plans.plan import Plan
 
+FOUND = "measured while sampling"
+"""Source of plans that runs have found."""
+
 _names: dict[int, str] = {}
 """Name by identity: equal plans may have names of their own, and none loses its name when another one dies."""
 
@@ -21,3 +24,10 @@ def named(plan: Plan, name: str) -> Plan:
 def plan_name(plan: Plan) -> str:
     """The name, or where the plan comes from."""
     return _names.get(id(plan)) or plan.provenance.rule or plan.provenance.source or plan.grade
+
+
+def graded(plan: Plan) -> str:
+    """The name with what was measured of the plan, for reports."""
+    if plan.grade == "calibrate":  # nothing
+        return plan_name(plan)
+    return f"{plan_name(plan)} ({FOUND if plan.provenance.source == FOUND else plan.grade})"

@@ -12,4 +12,10 @@ def show_progress(done: int, of: int, node_id: str | None) -> None:
         return
     get_progress_state().update_progress(node_id, done, of)
     if done >= of:
+        end_progress(node_id)
+
+
+def end_progress(node_id: str | None) -> None:
+    """Take a bar away, if one is there."""
+    if node_id in get_progress_state().nodes:
         get_progress_state().finish_progress(node_id)

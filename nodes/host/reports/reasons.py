@@ -23,6 +23,7 @@ UNSEEN_FORWARD = "forward was not seen by the pack"
 REFUSED = "backend refused"
 NO_KERNELS = "no fast kernels for this device"
 DENSE_HEADS = "plan is dense here"
+KEPT_DENSE = "kept dense"
 TOO_SMALL = "video is too small for the plan"
 NOT_FASTER = "sparse is not faster here"
 
@@ -49,7 +50,9 @@ NOT_SELF_ATTENTION = frozenset({CROSS_ATTENTION, REFINER})
 BLOCKS_UNKNOWN = frozenset({NO_LAYER, BLOCK_ORDER})
 """Reasons of calls whose block the pack cannot tell; the run's list of blocks has gaps where they are."""
 
-INTENDED = frozenset({WARM_UP, AFTER_END, MEASURED, VACE_BLOCK, DENSE_HEADS, NOT_FASTER, PROFILING, OTHER_TEXT})
+INTENDED = frozenset(
+    {WARM_UP, AFTER_END, MEASURED, VACE_BLOCK, DENSE_HEADS, KEPT_DENSE, NOT_FASTER, PROFILING, OTHER_TEXT}
+)
 """Reasons that follow from settings, plan and times: with sparse calls beside them nothing has to be done."""
 
 MENDS = {
@@ -72,7 +75,9 @@ MENDS = {
     UNSEEN_FORWARD: "another node runs the model in a way of its own, past the pack",
     REFUSED: "the chosen backend cannot run on this machine or with this model",
     NO_KERNELS: "no fast sparse kernel runs on this machine, and without one the model's own attention is faster",
-    DENSE_HEADS: "the plan keeps every head dense; search one with a smaller density",
+    DENSE_HEADS: "the plan keeps every head dense; search one with a smaller density, or empty keep_dense on the node "
+    "that gives it",
+    KEPT_DENSE: "keep_dense names all that the plan has sparse; empty it",
     TOO_SMALL: "so few tokens leave nothing out; a larger or longer video does, or a plan that is profiled at this "
     "size",
     NOT_FASTER: "longer or larger videos gain more, and so does a plan of smaller density",

@@ -14,13 +14,14 @@ from ....kernels.call import AttentionCall
 from ....kernels.configs import DTYPES
 from ....kernels.grid import TokenGrid
 from ....kernels.lists import TileLists
+from ....kernels.patterns import Dense
 from ....plans.binding import BoundPlan, Table, own_densities
 from ....plans.kept_dense import NOTHING_KEPT, KeptDense, with_dense
 from ....plans.plan import Plan
 from ....plans.search import skip_warning
 from ....plans.view import plan_view
 from ..families import Layout
-from ..plan_choice.plan_names import plan_name
+from ..plan_choice.plan_names import graded, plan_name
 from ..reports import reasons
 from ..reports.ledger import grid_name
 from ..reports.pictured import pictured_plans
@@ -74,8 +75,7 @@ class PlanEngine:
         kept: KeptDense = NOTHING_KEPT,
     ):
         self.whole, self.kept = plan, kept
-        grade = "" if plan.grade == "calibrate" else f" ({plan.grade})"  # nothing of it was measured
-        self.title = f"{plan.family}, plan {plan_name(plan)}{grade}"
+        self.title = f"{plan.family}, plan {graded(plan)}"
         plan = with_dense(plan, kept)
         self.bound = BoundPlan(plan)
         self.plan, self.backend, self.pause, self.say = plan, backend, pause, say
@@ -180,7 +180,9 @@ class PlanEngine:
         """Why a layer whose heads are all dense on this grid is so."""
         why = self.bound.too_small(TokenGrid(*call.layout), self.band, call.layer)
         if why is None:
-            return reasons.DENSE_HEADS
+            row = self.whole.bands[self.band].heads[call.layer]
+            by_plan = all(self.whole.patterns[number] == Dense() for number in row)
+            return reasons.DENSE_HEADS if by_plan else reasons.KEPT_DENSE
         run.ledger.note(why)
         return reasons.TOO_SMALL
 

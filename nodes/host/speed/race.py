@@ -29,7 +29,7 @@ TRIES = 3  # timed calls, of the model's own attention as of a kernel: the faste
 MOST_FACT = 100  # characters of one
 MOST_INSIDE = 4  # how deep functions are looked for in functions
 ERROR_BUDGET = 2e-2  # relative L2 of a kernel's output against the exact kernel's on the same tile lists
-KEPT = "timed in an earlier run; delete speeds.json to time anew"
+KEPT = "timed in an earlier run; delete user/__sparse_vdit/speeds.json to time anew"
 CLASS_WIDTH = 5  # percent of density that count as one
 
 
