@@ -31,8 +31,8 @@ import torch
 from comfyui.installation import comfyui_path
 from comfyui_models import Probe, Sampling, build, layout_of, start
 from end_to_end_figure import draw
-from pack_methods import SHIPPED
-from projections import Row, compare, key
+from pack_methods import SHIPPED, dense_part
+from projections import MANY, Row, compare, key
 from result_files import NO_TIME, kept_rows
 from torch import Tensor
 from whole_costs import COMPILING, estimate
@@ -138,7 +138,8 @@ def told(target: Target) -> Row:
     sparse, dense = run.ledger.sparse, run.ledger.dense_reasons().total()
     density = round(run.ledger.density_sum / sparse, 4) if sparse else None
     kernels = sorted(run.ledger.milliseconds)
-    return {"density": density, "calls": sparse, "dense_calls": dense, "kernels": kernels, "report": run.report()}
+    row = {"density": density, "calls": sparse, "dense_calls": dense, "kernels": kernels, "report": run.report()}
+    return row | ({} if run.engine is None else {"dense_part": dense_part(run.engine.plan, target.patcher, MANY)})
 
 
 def left(name: str, model: WholeModel, args: argparse.Namespace) -> list[Job]:

@@ -80,6 +80,14 @@ def plan_of(target: Target) -> Plan:
     return plan
 
 
+def dense_part(plan: Plan, patcher: object, steps: int) -> float:
+    """Part of a generation's steps at whose noise levels a plan says nothing: they stay dense, warm-up or not."""
+    sampling = patcher.get_model_object("model_sampling")
+    # for the first step ComfyUI gives a number above all noise levels
+    levels = (min(sampling.percent_to_sigma(step / steps), float(sampling.sigma_max)) for step in range(steps))
+    return sum(plan.band_at(level) is None for level in levels) / steps
+
+
 def synthetic_plan(
     family: str, shape: tuple[int, int, int], layout: tuple[int, int, int, int, int], density: float
 ) -> Plan:

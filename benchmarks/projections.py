@@ -43,8 +43,9 @@ def compare_model(rows: Sequence[Row], model: WholeModel) -> None:
     """Fill in attention's share of a forward, the speed-up against the best dense attention of the same rows, its
     extra peak memory as a part of that one's, and projected generations, as seconds and against that one's.
 
-    `many` is 50 steps, the first part of them on the best dense attention of the model's precision; `many_8_bits` the
-    same on the best in 8 bits; `few` is 4 steps, the first of them dense.
+    `many` is 50 steps, the first part of them on the best dense attention of the model's precision: the warm-up of the
+    model, or more where the plan begins later; `many_8_bits` the same on the best in 8 bits; `few` is 4 steps, the
+    first of them dense.
     """
     dense = fastest(rows, lambda method: method.dense)
     in_8_bits = fastest(rows, lambda method: method.eight_bits)
@@ -55,7 +56,8 @@ def compare_model(rows: Sequence[Row], model: WholeModel) -> None:
             row["attention_share"] = round(max(0.0, 1 - rest["seconds_per_forward"] / seconds), 4)
         if dense is None or row is rest:
             continue
-        best, warmup = dense["seconds_per_forward"], round(model.warmup * MANY)
+        best = dense["seconds_per_forward"]
+        warmup = round(max(model.warmup, row.get("dense_part", 0.0)) * MANY)
         row["speedup"] = round(best / seconds, 4)
         if row.get("peak_bytes") and dense.get("peak_bytes"):
             row["extra_peak_fraction"] = round(row["peak_bytes"] / dense["peak_bytes"] - 1, 4)

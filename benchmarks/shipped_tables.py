@@ -12,7 +12,7 @@ from sparse_vdit.plans.presets import PRESETS
 
 ANY, BALANCED = "calibrate", "balanced"
 GRADES = {
-    "measured": "window and density of each head",
+    "measured": "density of each head",
     "prior": "density of each head",
     "calibrate": "nothing",
 }
@@ -46,6 +46,9 @@ def shipped_table() -> str:
     for (family, name), plans in shipped_plans().items():
         first = next(iter(plans.values()))
         measured = "which heads can be sparse" if first.card.kept_dense else GRADES[first.grade]
+        if first.grade == "measured":
+            heads = " / ".join(str(plans[preset].provenance.parameters["heads_with_windows"]) for preset in PRESETS)
+            measured += f", windows of {heads} of the {first.layers * first.heads}"
         cells = [first.card.model, f"`{family}/{name}`", first.grade, measured]
         if ANY in plans:
             cells += [f"found, at least {first.card.least_density:.2f}", "-", "-"]

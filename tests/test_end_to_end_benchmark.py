@@ -51,6 +51,12 @@ def test_without_a_warm_up_all_steps_are_sparse() -> None:
     assert "attention_share" not in rows[1] and "many_8_bits_seconds" not in rows[1]
 
 
+def test_a_plan_that_begins_late_has_more_dense_steps_than_the_warm_up() -> None:
+    rows = [row("sdpa_flash", 4.0), row("ours_bf16", 2.0, dense_part=0.3), row("ours_int8", 2.0, dense_part=0.1)]
+    compare(rows, MODELS)
+    assert [one["many_seconds"] for one in rows[1:]] == [2 * (15 * 4 + 35 * 2), 2 * (10 * 4 + 40 * 2)]
+
+
 def test_models_are_compared_with_their_own_rows_alone() -> None:
     rows = [row("sdpa_flash", 4.0), row("sdpa_flash", 2.0, "hunyuan_720p"), row("ours_int8", 1.0, "hunyuan_720p")]
     compare(rows, MODELS)

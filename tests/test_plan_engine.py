@@ -116,6 +116,15 @@ def test_half_precision_without_fast_kernels_stays_dense(dtype: torch.dtype, mon
         assert run.ledger.dense == ({reasons.NO_KERNELS: 1} if dense else {})
 
 
+def test_devices_that_are_not_timed_stay_dense_unless_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_engine, "TIMED_ON", ("cuda",))
+    for backend, reason in (("auto", {reasons.NO_KERNELS: 1}), ("torch", {})):
+        run = Run(engine(Diagonal(0), backend=backend), function=None)
+        run.reason = run.engine.reason(0.5)
+        run.attend(Call(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv())))
+        assert run.ledger.dense == reason
+
+
 @pytest.mark.parametrize("made", [PlanEngine, ProfileEngine])
 def test_engines_take_what_the_protocol_says(made: type) -> None:
     for name in ("reason", "prepare", "attention", "dense_timer", "told", "detail", "free"):

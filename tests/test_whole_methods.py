@@ -9,6 +9,7 @@ import pytest
 import torch
 from load_pack import ROOT
 from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.plans.files import load_plan
 from tolerances import RELATIVE_L2, relative_l2
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -35,6 +36,18 @@ def test_synthetic_plans_have_their_density_and_differ_by_layer(wanted: float) -
 class Anything:
     def __init__(self, **fields: object):
         self.__dict__.update(fields)
+
+
+@pytest.mark.parametrize(("name", "part"), [("hunyuanvideo_t2v", 0.3), ("hunyuanvideo_i2v", 0.0)])
+def test_steps_that_a_shipped_plan_says_nothing_of_are_counted(name: str, part: float) -> None:
+    """On HunyuanVideo's schedule, a flow of shift 7: windows were measured from step 15 of 50 on."""
+    def level(percent: float) -> float:
+        return 1e9 if percent <= 0 else 7 * (1 - percent) / (1 + 6 * (1 - percent))
+
+    sampling = Anything(percent_to_sigma=level, sigma_max=torch.tensor(1.0))
+    patcher = Anything(get_model_object=lambda name: sampling)
+    plan = load_plan(ROOT / "plans" / "hunyuan_video" / f"{name}.balanced.json")
+    assert pack_methods.dense_part(plan, patcher, 50) == part
 
 
 @pytest.mark.parametrize("by_head", [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ...kernels.grid import TokenGrid
@@ -48,7 +50,7 @@ def windows(preset: str) -> Plan:
     # STA's schedule: what lies above the first of its steps was not searched
     fraction = 1 - STA_FIRST / len(key_densities(HUNYUAN_T2V.densities))
     highest = SHIFT * fraction / (1 + (SHIFT - 1) * fraction)
-    part = Part(round(highest, 4), 0.0, STA_FIRST, None)
+    part = Part(math.ceil(highest * 1e4) / 1e4, 0.0, STA_FIRST, None)  # so that it covers that step
     shares = rule.planned(keys_of(HUNYUAN_T2V, part))
     patterns = [[window_pattern(size, grid) for size in row] for row in sta_windows()]
     densities = {p: pattern_density(p, TokenGrid(*grid)) for p in {p for row in patterns for p in row}}

@@ -90,7 +90,7 @@ completed."""
 
 CALIBRATE = """
 Without a connected plan your own saved one of this model runs; nothing measured ships for it (grade *calibrate*).
-Without either the first run finds a plan, and later runs begin with it."""
+Where you have saved none, the first run finds a plan, and later runs begin with it."""
 
 HOW = """
 The line on **Sparse-vDiT Patch Model** says what ran sparse, what ran dense, and why; *Map of heads* shows each head.
@@ -182,8 +182,9 @@ WAN22_I2V = Example(
     "## Wan 2.2 14B image to video, 4 steps, two models with LoRAs, sparse\n\n"
     f"{files_of('Wan 2.2 14B Image to Video')}\n{PRIOR}\n\n"
     "Both models are patched, with the same *start_percent*: it counts noise and not steps, so that two samplers may "
-    f"share one schedule.\n{HOW}\n\nSchedules of 8 steps or fewer have the dense beginning in the first generation "
-    "alone. Four steps leave little to gain where the video is short: longer and larger ones gain more.",
+    f"share one schedule.\n{HOW}\n\nWith so few steps the first generation alone has a dense beginning, unless "
+    "*start_percent* is set to another value than 0.2. Four steps leave little to gain where the video is short: "
+    "longer and larger ones gain more.",
     {name.format(noise): f"{title}, {noise} noise" for noise in ("high", "low")
      for name, title in (("patch_{}", "Sparse-vDiT Patch Model"), ("sampler_{}", "KSampler (Advanced)"))},
 )  # fmt: skip

@@ -33,6 +33,7 @@ from .run import Run
 
 LOG = logging.getLogger(__name__)
 
+TIMED_ON = ("cuda", "cpu")  # devices whose calls `Clock` times
 SIGMA_SLACK = 1e-5  # schedules are rounded to float32: a step exactly at start_percent is no longer warm-up
 
 
@@ -154,8 +155,8 @@ class PlanEngine:
         except ValueError as error:
             run.ledger.note(str(error))
             return reasons.REFUSED
-        if self.backend == AUTO and name == "torch" and q.device.type in ("cuda", "cpu") and q.dtype in DTYPES:
-            # torch alone is slower than dense attention in 16 bits
+        if self.backend == AUTO and name == "torch" and (q.dtype in DTYPES or q.device.type not in TIMED_ON):
+            # torch alone is slower than dense attention in 16 bits, and elsewhere nothing tells whether it is
             run.ledger.note(f"no fast kernels here: {passed_over}")
             return reasons.NO_KERNELS
         self._keep_tables(lists, head_lists, q.shape[0], name)
