@@ -18,7 +18,8 @@ class Card:
         measured: what was measured on that very model, in words.
         not_measured: what was not, in words.
         least_density: mean density over all heads, below which no plan may be that calibration finds for this model.
-        densities: mean density of each layer over bands and heads on the plan's grid; empty where nothing was measured.
+        densities: mean density of each layer over bands and heads on the plan's grid; 1 where nothing was measured,
+            empty where the card says nothing of it.
         kept_dense: (layer, head) of heads that calibration must leave dense.
     """
 

@@ -50,7 +50,7 @@ def draw_head(plan: Plan, maps: Tensor | None, band: int, layer: int, head: int)
     ]
     measured = None if maps is None else _map(maps[layer, head])
     colour = kind_colour("dense" if pattern.kind in PLAIN else pattern.kind)
-    left = _panel("attends, as profiled", measured, _MEASURED, "was not measured: see Profile Heads")
+    left = _panel("attends, as profiled", measured, _MEASURED, "no fitting profile: see Profile Heads")
     routed = isinstance(pattern, Routed)
     right = _panel("runs", None if routed else pattern_map(pattern, plan.grid), colour, "chosen anew at each call")
     return np.asarray(stack([text_block(lines), stack([left, right], across=True)], margin=GAP))

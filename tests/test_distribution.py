@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,10 +79,22 @@ def test_the_changelog_tells_of_this_version() -> None:
 
 def test_what_is_published_has_no_tests_and_all_that_users_see() -> None:
     left_out = (ROOT / ".comfyignore").read_text(encoding="utf-8").split()
-    assert {"tests/", "benchmarks/", ".github/"} <= set(left_out)
+    assert {"tests/", "benchmarks/*", ".github/"} <= set(left_out)
     for needed in ("web", "locales", "example_workflows", "nodes", "plans", "kernels", "LICENSE", "README.md"):
         assert (ROOT / needed).exists(), needed
         assert not any(entry.rstrip("/") == needed for entry in left_out), needed
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"])
+def test_published_pages_link_to_what_is_published(page: str) -> None:
+    """By git, which reads such a file as the registry's tool does."""
+    folder = (ROOT / page).parent
+    links = re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)|src="([^":]+)"', (ROOT / page).read_text(encoding="utf-8"))
+    paths = [(folder / (one or other)).resolve() for one, other in links]
+    assert all(path.exists() for path in paths)
+    asked = "\n".join([page, *(path.relative_to(ROOT).as_posix() for path in paths)])
+    command = ["git", "-c", f"core.excludesFile={ROOT / '.comfyignore'}", "check-ignore", "--no-index", "--stdin"]
+    assert subprocess.run(command, cwd=ROOT, input=asked, capture_output=True, text=True).stdout == ""
 
 
 def test_the_pack_runs_no_code_out_of_texts_and_installs_nothing() -> None:

@@ -18,7 +18,7 @@ NOTHING = "Nothing."
 NOT_MEASURED = "Densities and patterns of heads, speed and quality: the first generation measures them."
 TUNED = (
     "Which heads could be sparse within an error of 6 %, in SpargeAttn's tuning (arXiv 2502.18137, 49 frames of "
-    "480x720): the {dense} of {heads} others stay dense. Its thresholds are not densities, and say no more."
+    "480x720): the others, {dense} of {heads} heads, stay dense. Its thresholds are not densities, and say no more."
 )
 
 
