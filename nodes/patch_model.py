@@ -61,8 +61,8 @@ class PatchModel(io.ComfyNode):
                     step=0.01,
                     tooltip="Part of the noise schedule that stays dense at the beginning (warm-up), where the video's "
                     "layout is decided. Counted in noise, not steps, so that two samplers may share one schedule. "
-                    "At its default, plans found while sampling run without it in schedules of 8 steps or fewer, from "
-                    "the second generation on; another value keeps it.",
+                    "Plans found while sampling run without it in schedules of 8 steps or fewer, from the second "
+                    "generation on; more than 0.2 keeps it.",
                 ),
                 io.Float.Input(
                     "end_percent",

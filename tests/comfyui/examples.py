@@ -183,7 +183,7 @@ WAN22_I2V = Example(
     f"{files_of('Wan 2.2 14B Image to Video')}\n{PRIOR}\n\n"
     "Both models are patched, with the same *start_percent*: it counts noise and not steps, so that two samplers may "
     f"share one schedule.\n{HOW}\n\nWith so few steps the first generation alone has a dense beginning, unless "
-    "*start_percent* is set to another value than 0.2. Four steps leave little to gain where the video is short: "
+    "*start_percent* is above 0.2. Four steps leave little to gain where the video is short: "
     "longer and larger ones gain more.",
     {name.format(noise): f"{title}, {noise} noise" for noise in ("high", "low")
      for name, title in (("patch_{}", "Sparse-vDiT Patch Model"), ("sampler_{}", "KSampler (Advanced)"))},

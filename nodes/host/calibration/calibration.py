@@ -31,7 +31,7 @@ from .measuring import Measuring
 DEFAULT_START = 0.2
 """start_percent, where the user leaves it as it is."""
 NO_WARM_UP = (
-    "with so few steps a kept plan runs from the first one on: a start_percent other than "
+    "with so few steps a kept plan runs from the first one on: a start_percent above "
     f"{DEFAULT_START} keeps the beginning dense"
 )
 

@@ -41,7 +41,7 @@ from .variants import variant
 
 FEW_STEPS = 8
 """Schedules of so few steps follow a kept plan in the warm-up too, as far as that was measured: one dense step of them
-would cost most of the gain. Users who want it all the same set start_percent to another value than the default."""
+would cost most of the gain. Users who want it all the same set start_percent above the default."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _calibration(
         kept, wishes.preset, sampling.grid, lambda header: profile_costs(header, kept_latencies(header)), shipped
     )
     few = whole_steps(sampling.sigmas, sampling.percent_to_sigma) < FEW_STEPS + 0.5
-    begin = model.measured_up_to() if few and wishes.start_percent == DEFAULT_START else 0.0
+    begin = model.measured_up_to() if few and wishes.start_percent <= DEFAULT_START else 0.0
     start = sampling.percent_to_sigma(wishes.start_percent)
     measuring = _measuring(sampling, shape, known, model, wishes) if model.wants(sampling.prompt) else None
     engine = CalibrationEngine(
