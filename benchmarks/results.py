@@ -40,9 +40,11 @@ def git(*command: str) -> str:
 
 
 def commit() -> str:
-    """Of the code as it is now; dirty when tracked files were changed. $COMMIT says it where the code is a copy."""
+    """Of the code as it is now; dirty when tracked files other than results and pages were changed. $COMMIT says it
+    where the code is a copy."""
     given = os.environ.get("COMMIT")
-    return given or git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    changed = git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results", ":!docs", ":!*.md")
+    return given or git("rev-parse", "HEAD") + ("-dirty" if changed else "")
 
 
 COMMIT = commit()
