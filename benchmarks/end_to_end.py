@@ -32,7 +32,7 @@ from comfyui.installation import comfyui_path
 from comfyui_models import Probe, Sampling, build, layout_of, start
 from end_to_end_figure import draw
 from pack_methods import SHIPPED, dense_part
-from projections import MANY, Row, compare, key
+from projections import FEW, MANY, Row, compare, key
 from result_files import NO_TIME, kept_rows
 from torch import Tensor
 from whole_costs import COMPILING, estimate
@@ -139,7 +139,10 @@ def told(target: Target) -> Row:
     density = round(run.ledger.density_sum / sparse, 4) if sparse else None
     kernels = sorted(run.ledger.milliseconds)
     row = {"density": density, "calls": sparse, "dense_calls": dense, "kernels": kernels, "report": run.report()}
-    return row | ({} if run.engine is None else {"dense_part": dense_part(run.engine.plan, target.patcher, MANY)})
+    if run.engine is not None:
+        steps = {"dense_part": MANY, "dense_part_few": FEW}
+        row |= {name: dense_part(run.engine.plan, target.patcher, count) for name, count in steps.items()}
+    return row
 
 
 def left(name: str, model: WholeModel, args: argparse.Namespace) -> list[Job]:

@@ -45,7 +45,7 @@ def compare_model(rows: Sequence[Row], model: WholeModel) -> None:
 
     `many` is 50 steps, the first part of them on the best dense attention of the model's precision: the warm-up of the
     model, or more where the plan begins later; `many_8_bits` the same on the best in 8 bits; `few` is 4 steps, the
-    first of them dense.
+    first of them dense, or more where the plan begins later.
     """
     dense = fastest(rows, lambda method: method.dense)
     in_8_bits = fastest(rows, lambda method: method.eight_bits)
@@ -70,5 +70,6 @@ def compare_model(rows: Sequence[Row], model: WholeModel) -> None:
                 row[f"{name}_seconds"] = round(model.forwards * total, 3)
                 row[f"{name}_speedup"] = round(MANY * best / total, 4)
         early = seconds if METHODS[row["method"]].dense else best
-        total = FEW_WARMUP * early + (FEW - FEW_WARMUP) * seconds
+        warmup = max(FEW_WARMUP, round(row.get("dense_part_few", 0.0) * FEW))
+        total = warmup * early + (FEW - warmup) * seconds
         row["few_seconds"], row["few_speedup"] = round(total, 3), round(FEW * best / total, 4)

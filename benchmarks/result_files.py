@@ -13,18 +13,13 @@ NOT_YET = "*Not yet run on a GPU; `GPU_BACKLOG.md` has the commands.*"
 
 
 def all_of(benchmark: str, command: str | None = None) -> list[dict]:
-    """All finished results of a benchmark, of one command where it is given, the latest last."""
-    wanted = [pair for pair in _finished(benchmark) if command in (None, pair[0]["command"])]
+    """All results of a benchmark, of one command where it is given, the latest last."""
+    found = [(json.loads(file.read_text()), file.name) for file in RESULTS.glob(f"{benchmark}-*.json")]
+    wanted = [pair for pair in found if command in (None, pair[0]["command"])]
     if not wanted:
         sys.exit(f"no results of {benchmark} in {RESULTS.relative_to(ROOT)}; run benchmarks/{benchmark}.py first")
     # of one day those with higher numbers, which are in longer names, are later
     return [result for result, _ in sorted(wanted, key=lambda pair: (pair[0]["date"], len(pair[1]), pair[1]))]
-
-
-def _finished(benchmark: str) -> list[tuple[dict, str]]:
-    """Results with the names of their files, without those that a run still adds to, or that was stopped on the way."""
-    found = [(json.loads(file.read_text()), file.name) for file in RESULTS.glob(f"{benchmark}-*.json")]
-    return [pair for pair in found if not pair[0].get("unfinished")]
 
 
 def newest(benchmark: str, command: str | None = None) -> dict:
@@ -34,7 +29,7 @@ def newest(benchmark: str, command: str | None = None) -> dict:
 
 def all_if_any(benchmark: str) -> list[dict]:
     """All results of a benchmark, the latest last; none where it has not run."""
-    return all_of(benchmark) if _finished(benchmark) else []
+    return all_of(benchmark) if any(RESULTS.glob(f"{benchmark}-*.json")) else []
 
 
 def newest_if_any(benchmark: str) -> dict | None:

@@ -60,8 +60,8 @@ def script_name() -> str:
 def save_results(benchmark: str, rows: list[dict], device: str = "cpu", unfinished: bool = False) -> str:
     """Write rows that a torch device gave under benchmarks/results; returns the file's name.
 
-    The same command replaces its file of the same day, another one gets a file with a number. No table is made of
-    `unfinished` results, to which the run adds more.
+    The same command replaces its file of the same day, another one gets a file with a number. Results that are
+    `unfinished`, to which the run adds more, lie beside under an ending of their own, and no table is made of them.
     """
     date = datetime.date.today().isoformat()
     device = device_name(device)
@@ -72,14 +72,18 @@ def save_results(benchmark: str, rows: list[dict], device: str = "cpu", unfinish
         "commit": COMMIT,
         "date": date,
         "command": shlex.join(["python", script_name(), *sys.argv[1:]]),
-        **({"unfinished": True} if unfinished else {}),
         "rows": rows,
     }
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     file = free_file(f"{benchmark}-{slug}-{date}", content["command"])
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     head = json.dumps({k: v for k, v in content.items() if k != "rows"}, indent=1)
-    unfinished = file.with_suffix(".part")  # one that is stopped while it writes leaves the rows before
-    unfinished.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
-    unfinished.replace(file)
+    earlier = file.with_suffix(".unfinished")
+    if unfinished:
+        file = earlier
+    part = file.with_suffix(".part")  # one that is stopped while it writes leaves the rows before
+    part.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
+    part.replace(file)
+    if not unfinished:
+        earlier.unlink(missing_ok=True)
     return file.relative_to(ROOT).as_posix()

@@ -111,8 +111,8 @@ class PatchModel(io.ComfyNode):
                     advanced=True,
                     tooltip="Measure the heads in the first runs, up to four prompts, and keep the plan they give in "
                     "models/sparse_vdit_plans/calibrated: for models without a measured plan. Off leaves such models "
-                    "dense, kept plans unused, and runs a prior as it ships; those of a known model that has a "
-                    "measured plan do not change.",
+                    "dense, kept plans unused, and runs a prior as it ships. Models with a measured plan are not "
+                    "affected.",
                 ),
                 keep_dense_input("It holds for every plan that runs, connected or found."),
             ],

@@ -62,9 +62,9 @@ def plan_from_text(text: str, name: str = "plan text") -> Plan:
         )
     _, version, checksum, packed = parts
     if version != str(VERSION):
-        older = version.isdigit() and int(version[:20]) < VERSION
+        older = version in map(str, range(VERSION))
         mend = "ask for it again, from a newer pack" if older else "update the pack"
-        raise PlanError(f"{name}: is of version {version[:20]}, this pack reads {VERSION}: {mend}")
+        raise PlanError(f"{name}: is of version {version[:20]!r}, this pack reads {VERSION}: {mend}")
     if checksum != _checksum(packed):
         raise PlanError(f"{name}: is damaged, its checksum is another one: copy the whole text again")
     try:

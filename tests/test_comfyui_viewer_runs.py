@@ -100,7 +100,7 @@ def test_progress_stands_on_the_node_that_makes_it(served: Server, vue: bool) ->
     measured = progress(found, "SparseVDiTPatchModel")[-LAYERS - 1:]
     assert measured == [*((n, LAYERS, "running") for n in range(1, LAYERS + 1)), (LAYERS, LAYERS, "finished")]
     assert [one for one in progress(found, "KSampler") if one[1] == 4][:4] == [(n, 4, "running") for n in range(1, 5)]
-    assert found["bars"].keys() == {"SparseVDiTPatchModel", "KSampler"}  # drawn, on both
+    assert found["bars"].keys() == {"SparseVDiTPatchModel", "KSampler"}  # on both nodes themselves
     found = browse(served, "watch_progress", vue=vue, prompt=numbered(searched()))
     assert (found["errors"], found["how"]) == ([], "execution_success")
     for kind, most in (("SparseVDiTProfileHeads", 2), ("SparseVDiTSearchPlan", 3)):

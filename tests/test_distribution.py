@@ -94,7 +94,10 @@ def test_published_pages_link_to_what_is_published(page: str) -> None:
     assert all(path.exists() for path in paths)
     asked = "\n".join([page, *(path.relative_to(ROOT).as_posix() for path in paths)])
     command = ["git", "-c", f"core.excludesFile={ROOT / '.comfyignore'}", "check-ignore", "--no-index", "--stdin"]
-    assert subprocess.run(command, cwd=ROOT, input=asked, capture_output=True, text=True).stdout == ""
+    told = subprocess.run(command, cwd=ROOT, input=asked, capture_output=True, text=True)
+    if told.returncode == 128:
+        pytest.skip(f"no git repository: {told.stderr}")
+    assert (told.stdout, told.returncode) == ("", 1)
 
 
 def test_the_pack_runs_no_code_out_of_texts_and_installs_nothing() -> None:

@@ -55,6 +55,9 @@ def test_a_plan_that_begins_late_has_more_dense_steps_than_the_warm_up() -> None
     rows = [row("sdpa_flash", 4.0), row("ours_bf16", 2.0, dense_part=0.3), row("ours_int8", 2.0, dense_part=0.1)]
     compare(rows, MODELS)
     assert [one["many_seconds"] for one in rows[1:]] == [2 * (15 * 4 + 35 * 2), 2 * (10 * 4 + 40 * 2)]
+    rows[1]["dense_part_few"] = 0.5
+    compare(rows, MODELS)
+    assert [one["few_seconds"] for one in rows[1:]] == [2 * 4 + 2 * 2, 4 + 3 * 2]
 
 
 def test_models_are_compared_with_their_own_rows_alone() -> None:

@@ -95,9 +95,14 @@ def test_all_layers_are_checked():
 
 
 def test_folders_of_the_pack_are_packages():
-    """In a clone, that is with files that git knows."""
+    """In a clone too, that is with files that git knows."""
     paths = {path for path in python_files() if layer_of(path) in LAYERS}
     assert {path.rpartition("/")[0] + "/__init__.py" for path in paths} <= paths
+    told = subprocess.run(["git", "check-ignore", "--stdin"], cwd=ROOT, input="\n".join(sorted(paths)),
+                          capture_output=True, text=True)  # fmt: skip
+    if told.returncode == 128:
+        pytest.skip(f"no git repository: {told.stderr}")
+    assert (told.stdout, told.returncode) == ("", 1)  # that it ignores none of them
 
 
 @pytest.mark.parametrize(

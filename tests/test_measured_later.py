@@ -44,6 +44,15 @@ def test_later_noise_levels_are_measured_while_the_run_is_sparse_each_layer_once
     assert "for the next run kept as" in run.report() and "knows later noise levels too" in run.report()
 
 
+def test_progress_is_told_once_for_each_layer(tmp_path: Path) -> None:
+    """However many dense steps measure it again, and sparse ones later."""
+    sigmas, told = (1.0, 0.99, 0.98, 0.5, 0.3), []
+    run = calibration(tmp_path, steps=3, sigmas=sigmas)
+    run.engine.measuring.progress = lambda done, of: told.append((done, of))
+    assert generate(run, sigmas) == [NONE] * 3 + [ALL] * 2
+    assert told == [(number, LAYERS) for number in range(1, LAYERS + 1)]
+
+
 def test_what_no_run_has_measured_comes_first(tmp_path: Path) -> None:
     """A sampler that leaves out steps comes to all layers of a band in a few prompts, and no prompt twice."""
     sigmas = (1.0, 0.95, 0.4, 0.3, 0.2)

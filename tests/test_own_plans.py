@@ -97,6 +97,8 @@ def test_what_is_no_plan_is_passed_over(tmp_path: Path) -> None:
     broken, gone = unreadable(files)
     assert broken.startswith("your own plan user/broken could not be read and was passed over: broken.json: is not")
     assert "user/gone" in gone and "gone.json" in gone
+    files["user/more"], files["user/last"] = files["user/gone"], files["user/broken"]
+    assert unreadable(files) == [broken, gone, "2 more of your own plans could not be read"]
 
 
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:

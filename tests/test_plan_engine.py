@@ -76,6 +76,13 @@ def test_what_the_user_keeps_dense_is_told_from_a_dense_plan() -> None:
     assert f"{reasons.KEPT_DENSE} 1" in run.report()
 
 
+def test_patterns_that_leave_nothing_out_are_the_plans() -> None:
+    run = Run(PlanEngine(uniform_plan("wan", 1, 3, 128, GRID, Diagonal(9, 1.0, 1.0)), 1.0, 0.0, "auto"), function=None)
+    run.reason = run.engine.reason(0.5)
+    run.attend(Call(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv())))
+    assert run.ledger.dense == {reasons.DENSE_HEADS: 1}
+
+
 def test_a_video_too_small_for_the_patterns_is_told_from_a_dense_plan() -> None:
     """60 tokens are not even one full tile."""
     grid = (3, 4, 5)

@@ -154,9 +154,10 @@ HOSTILE = {
     "prose": ("a plan of mine: take it", "is no plan"),
     "a file's JSON": (plan_to_json(small_plan()), "is no plan"),
     "too long": ("x" * (MOST_CHARACTERS + 1), "characters are too many"),
-    "an older version": (text_of(content(), "1"), "version 1, this pack reads 2: ask for it again"),
-    "a newer version": (text_of(content(), "33"), "version 33, this pack reads 2: update"),
-    "no version": (text_of(content(), "x"), "version x, this pack reads 2: update"),
+    "an older version": (text_of(content(), "1"), "version '1', this pack reads 2: ask for it again"),
+    "a newer version": (text_of(content(), "33"), "version '33', this pack reads 2: update"),
+    "no version": (text_of(content(), ""), "version '', this pack reads 2: update"),
+    "a digit of another kind": (text_of(content(), "²"), "this pack reads 2: update"),
     "no base64": (text_of_packed("$$$$"), "holds no plan"),
     "no LZMA": (text_of_packed("_AAA"), "holds no plan"),
     "it ends too early": (

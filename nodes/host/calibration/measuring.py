@@ -172,9 +172,10 @@ class Measuring:
             self.forget()
         self._here.add(call.layer)
         seen = self._seen[self.band_at(self.sigma)]
-        seen.add(call.layer)
-        if len(self._seen) == 1:
-            self.progress(len(seen), self.layers)
+        if call.layer not in seen:
+            seen.add(call.layer)
+            if len(self._seen) == 1:
+                self.progress(len(seen), self.layers)
         self.levels.append(self.sigma)
 
     def so_far(self) -> Profile | None:

@@ -71,11 +71,10 @@ def _found(wishes: Wishes, sampling: Sampling) -> Engine | str:
     family, shape = sampling.family.name, sampling.family.shape(sampling.model)
     known, saved = fingerprint(sampling.patcher, sampling.model, sampling.family), saved_plans()
     own = own_plan(saved, known, family, shape, wishes.preset, sampling.sigmas)
-    notes = unreadable(saved)
     if own is not None:
-        return _run(own, wishes, sampling, OWN, *notes)
+        return _run(own, wishes, sampling, OWN)
     other = own_plan(saved, known, family, shape, None, sampling.sigmas)
-    notes += [] if other is None else [passed_over(other)]
+    notes = [*unreadable(saved), *([] if other is None else [passed_over(other)])]
     likest = variant(sampling)
     shipped = None if likest is None else shipped_plan(family, shape, likest.file, wishes.preset)
     if shipped is None:

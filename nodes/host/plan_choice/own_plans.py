@@ -15,6 +15,7 @@ from .fingerprint import Fingerprint, read_fingerprint
 from .plan_names import named, plan_name
 
 OWN = "no plan connected: your own of this model is used"
+MOST_NAMED = 2  # files that hold no plan, in a report
 MODEL = "model "
 """Begins the names of parameters that hold fingerprints: a plan of Wan 2.2 holds those of both its models."""
 
@@ -35,7 +36,8 @@ def passed_over(plan: Plan) -> str:
 
 
 def unreadable(files: Mapping[str, Path]) -> list[str]:
-    """For the report, which of the user's files hold no plan: one of this model might be meant."""
+    """For the report, which of the user's files hold no plan, the first few of them: one of this model might be meant.
+    """
     found = []
     for name, path in files.items():
         try:
@@ -44,7 +46,8 @@ def unreadable(files: Mapping[str, Path]) -> list[str]:
             plan = str(error)
         if isinstance(plan, str):
             found.append(f"your own plan {name} could not be read and was passed over: {plan}")
-    return found
+    more = len(found) - MOST_NAMED
+    return found[:MOST_NAMED] + ([f"{more} more of your own plans could not be read"] if more > 0 else [])
 
 
 def own_plan(
@@ -82,7 +85,7 @@ def own_plan(
     return named(plan, name)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _loaded(path: Path, changed: int) -> Plan | str:
     """The plan of a file as it was at a time, or why it holds none."""
     try:

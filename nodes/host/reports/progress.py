@@ -3,19 +3,30 @@ it up. ComfyUI's own `ProgressBar` would take the sampler's bar for it."""
 
 from __future__ import annotations
 
+import logging
+
 from comfy_execution.progress import get_progress_state
+
+LOG = logging.getLogger("sparse_vdit")
 
 
 def show_progress(done: int, of: int, node_id: str | None) -> None:
-    """Show how much of something is done; the bar goes when all is."""
+    """Show how much of something is done; the bar goes when all is. No error of it, as other packs may listen too, is
+    worth what is done meanwhile."""
     if node_id is None:
         return
-    get_progress_state().update_progress(node_id, done, of)
+    try:
+        get_progress_state().update_progress(node_id, done, of)
+    except Exception:
+        LOG.exception("Sparse-vDiT: progress could not be shown")
     if done >= of:
         end_progress(node_id)
 
 
 def end_progress(node_id: str | None) -> None:
     """Take a bar away, if one is there."""
-    if node_id in get_progress_state().nodes:
-        get_progress_state().finish_progress(node_id)
+    try:
+        if node_id in get_progress_state().nodes:
+            get_progress_state().finish_progress(node_id)
+    except Exception:
+        LOG.exception("Sparse-vDiT: progress could not be shown")

@@ -86,8 +86,8 @@ MENDS = {
     KERNEL_FAILED: "the sparse kernel failed on this machine; another backend may work, please report the message",
     OUT_OF_MEMORY: "the GPU's memory was full; a smaller video, or more of the model kept outside of the GPU, helps",
     PROFILING: "this run only measures",
-    NOT_CALIBRATED: "the heads could not be measured in this run, the note beside it says why; make a plan with "
-    "Profile Heads",
+    NOT_CALIBRATED: "the heads could not be measured in this run, the note beside it says why; where that is not the "
+    "size of the video, Profile Heads may measure them",
 }
 """What a user can make of a reason, and do about it."""
 

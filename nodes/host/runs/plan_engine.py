@@ -14,7 +14,6 @@ from ....kernels.call import AttentionCall
 from ....kernels.configs import DTYPES
 from ....kernels.grid import TokenGrid
 from ....kernels.lists import TileLists
-from ....kernels.patterns import Dense
 from ....plans.binding import BoundPlan, Table, own_densities
 from ....plans.kept_dense import NOTHING_KEPT, KeptDense, with_dense
 from ....plans.plan import Plan
@@ -181,9 +180,9 @@ class PlanEngine:
         """Why a layer whose heads are all dense on this grid is so."""
         why = self.bound.too_small(TokenGrid(*call.layout), self.band, call.layer)
         if why is None:
-            row = self.whole.bands[self.band].heads[call.layer]
-            by_plan = all(self.whole.patterns[number] == Dense() for number in row)
-            return reasons.DENSE_HEADS if by_plan else reasons.KEPT_DENSE
+            of_plan, here = ([plan.patterns[number] for number in plan.bands[self.band].heads[call.layer]]
+                             for plan in (self.whole, self.plan))  # fmt: skip
+            return reasons.DENSE_HEADS if of_plan == here else reasons.KEPT_DENSE
         run.ledger.note(why)
         return reasons.TOO_SMALL
 

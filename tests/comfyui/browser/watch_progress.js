@@ -13,18 +13,21 @@ module.exports = async (page, options, { open, load, showAll, picture }) => {
         if (last && last.value === value && last.max === max && last.state === state) continue;
         window.told.push({ kind: comfyClass, value, max, state });
       }
+      setTimeout(look); // once the frontend has put it on the nodes
     });
     window.bars = {}; // the largest share at which a bar stood on a node, of those that were not full
     const look = () => {
       for (const { comfyClass, progress } of app.graph.nodes) {
         if (progress > 0 && progress < 1) window.bars[comfyClass] = Math.max(window.bars[comfyClass] ?? 0, progress);
       }
-      requestAnimationFrame(look);
     };
-    look();
   });
   const ended = page.evaluate(
-    () => new Promise((done) => ["execution_success", "execution_error"].forEach((kind) => app.api.addEventListener(kind, () => done(kind)))),
+    () => new Promise((done) => {
+      const ends = ["execution_success", "execution_error", "execution_interrupted"];
+      ends.forEach((kind) => app.api.addEventListener(kind, () => done(kind)));
+      setTimeout(() => done("too late"), 300000);
+    }),
   );
   await page.evaluate(() => app.queuePrompt(0, 1));
   const how = await ended;
