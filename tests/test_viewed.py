@@ -46,7 +46,7 @@ def test_the_view_is_of_the_whole_plan_and_the_run_obeys_what_is_kept_dense() ->
     engine = PlanEngine(plan, 0.8, 0.0, "auto", race=None, kept=kept_dense("0"))
     run = Run(engine, model_attention, clock=TestClock(dense=10.0, exact=4.0))
     forward(run, 0.5, qkv(grid=LONG), LONG)
-    assert run.ledger.layers[0] == {reasons.DENSE_HEADS: 1}
+    assert run.ledger.layers[0] == {reasons.KEPT_DENSE: 1}
     assert run.ledger.layers[1]["sparse"] == 1
     told = engine.viewed()
     assert json.loads(json.dumps(told)) == told
