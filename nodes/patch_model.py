@@ -10,12 +10,13 @@ from ..kernels.attention import AUTO, BACKENDS
 from ..plans.kept_dense import kept_dense, mismatch
 from ..plans.plan import Plan
 from ..plans.presets import DEFAULT_PRESET, PRESETS
-from .host.calibration.calibration import DEFAULT_START, CalibrationEngine
+from .host.calibration.calibration import CalibrationEngine
 from .host.plan_choice.choice import Wishes, choose
 from .host.reports.progress import end_progress
 from .host.reports.report import report
 from .host.runs.install import install
 from .host.runs.run import Run
+from .host.runs.sampling import DEFAULT_START
 from .sockets import CATEGORY, PlanType, keep_dense_input, keeps_dense
 
 

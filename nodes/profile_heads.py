@@ -18,7 +18,6 @@ from ..plans.candidates import default_candidates
 from ..plans.profile import Profile
 from ..plans.profiler import Profiler
 from .host.calibration.calibrated_plan import noted
-from .host.calibration.calibration import DEFAULT_START
 from .host.families import describe
 from .host.plan_choice.fingerprint import fingerprint
 from .host.plan_choice.own_plans import told_by
@@ -29,7 +28,7 @@ from .host.runs.install import install, pause_malloc_graph
 from .host.runs.plan_engine import SIGMA_SLACK
 from .host.runs.profile_engine import ProfileEngine
 from .host.runs.run import Run
-from .host.runs.sampling import Sampling
+from .host.runs.sampling import DEFAULT_START, Sampling
 from .sockets import CATEGORY, ProfileType, paper_inputs
 
 DENSE, SEQUENTIAL = "dense", "sequential"

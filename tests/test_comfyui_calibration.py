@@ -17,7 +17,7 @@ from comfyui.results import PLANS, counts, latents, new_log, relative_difference
 from comfyui.server import PromptError, Server
 from safetensors.torch import load_file, save_file
 from sparse_vdit.nodes.host.calibration.calibration import NO_WARM_UP
-from sparse_vdit.nodes.host.calibration.measuring import TOO_SMALL
+from sparse_vdit.nodes.host.calibration.measuring import NO_FULL_TILE
 from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.plans.files import load_plan
 from sparse_vdit.plans.profile_files import load_header, load_profile
@@ -135,7 +135,7 @@ def test_of_a_video_of_less_than_a_tile_nothing_is_measured(fresh: Server) -> No
     prompt["latent"]["inputs"]["length"] = 1
     _, line = generate(fresh, prompt)
     assert counts(line)[0] == 0 and "calibration failed" not in line
-    assert f"left out: {TOO_SMALL}" in line and "no plan was found" in line
+    assert f"left out: {NO_FULL_TILE}" in line and "no plan was found" in line
     assert not [*(fresh.base / PLANS).rglob("*")]
 
 

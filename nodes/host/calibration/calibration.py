@@ -25,11 +25,10 @@ from ..runs.engine import NOT_VIEWED, Call, DenseTimer, Engine
 from ..runs.failures import calibration_failure, out_of_memory
 from ..runs.plan_engine import SIGMA_SLACK, PlanEngine
 from ..runs.run import Run
+from ..runs.sampling import DEFAULT_START
 from ..speed.kernel_choice import KernelChoice
 from .measuring import Measuring
 
-DEFAULT_START = 0.2
-"""start_percent, where the user leaves it as it is."""
 NO_WARM_UP = (
     "with so few steps a kept plan runs from the first one on: a start_percent above "
     f"{DEFAULT_START} keeps the beginning dense"

@@ -30,7 +30,7 @@ with 8,736 and 3,564 tokens in float32); on GPUs, where one is in float32 and th
 
 NOT_FINITE = "queries, keys or values that are not finite"
 OTHER_SIZE = "video of another size than the one that is measured"
-TOO_SMALL = f"video of fewer than {QUERY_TILE} tokens, of which nothing can be left out"
+NO_FULL_TILE = f"video of fewer than {QUERY_TILE} tokens, of which nothing can be left out"
 
 
 class Measuring:
@@ -152,7 +152,7 @@ class Measuring:
         measured = self.engine.profiler.grid
         other = measured is not None and measured.shape != tuple(call.layout[:3])
         small = math.prod(call.layout[:3]) < QUERY_TILE
-        why = TOO_SMALL if small else OTHER_SIZE if other else self.engine.refusal(call)
+        why = NO_FULL_TILE if small else OTHER_SIZE if other else self.engine.refusal(call)
         if why is None and not all(torch.isfinite(x.sum(dtype=torch.float32)) for x in (call.q, call.k, call.v)):
             why = NOT_FINITE
         if why is not None:

@@ -17,7 +17,7 @@ from ....plans.profiler import Profiler
 from ....plans.versions import installed_versions
 from ..calibration.calibrated_model import CalibratedModel
 from ..calibration.calibrated_plan import FINGERPRINT, PATCHED, calibration_bands
-from ..calibration.calibration import DEFAULT_START, NO_WARM_UP, CalibrationEngine, begun
+from ..calibration.calibration import NO_WARM_UP, CalibrationEngine, begun
 from ..calibration.kept_plans import KeptPlans
 from ..calibration.measuring import Measuring
 from ..families import Family, describe
@@ -28,7 +28,7 @@ from ..runs.engine import Engine
 from ..runs.install import pause_malloc_graph
 from ..runs.plan_engine import SIGMA_SLACK, PlanEngine
 from ..runs.profile_engine import ProfileEngine
-from ..runs.sampling import Sampling, whole_steps
+from ..runs.sampling import DEFAULT_START, Sampling, whole_steps
 from ..speed.kernel_choice import KernelChoice
 from ..speed.latencies import kept_latencies
 from ..speed.race import Race, facts

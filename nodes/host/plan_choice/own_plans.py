@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -14,6 +15,7 @@ from ..calibration.calibrated_plan import FINGERPRINT, measured_among
 from .fingerprint import Fingerprint, read_fingerprint
 from .plan_names import named, plan_name
 
+LOG = logging.getLogger("sparse_vdit")
 OWN = "no plan connected: your own of this model is used"
 MOST_NAMED = 2  # files that hold no plan, in a report
 MODEL = "model "
@@ -91,6 +93,7 @@ def _loaded(path: Path, changed: int) -> Plan | str:
     try:
         return load_plan(path)
     except PlanError as error:
+        LOG.info("Sparse-vDiT: %s is passed over: %s", path.name, error)
         return str(error)
 
 

@@ -1,4 +1,4 @@
-"""Under which name a plan was loaded, for reports. A plan itself has none: it is its content."""
+"""What reports call a plan: the name it was loaded under, as it has none of its own, and what was measured of it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """A progress bar on a node that has run already: what its patch does while the sampler runs is shown where the user set
-it up. ComfyUI's own `ProgressBar` would take the sampler's bar for it."""
+it up. ComfyUI's own `ProgressBar` also sends the older message that names one node alone, which is the sampler's."""
 
 from __future__ import annotations
 

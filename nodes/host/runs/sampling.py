@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from ..families import Family, read_layout
 
+DEFAULT_START = 0.2
+"""Part of the noise schedule that stays dense at the beginning, where the user leaves start_percent as it is."""
+
 HALVINGS = 30
 PROMPTS = ("cross_attn", "concat_latent_image")  # what a model is told to show, by the names of ComfyUI's conds
 
