@@ -26,14 +26,17 @@ def softmax_step(
 
     Args:
         scores: (queries, keys). `(scores - OFFSET) * scale` are the s of the formula.
-        scale: a positive scalar.
+        scale: positive, a scalar or one for each query.
         v: (keys, head_dim). With FP16_SUMS it is at most 0.03, so that 64 weights of 2^15 do not overflow.
         FP16_SUMS: sum the block in fp16, which consumer cards do twice as fast as in fp32.
         UPCAST: multiply in fp32, since the interpreter computes products of bf16 wrongly.
     """
     SHIFT: tl.constexpr = 15.0 if v.dtype == tl.float16 else 0.0
     m_new = tl.maximum(m, (tl.max(scores, 1) - OFFSET) * scale)
-    p = tl.math.exp2(scores * scale - (m_new + (OFFSET * scale - SHIFT))[:, None])
+    each = scale
+    if OFFSET != 0.0:  # integers, whose scale is of each query
+        each = scale[:, None]
+    p = tl.math.exp2(scores * each - (m_new + (OFFSET * scale - SHIFT))[:, None])
     alpha = tl.math.exp2(m - m_new)
     denom = denom * alpha + tl.sum(p, 1)
     acc = acc * alpha[:, None]

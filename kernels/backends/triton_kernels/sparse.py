@@ -6,8 +6,8 @@ read through the index table of the list's token order, so q, k and v are never 
 token positions are loaded one iteration ahead and the tile number two ahead: with a dependent load inside the loop the
 pipeline falls back to two buffers.
 
-INT8: q k^T of 8-bit numbers, as SageAttention does it (arXiv 2410.02367): q is quantized here, one scale per query
-tile; k by `quantize_tiles.py`, which stores it in tile order. With FP16_SUMS values come from there too.
+INT8: q k^T of 8-bit numbers, as SageAttention does it (arXiv 2410.02367): q is quantized here, one scale per query; k
+by `quantize_tiles.py`, which stores it in tile order. With FP16_SUMS values come from there too.
 PACKED: keys and values of all full tiles in tile order (`pack_tiles.py`), read by tensor descriptors instead of token
 by token: TMA on Hopper and Blackwell.
 """
@@ -86,8 +86,8 @@ def block_sparse_fwd_kernel(
             K_TILES += slot.to(tl.int64) * tokens * HEAD_DIM
             K_SCALE += slot.to(tl.int64) * tl.cdiv(tokens, KEY_TILE)
             wide = q.to(tl.float32)
-            largest = tl.maximum(tl.max(tl.max(tl.abs(wide), 1), 0), 1e-12)
-            q = tl.math.floor(wide * (127.0 / largest) + 0.5).to(tl.int8)
+            largest = tl.maximum(tl.max(tl.abs(wide), 1), 1e-12)
+            q = tl.math.floor(wide * (127.0 / largest)[:, None] + 0.5).to(tl.int8)
             scale = qk_scale * largest / 127.0
         elif UPCAST:
             q = q.to(tl.float32)
@@ -101,7 +101,7 @@ def block_sparse_fwd_kernel(
             if INT8:
                 k = tl.load(K_TILES + place[:, None] * HEAD_DIM + offs_d[None, :], mask=valid[:, None], other=0)
                 scores = integer_scores(q, k.T) - INTEGER_OFFSET
-                scores = scores * (scale * tl.load(K_SCALE + first // KEY_TILE))
+                scores = scores * (scale * tl.load(K_SCALE + first // KEY_TILE))[:, None]
             else:
                 k = tl.load(K + key[None, :] * stride_ks + offs_d[:, None], mask=valid[None, :], other=0.0)
                 if UPCAST:
