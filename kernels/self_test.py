@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .call import AttentionCall
 from .grid import TokenGrid
-from .lists import TileListBuilder, TileLists
+from .lists import PREFETCH, TileListBuilder, TileLists
 from .memory import out_of_memory
 from .oracle import call_attention
 from .patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip
@@ -75,7 +75,8 @@ def _routing_failure(call: AttentionCall, chosen: AttentionCall) -> str | None:
     except ValueError as error:
         return f"its self-test failed: {error}"
     expected = routed_call(on_cpu(call)).lists.columns
-    same = (columns == expected).float().mean().item()
+    first = len(call.lists.columns) - PREFETCH  # the others are the plan's, and equal
+    same = (columns[first:] == expected[first:]).float().mean().item()
     return None if same >= MIN_SAME else f"its self-test failed: only {same:.0%} of the chosen key tiles are right"
 
 
