@@ -151,6 +151,7 @@ def install_packs(folder: Path, name: str = PACK_FOLDER) -> None:
     tests = ROOT / "tests"
     shutil.copytree(tests / "comfyui" / "test_pack", folder / "test_pack", ignore=_NOT_COPIED)
     shutil.copy(tests / "graph_recorder.py", folder / "test_pack")
+    shutil.copytree(tests / "ptx", folder / "test_pack" / "ptx", ignore=_NOT_COPIED)
     (folder / "test_pack" / "small_wan").mkdir()
     for name in ("__init__.py", "model.py", "video.py"):
         shutil.copy(tests / "small_wan" / name, folder / "test_pack" / "small_wan" / name)

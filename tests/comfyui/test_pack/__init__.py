@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from . import direct, family_nodes, others, quantized, text_encoders
+from . import direct, family_nodes, others, plugged_card, quantized, text_encoders
 from .small_wan.video import encode, random_scene, to_video
 from .trouble import TROUBLE_NODES
 
@@ -80,6 +80,7 @@ NODES = {
     "TestTroubleAtStep": TroubleAtStep,
     "TestDirectPlan": direct.DirectPlan,
     **others.NODES,
+    **plugged_card.NODES,
     **quantized.NODES,
 }
 text_encoders.install()
