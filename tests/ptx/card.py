@@ -42,9 +42,9 @@ class Card:
         runs: what ran, in order.
     """
 
-    def __init__(self, capability: tuple[int, int], machine: Machine, changed: Callable[[str], str]):
+    def __init__(self, capability: tuple[int, int], machine: Machine, **options: object):
         self.capability, self.machine = capability, machine
-        self.library = DriverLibrary(capability, execute=self._execute, changed=changed)
+        self.library = DriverLibrary(capability, execute=self._execute, **options)
         self.runs: list[Run] = []
         self._memory: GlobalMemory | None = None
 
@@ -94,16 +94,14 @@ def _elements(found: Range, what: object, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def plugged(
-    capability: tuple[int, int], machine: Machine | None = None, changed: Callable[[str], str] = lambda text: text
-) -> Iterator[Card]:
+def plugged(capability: tuple[int, int], machine: Machine | None = None, **options: object) -> Iterator[Card]:
     """Let tensors of the CPU count as tensors of a card of this capability, for the backend `compiled`.
 
     Args:
         machine: that runs the launches.
-        changed: changes the text of each module before it is loaded.
+        options: of `DriverLibrary`.
     """
-    card = Card(capability, machine or Machine(), changed)
+    card = Card(capability, machine or Machine(), **options)
     with library_plugged(card.library):
         no_card, start = compiled_backend._no_card, compiled_backend.through_driver
         with (

@@ -111,15 +111,14 @@ class Cta:
         self._finish()
 
     def _run_steps(self, steps: tuple, mask: Mask) -> None:
-        instruction = None
-        try:
-            for instruction, step in steps:
+        for instruction, step in steps:
+            try:
                 step(self, mask)
-        except PtxError as error:
-            error.instruction = error.instruction or instruction
-            raise
-        except Exception as error:  # most often an operand that is None
-            raise PtxError(f"fails; a register without a value? ({error!r})", instruction) from error
+            except PtxError as error:
+                error.instruction = error.instruction or instruction
+                raise
+            except Exception as error:  # most often an operand that is None
+                raise PtxError(f"fails; a register without a value? ({error!r})", instruction) from error
 
     def _leave(self, leaves: Exit, mask: Mask) -> None:
         if leaves.kind == "return":

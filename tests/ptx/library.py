@@ -52,6 +52,7 @@ class DriverLibrary:
         fail: CUDA errors by the name of the call that gives them.
         execute: runs a launch: program, grid, values of the parameters, bytes of shared memory. None: nobody does.
         changed: changes the text of a module before it is loaded.
+        shared_base: address of a block's shared memory. From sm_90 on it lies behind what the driver keeps there.
 
     Attributes:
         calls: name and arguments of each call.
@@ -61,10 +62,10 @@ class DriverLibrary:
 
     def __init__(
         self, capability: tuple[int, int] = (9, 0), version: int = 13000, fail: dict[str, int] | None = None,
-        execute: Execute | None = None, changed: Callable[[str], str] = lambda text: text,
+        execute: Execute | None = None, changed: Callable[[str], str] = lambda text: text, shared_base: int = 1024,
     ):  # fmt: skip
         self.capability, self.version, self.fail = capability, version, fail or {}
-        self.execute, self.changed = execute, changed
+        self.execute, self.changed, self.shared_base = execute, changed, shared_base
         self.calls: list[tuple[str, tuple]] = []
         self.launches: list[Launched] = []
         self.functions: list[Loaded] = []
@@ -147,16 +148,16 @@ class DriverLibrary:
         values = [CTYPES[kind].from_address(at).value for kind, at in zip(kinds, pointers, strict=True)]
         self.launches.append(Launched(loaded.kernel.name, geometry, stream.value, values))
         if self.execute is not None:
-            self.execute(program_of(loaded), tuple(grid), values, shared)
+            self.execute(program_of(loaded, self.shared_base), tuple(grid), values, shared)
         return 0
 
 
-_programs: dict[tuple[str, str], Program] = {}
+_programs: dict[tuple[str, str, int], Program] = {}
 
 
-def program_of(loaded: Loaded) -> Program:
+def program_of(loaded: Loaded, shared_base: int) -> Program:
     """The program of a function, made once for each text."""
-    key = loaded.text, loaded.kernel.name
+    key = loaded.text, loaded.kernel.name, shared_base
     if key not in _programs:
-        _programs[key] = Program(loaded.kernel)
+        _programs[key] = Program(loaded.kernel, shared_base)
     return _programs[key]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import PtxError, UnsupportedPtxError
+from .errors import UnsupportedPtxError
 from .numbers import U2, U4, U8, UNSIGNED, size_of
 from .operands import Mask, Slots, Step, constant_of
 from .parsing import Instruction, Operand, Register, Vector

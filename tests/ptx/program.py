@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from . import arithmetic, mma, movement, tcgen05, wgmma
@@ -59,10 +60,10 @@ class Program:
     """A kernel as stretches of steps.
 
     Args:
-        shared_base: address of the block's shared memory. It is not 0 on cards from sm_90 on.
+        shared_base: address of the block's shared memory.
     """
 
-    def __init__(self, kernel: Kernel, shared_base: int = 1024):
+    def __init__(self, kernel: Kernel, shared_base: int):
         if kernel.threads % 32:
             raise UnsupportedPtxError(f"{kernel.threads} threads are no whole warps")
         self.kernel, self.threads = kernel, kernel.threads
@@ -72,7 +73,7 @@ class Program:
         starts |= {number + 1 for number, instruction in enumerate(code) if instruction.parts[0] in ENDS}
         self._numbers = {start: number for number, start in enumerate(sorted(starts - {len(code)}))}
         bounds = [*self._numbers, len(code)]
-        self.stretches = [self._stretch(first, end) for first, end in zip(bounds, bounds[1:], strict=False)]
+        self.stretches = [self._stretch(first, end) for first, end in pairwise(bounds)]
 
     def _stretch(self, first: int, end: int) -> Stretch:
         body = self.kernel.code[first:end]
@@ -158,4 +159,3 @@ def _predicated(step: Step, slot: int, negated: bool) -> Step:
             step(cta, own)
 
     return run
-

@@ -123,9 +123,7 @@ class Wgmma:
         right = self._matrices(form, form.right, form.n, form.transposed[1], reads)
         return np.stack([a @ b.T for a, b in zip(left, right, strict=True)])
 
-    def _matrices(
-        self, form: Form, slot: int, count: int, transposed: bool, reads: list[Access]
-    ) -> list[np.ndarray]:
+    def _matrices(self, form: Form, slot: int, count: int, transposed: bool, reads: list[Access]) -> list[np.ndarray]:
         """A matrix (count, k) for each warpgroup, those of one descriptor only once."""
         known: dict[int, np.ndarray] = {}
         found = []
