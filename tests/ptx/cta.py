@@ -11,10 +11,10 @@ from .numbers import U1, U4
 from .operands import Mask, merged
 from .program import Exit, Program
 from .shared_memory import SharedMemory
-from .tcgen05 import TensorMemory
+from .tensor_memory import TensorMemory
 from .wgmma import Wgmma
 
-MOST_STRETCHES = 2_000_000  # a block that runs more of them runs for ever
+MOST_STRETCHES = 500_000  # a block that runs more of them runs for ever
 
 
 class Cta:
@@ -106,8 +106,8 @@ class Cta:
             except PtxError as error:
                 error.instruction = error.instruction or stretch.last
                 raise
-        if self.ready or self.waiting:
-            raise PtxError("runs for ever" if self.ready else "threads wait at a barrier that others do not reach")
+        if self.ready:
+            raise PtxError("runs for ever")
         self._finish()
 
     def _run_steps(self, steps: tuple, mask: Mask) -> None:
@@ -117,8 +117,10 @@ class Cta:
             except PtxError as error:
                 error.instruction = error.instruction or instruction
                 raise
-            except Exception as error:  # most often an operand that is None
-                raise PtxError(f"fails; a register without a value? ({error!r})", instruction) from error
+            except Exception as error:
+                missing = self.program.slots.without_value(instruction.operands[1:], self.registers)
+                text = f"{', '.join(missing)} without a value, or in flight" if missing else repr(error)
+                raise PtxError(text, instruction) from error
 
     def _leave(self, leaves: Exit, mask: Mask) -> None:
         if leaves.kind == "return":
@@ -154,9 +156,9 @@ class Cta:
 
     def _finish(self) -> None:
         self.shared.end_epoch([])
-        pending = "cp.async" if self.copies.pending else self.wgmma.pending or self.tensor_memory.pending
+        pending = self.copies.pending or self.wgmma.pending or self.tensor_memory.pending
         if pending:
-            raise PtxError(f"{pending} not waited for at the end")
+            raise PtxError(f"{pending} at the end", self.program.kernel.code[-1])
 
 
 def _join(groups: dict[int, Mask], number: int, mask: Mask) -> None:

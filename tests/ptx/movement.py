@@ -136,8 +136,8 @@ class Copies:
                 self.cta.shared.end_copy(access, values)
 
     @property
-    def pending(self) -> bool:
-        return bool(self.open) or any(self.groups)
+    def pending(self) -> str:
+        return "cp.async is not waited for" if self.open or any(self.groups) else ""
 
 
 def translate_ldmatrix(slots: Slots, instruction: Instruction) -> Step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,6 +84,18 @@ class Slots:
             return lambda cta: cta.registers[slot]
         step = DTYPES[kind](offset % 2 ** (8 * size_of(kind)))
         return lambda cta: cta.registers[slot] + step
+
+    def without_value(self, operands: Iterable[Operand | None], registers: list[np.ndarray | None]) -> list[str]:
+        """Names of registers among operands, and within them, that hold nothing."""
+        found = []
+        for operand in operands:
+            if isinstance(operand, Vector):
+                found += self.without_value(operand.items, registers)
+            elif isinstance(operand, Address):
+                found += self.without_value([operand.base], registers)
+            elif isinstance(operand, Register) and registers[self._registers[operand.name]] is None:
+                found.append(operand.name)
+        return found
 
     def _register(self, operand: Register, kind: str) -> int:
         if size_of(operand.kind) != size_of(kind) or (operand.kind == "pred") != (kind == "pred"):

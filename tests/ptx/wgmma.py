@@ -65,7 +65,7 @@ class Wgmma:
         self.open: list[Product] = []
         self.groups: list[list[Product]] = []
         self.sums: dict[tuple[int, ...], np.ndarray] = {}
-        self.fenced: list[np.ndarray | None] = [None] * len(cta.registers)
+        self.fenced: list[np.ndarray | None] = []  # what registers held at the last wgmma.fence
 
     @property
     def in_flight(self) -> list[Product]:
@@ -78,7 +78,7 @@ class Wgmma:
 
     @property
     def pending(self) -> str:
-        return "wgmma" if self.sums else ""
+        return "wgmma is not waited for" if self.sums else ""
 
     def fence(self, mask: Mask) -> None:
         """wgmma.fence: what registers hold now, products may read."""
@@ -101,7 +101,9 @@ class Wgmma:
         self.cta.need_all(mask)
         reads: list[Access] = []
         left = [] if isinstance(form.left, int) else form.left
-        self._need_fence(left, "A was written after wgmma.fence")
+        written = (*left, *(() if form.target in self.sums else form.target))
+        if not self.fenced or any(self.fenced[place] is not self.cta.registers[place] for place in written):
+            raise PtxError("registers that wgmma uses were written since the last wgmma.fence")
         keep = self.cta.registers[form.keep]
         if keep.any() != keep.all():
             raise UnsupportedPtxError("scale-d that differs between threads")
@@ -149,12 +151,7 @@ class Wgmma:
             return self.sums[form.target]
         if any(self.cta.registers[place] is None for place in form.target):
             raise PtxError("adds to registers without a value, or in flight")
-        self._need_fence(form.target, "the sums were written after wgmma.fence")
         return np.stack([self.cta.registers[place] for place in form.target]).view(dtype)
-
-    def _need_fence(self, places: tuple[int, ...] | list[int], text: str) -> None:
-        if any(self.fenced[place] is not self.cta.registers[place] for place in places):
-            raise PtxError(text)
 
     def _finish(self, product: Product) -> None:
         registers, form = self.cta.registers, product.form
