@@ -71,7 +71,7 @@ THREADS = np.arange(64)
         ("shfl.sync.idx.b32 %r9, %r2, 3, 31, -1;", THREADS // 32 * 32 + 3),
         ("setp.lt.s32 %p1, %r2, 9; selp.b32 %r9, %r2, %r1, %p1;", np.where(THREADS < 9, THREADS, 5)),
         ("mov.b32 %r9, 1; setp.lt.s32 %p1, %r2, 9; @!%p1 mov.b32 %r9, %r1;", np.where(THREADS < 9, 1, 5)),
-        ("mov.b32 %r9, 0; $L: add.s32 %r9, %r9, 3; setp.lt.u32 %p1, %r9, %r2; @%p1 bra $L;", np.maximum(-(-THREADS // 3), 1) * 3),
+        ("mov.b32 %r9, 0; $L: add.s32 %r9, %r9, 3; setp.le.u32 %p1, %r9, %r2; @%p1 bra $L;", (THREADS // 3 + 1) * 3),
         ("st.shared.b32 [%r5], %r2; bar.sync 0; xor.b32 %r8, %r5, 128; ld.shared.b32 %r9, [%r8];", THREADS ^ 32),
         ("{ .reg .b32 own; mov.b32 own, 3; { .reg .b32 own; mov.b32 own, 4; } mov.b32 %r9, own; }", THREADS * 0 + 3),
     ],

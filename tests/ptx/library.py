@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .parsing import Kernel, parse
 from .program import Program
@@ -16,6 +17,7 @@ FREE_SHARED, MAX_DYNAMIC_SHARED = 48 * 1024, 8  # bytes; CUfunction_attribute
 MOST_SHARED = {  # bytes a block may have, by capability
     (8, 0): 166912, (8, 6): 101376, (8, 9): 101376, (9, 0): 232448, (10, 0): 232448, (12, 0): 101376,
 }  # fmt: skip
+LEAST_SHARED = min(MOST_SHARED.values())  # of cards that are not listed
 MOST_BLOCKS = 2**31 - 1, 2**16 - 1  # along x and y
 INVALID_VALUE, INVALID_CONTEXT, NO_BINARY, INVALID_PTX, NOT_FOUND = 1, 201, 209, 218, 500  # CUresult
 CTYPES = {"u64": ctypes.c_uint64, "u32": ctypes.c_uint32, "f32": ctypes.c_float}
@@ -30,8 +32,7 @@ class Loaded:
     shared: int = FREE_SHARED
 
 
-@dataclass(frozen=True)
-class Launched:
+class Launched(NamedTuple):
     """A launch as it reached the driver: grid and block in `geometry`, with the bytes of shared memory."""
 
     entry: str
@@ -130,7 +131,7 @@ class DriverLibrary:
         return 0
 
     def _cuFuncSetAttribute(self, function: ctypes.c_void_p, attribute: int, value: int) -> int:  # noqa: N802
-        if attribute != MAX_DYNAMIC_SHARED or value > MOST_SHARED[self.capability]:
+        if attribute != MAX_DYNAMIC_SHARED or value > MOST_SHARED.get(self.capability, LEAST_SHARED):
             return INVALID_VALUE
         self.functions[function.value - 1].shared = value
         return 0
