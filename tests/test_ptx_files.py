@@ -1,6 +1,5 @@
 """The shipped attention kernels, executed: one of each architecture and head_dim against the oracle."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -34,9 +33,3 @@ def test_all_kinds_of_kernels_are_among_them():
 def test_where_shared_memory_lies_changes_nothing(file):
     case = CASES["odd grid"]
     assert torch.equal(run(case, file, shared_base=0).out, run(case, file, shared_base=4096).out)
-
-
-def test_an_error_shows():
-    result = run(CASES["odd grid"], "sm_80/attention-fp16-64")
-    assert 0 < result.error <= result.allowed
-    assert not dataclasses.replace(result, error=2 * result.allowed).right

@@ -1,5 +1,7 @@
 """The machine itself, on programs of a few lines: what it computes, and which violations it names where."""
 
+import ctypes
+
 import numpy as np
 import pytest
 from ptx import cta
@@ -155,12 +157,41 @@ def test_what_it_cannot_read_is_named(text):
         parse(f"{HEAD}{text}\nret;\n}}\n")
 
 
-@pytest.mark.parametrize(("capability", "error"), [((8, 0), None), ((7, 5), 209), ((9, 0), None)])
-def test_modules_load_on_their_cards_alone(capability, error):
+PTX = f"{HEAD}ret;\n}}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("capability", "shared", "error"),
+    [((8, 0), 0, None), ((9, 0), 0, None), ((7, 5), 0, 209), ((8, 0), 163 * 1024, None), ((8, 0), 164 * 1024, 1)],
+)
+def test_modules_load_where_they_would(capability, shared, error):
     driver = Driver(DriverLibrary(capability))
-    ptx = f"{HEAD}ret;\n}}\n".encode()
     if error is None:
-        assert driver.load(0, ptx, "small", 0).device == 0
+        assert driver.load(0, PTX, "small", shared).device == 0
         return
     with pytest.raises(RuntimeError, match=f"CUDA_ERROR_{error}"):
-        driver.load(0, ptx, "small", 0)
+        driver.load(0, PTX, "small", shared)
+
+
+@pytest.mark.parametrize(
+    ("grid", "threads", "shared", "error"),
+    [
+        ((3, 2), 64, 0, 0),
+        ((0, 1), 64, 0, 1),
+        ((1, 65536), 64, 0, 1),
+        ((1, 1), 32, 0, 1),
+        ((1, 1), 64, 48 * 1024 + 1, 1),
+    ],
+)
+def test_launches_that_a_driver_refuses_are_refused(grid, threads, shared, error):
+    library, ran = DriverLibrary((8, 0), execute=lambda *launch: ran.append(launch)), []
+    driver, out = Driver(library), words()
+    function = driver.load(0, PTX, "small", 0)
+    arguments = [ctypes.c_void_p(out.ctypes.data), ctypes.c_int32(-3)]
+    if error:
+        with pytest.raises(RuntimeError, match=f"cuLaunchKernel failed: CUDA_ERROR_{error}"):
+            driver.launch(function, grid, threads, shared, 77, arguments)
+        assert not ran
+        return
+    driver.launch(function, grid, threads, shared, 77, arguments)
+    assert ran[0][1:] == (grid, [out.ctypes.data, 2**32 - 3], 0)

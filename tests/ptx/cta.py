@@ -41,6 +41,9 @@ class Cta:
         self.copies, self.wgmma, self.tensor_memory = Copies(self), Wgmma(self), TensorMemory(self)
         self.visits = np.zeros(len(program.stretches), np.int64)
         self.fragments: dict[tuple, tuple] = {}  # see `mma.left_matrix`
+        self.ready: dict[int, Mask] = {0: None}  # threads by the stretch that they run next
+        self.waiting: dict[int, Mask] = {}  # at a barrier, by the stretch that follows it
+        self.returned = 0
         self._set_constants(thread, place, grid)
 
     def _set_constants(self, thread: np.ndarray, place: tuple[int, int], grid: tuple[int, int]) -> None:
@@ -90,9 +93,6 @@ class Cta:
     # running
     def run(self) -> None:
         """Run the block to its end. Raises PtxError, which names the instruction."""
-        self.ready: dict[int, Mask] = {0: None}
-        self.waiting: dict[int, Mask] = {}
-        self.returned = 0
         for _ in range(MOST_STRETCHES):
             if not self.ready:
                 break
