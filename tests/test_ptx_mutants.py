@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable
 
 import pytest
-from ptx.cases import WHOLE, run
+from ptx.cases import ATTENTION, CASES, WHOLE, Case, run
 from ptx.errors import PtxError
+from sparse_vdit.kernels.backends import shipped
 from sparse_vdit.kernels.grid import TokenGrid
 
 # text comes last: token 0, which programs store to for rows past the end, is then another program's
@@ -38,8 +39,8 @@ def halfway(pattern: str, by: str) -> Mutant:
 A_OF_MMA = r"(mma\.sync\S+ \{[^}]*\}, \{ *)(%r\d+), *(%r\d+)"
 B_OF_MMA = r"(mma\.sync\S+ \{[^}]*\}, \{[^}]*\}, \{ *)(%r\d+), *(%r\d+)"
 WAIT_LOOP = r"(mbarrier\.try_wait[^;]*;\s*)@!complete bra\.uni waitLoop;"
-MUTANTS: dict[str, dict[str, Mutant]] = {
-    "sm_80/attention-bf16-64": {
+MUTANTS: dict[tuple[str, str], dict[str, Mutant]] = {  # of a call's file, in a kernel that it launches
+    ("sm_80/attention-bf16-64", ATTENTION): {
         "registers of A swapped": halfway(A_OF_MMA, r"\1\3, \2"),
         "registers of B swapped": halfway(B_OF_MMA, r"\1\3, \2"),
         "a matrix not transposed": swap(r"\.trans\b", ""),
@@ -56,13 +57,13 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "rows past the end stored": swap(r"@%p\d+ (st\.global)", r"\1", None),
         "one key too many": swap(r"setp\.lt(\.s32\s+%p\d+, %r\d+, %r\d+;)", r"setp.le\1", None),
     },
-    "sm_86/attention-fp16-64-int8": {
+    ("sm_86/attention-fp16-64-int8", ATTENTION): {
         "8-bit registers of A swapped": swap(A_OF_MMA.replace(r"\S+", r"\S+s8\S+"), r"\1\3, \2"),
         "8-bit registers of B swapped": swap(B_OF_MMA.replace(r"\S+", r"\S+s8\S+"), r"\1\3, \2", -1),
         "bytes in another order": swap(r"0x3340U", "0x4330U"),
         "no barrier": swap(r"^\s*bar\.sync\s+0;", "", None),
     },
-    "sm_90/attention-bf16-64": {
+    ("sm_90/attention-bf16-64", ATTENTION): {
         "one product more may be in flight": swap(r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;", None),
         "no proxy fence": swap(r"fence\.proxy\.async\S*;", "", None),
         **{f"no fence before a product {i}": swap(r"wgmma\.fence\.sync\.aligned;", "", i) for i in (0, 1, -1)},
@@ -73,7 +74,7 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "one copy more may be in flight": swap(r"(cp\.async\.wait_group\s+)2;", r"\g<1>3;", None),
         "old sums kept": swap(r"(%rd\d+, %rd\d+), 0, 1, 1, 0, 0;", r"\1, 1, 1, 1, 0, 0;", -1),
     },
-    "sm_100/attention-bf16-64": {
+    ("sm_100/attention-bf16-64", ATTENTION): {
         "no wait for a product": halfway(WAIT_LOOP, r"\1"),
         "a product not committed": halfway(r"@%p\d+ tcgen05\.commit[^;]*;", ""),
         "no wait for stores": halfway(r"tcgen05\.wait::st\S*;", ""),
@@ -85,24 +86,37 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "memory not freed": swap(r"@%p\d+ tcgen05\.dealloc[^;]*;", ""),
         "half the memory": swap(r"(tcgen05\.(?:de)?alloc\S+ \S+), 256;", r"\1, 128;", None),
     },
+    ("sm_86/attention-fp16-64-int8", "quantize_keys_kernel"): {
+        "the largest of other lanes": swap(r"(shfl\.sync\.bfly\.b32\s+%r\d+, %r\d+), (16|8|4),", r"\1, 1,", None),
+        "no barrier": swap(r"^\s*bar\.sync\s+0;", "", None),
+        "keys past the end": swap(r"setp\.lt(\.s32\s+%p\d+, %r\d+, %r\d+;)", r"setp.le\1", None),
+    },
+    ("sm_80/attention-fp16-64", "tile_means_kernel"): {
+        "a lane too far": swap(r"(shfl\.sync\.bfly\.b32\s+%r\d+, %r\d+), 8,", r"\1, 4,"),
+        "no barrier": swap(r"^\s*bar\.sync\s+0;", ""),
+    },
 }
 
 
-@pytest.mark.parametrize(("file", "name"), [(file, name) for file, mutants in MUTANTS.items() for name in mutants])
-def test_mutants_are_noticed(file: str, name: str) -> None:
-    change = MUTANTS[file][name]
-
-    def changed(text: str) -> str:
-        return change(text) if ".entry block_sparse_fwd_kernel" in text else text
-
+@pytest.mark.parametrize(
+    ("file", "entry", "name"), [(*where, name) for where, mutants in MUTANTS.items() for name in mutants]
+)
+def test_mutants_are_noticed(file: str, entry: str, name: str) -> None:
+    change = MUTANTS[file, entry][name]
     try:
-        result = run(CASE, file, changed=changed)
+        result = run(case_of(entry), file, changed=lambda text: change(text) if f".entry {entry}(" in text else text)
     except PtxError as error:
-        assert error.instruction is not None and error.place
+        assert error.instruction is not None and entry in error.place
     else:
         assert not result.right, f"unnoticed, relative L2 {result.error:.2e}"
 
 
-@pytest.mark.parametrize("file", MUTANTS)
-def test_the_same_case_without_a_change_is_right(file: str) -> None:
-    assert run(CASE, file).right
+def case_of(entry: str) -> Case:
+    return CASES["routed"] if entry == "tile_means_kernel" else CASE
+
+
+@pytest.mark.parametrize(("file", "entry"), MUTANTS)
+def test_the_same_case_without_a_change_is_right(file: str, entry: str) -> None:
+    result = run(case_of(entry), file)
+    assert result.right
+    assert entry in {shipped.binary(ran.file).entry for ran in result.card.runs}

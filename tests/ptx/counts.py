@@ -49,7 +49,7 @@ def per_key_tile(file: str) -> dict[str, float]:
 
 def _counts(file: str, grid: TokenGrid) -> Counter[str]:
     """Instructions by opcode, of one warp."""
-    machine = Machine(races=False)
+    machine = Machine()
     machine.blocks = {(0, 0)}
     run(Case(grid, (Dense(),)), file, machine)
     ((program, visits),) = [item for item in machine.visits.items() if item[0].kernel.name == ATTENTION]

@@ -25,19 +25,18 @@ class Cta:
         place: number of the block along x and y.
         grid: blocks along x and y.
         shared: bytes of shared memory.
-        races: whether to look for races.
     """
 
     def __init__(
         self, program: Program, memory: GlobalMemory, parameters: list[np.unsignedinteger], place: tuple[int, int],
-        grid: tuple[int, int], shared: int, races: bool = True,
+        grid: tuple[int, int], shared: int,
     ):  # fmt: skip
         self.program, self.memory, self.threads = program, memory, program.threads
         self.registers: list[np.ndarray | None] = [None] * len(program.slots.kinds)
         self.parameters = [np.full(self.threads, value) for value in parameters]
         thread = np.arange(self.threads, dtype=U4)
         self.warps = (thread // U4(32)).astype(U1)
-        self.shared = SharedMemory(shared, program.slots.shared_base, races)
+        self.shared = SharedMemory(shared, program.slots.shared_base)
         self.copies, self.wgmma, self.tensor_memory = Copies(self), Wgmma(self), TensorMemory(self)
         self.visits = np.zeros(len(program.stretches), np.int64)
         self.fragments: dict[tuple, tuple] = {}  # see `mma.left_matrix`

@@ -16,16 +16,12 @@ Values = list[int | float]
 class Machine:
     """Executes launches.
 
-    Args:
-        races: whether to look for races.
-
     Attributes:
         visits: warps that ran each stretch, by program, over all launches.
         blocks: numbers of the blocks to run, None for all.
     """
 
-    def __init__(self, races: bool = True):
-        self.races = races
+    def __init__(self) -> None:
         self.visits: dict[Program, np.ndarray] = {}
         self.blocks: set[tuple[int, int]] | None = None
 
@@ -41,7 +37,7 @@ class Machine:
                 if self.blocks is not None and place not in self.blocks:
                     continue
                 memory.block = number
-                cta = Cta(program, memory, bits, place, grid, shared, self.races)
+                cta = Cta(program, memory, bits, place, grid, shared)
                 try:
                     cta.run()
                 except PtxError as error:

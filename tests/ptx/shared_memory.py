@@ -39,15 +39,10 @@ class Access:
 
 
 class SharedMemory:
-    """Bytes of a block's shared memory with what is known of each.
+    """Bytes of a block's shared memory, which starts at the address `base`, with what is known of each."""
 
-    Args:
-        base: its address.
-        races: whether to look for races, which takes a third of the time.
-    """
-
-    def __init__(self, size: int, base: int, races: bool):
-        self.size, self.base, self.races = size, base, races
+    def __init__(self, size: int, base: int):
+        self.size, self.base = size, base
         whole = -(-size // 16) * 16 + 16
         self._data = _views(np.full(whole, 0xFF, U1))
         self._state = _views(np.full(whole, NEVER_WRITTEN, U1))
@@ -113,7 +108,7 @@ class SharedMemory:
 
     def end_epoch(self, still_read: list[Access]) -> None:
         """A barrier: look for races since the last one. What tensor cores still read goes on into the next epoch."""
-        if self.races and self._stores:
+        if self._stores:
             self._find_races()
         self._stores, self._loads = [], [*still_read]
 

@@ -20,8 +20,7 @@ class Row:
     Attributes:
         files: shipped files with these instructions.
         cases: how many ran.
-        error: the largest relative L2 distance to the truth; of a kernel that prepares attention, that of the calls it
-            prepared.
+        error: the largest relative L2 distance to the truth. That of quantized keys is of the attention they are for.
         allowed: the distance that the tests allow.
         seconds: it took.
         instructions: of a warp for each key tile, by class.
