@@ -32,7 +32,12 @@ from sparse_vdit.kernels.configs import HEAD_DIMS, NVIDIA_ARCHS  # noqa: E402
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE  # noqa: E402
 
 CUDA_OF_ISA = {74: (11, 4), 78: (11, 8), 80: (12, 0), 86: (12, 7), 87: (12, 8)}  # the first driver that reads a version
-HELPERS = ("quantize_keys", f"tile_means_{KEY_TILE}", f"tile_means_{QUERY_TILE}")
+HELPERS = {  # as `ahead_of_time.py` calls them: the kernel and what it is compiled for
+    "quantize_tiles": ("quantize_tiles", {}),
+    "quantize_tiles_values": ("quantize_tiles", {"VALUES": True}),
+    f"tile_means_{KEY_TILE}": ("tile_means", {"TILE": KEY_TILE}),
+    f"tile_means_{QUERY_TILE}": ("tile_means", {"TILE": QUERY_TILE}),
+}
 PTX_KINDS = {"*": "u64", "i": "u32", "f": "f32"}  # by the first letter of Triton's type
 
 
@@ -44,14 +49,15 @@ def prepare_compiler(cache: str) -> None:
 
 def tasks(only: str) -> list[tuple[str, tuple]]:
     """Name of everything that ships and what to compile for it, of names that start with `only`."""
-    found = []
+    arch = shipped.HELPER_ARCH
+    found = [(shipped.file_name(arch, "select_tiles", "fp32", {}), ("select_tiles", "fp32", 0))]
     for dtype, head_dim in itertools.product(shipped.DTYPE_NAMES.values(), HEAD_DIMS):
-        for kernel in HELPERS:
-            found.append((f"{shipped.HELPER_ARCH}/{kernel}-{dtype}-{head_dim}", (kernel, dtype, head_dim)))
-        for arch, int8, tail in itertools.product(NVIDIA_ARCHS, (False, True), (False, True)):
-            constants = {"HEAD_DIM": head_dim, "INT8": int8, "TAIL": tail}
-            name = shipped.file_name(arch, "attention", dtype, constants)
-            found.append((name, ("attention", arch, dtype, head_dim, int8, tail)))
+        for helper, (kernel, constants) in HELPERS.items():
+            name = shipped.file_name(arch, kernel, dtype, {"HEAD_DIM": head_dim, **constants})
+            found.append((name, (helper, dtype, head_dim)))
+        for card, int8 in itertools.product(NVIDIA_ARCHS, (False, True)):
+            name = shipped.file_name(card, "attention", dtype, {"HEAD_DIM": head_dim, "INT8": int8})
+            found.append((name, ("attention", card, dtype, head_dim, int8)))
     return sorted(task for task in found if task[0].startswith(only))
 
 
@@ -75,7 +81,7 @@ def describe(name: str, compiled: object) -> tuple[dict, dict]:
         RuntimeError: PTX that the launcher would not know how to call, or that names this machine.
     """
     ptx, metadata, source = compiled.asm["ptx"], compiled.metadata, compiled.src
-    types = {n: _type(source, i, name) for i, n in enumerate(source.fn.arg_names) if source.signature[n] != "constexpr"}
+    types = {n: _type(source, i) for i, n in enumerate(source.fn.arg_names) if source.signature[n] != "constexpr"}
     entry = re.search(r"\.entry (\w+)\((.*?)\)", ptx, re.DOTALL)
     kinds = re.findall(r"\.param \.(\w+)", entry.group(2))
     scratch = len(kinds) - len(types)
@@ -95,10 +101,10 @@ def describe(name: str, compiled: object) -> tuple[dict, dict]:
     return record, {"parameters": types, "scratch": scratch}
 
 
-def _type(source: object, place: int, name: str) -> str:
-    """Triton's notation of a parameter's type, the dtype of the file called `model`."""
-    dtype = name.split("-")[1]
-    kind = source.signature[source.fn.arg_names[place]].replace(dtype, "model")
+def _type(source: object, place: int) -> str:
+    """Triton's notation of a parameter's type; of a pointer without what it points at."""
+    kind = source.signature[source.fn.arg_names[place]]
+    kind = "*" if kind.startswith("*") else kind
     divisor = dict(source.attrs.get((place,), ())).get("tt.divisibility")
     return kind if divisor is None else f"{kind}:{divisor}"
 

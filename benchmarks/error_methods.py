@@ -22,7 +22,7 @@ TAUS = (1.0, 1.3)
 ROWS = 256  # of queries that the search goes by
 
 DENSE = ("sdpa", "sdpa_cudnn", "sdpa_flash", "fa3", "kitchen_int8", "sage")
-BY_DENSITY = ("ours_bf16", "ours_int8", "ours_tail", "ours_routed", "kitchen_sol_topk", "kitchen_sol_topk_bricks")
+BY_DENSITY = ("ours_bf16", "ours_int8", "ours_routed", "kitchen_sol_topk", "kitchen_sol_topk_bricks")
 CHOSEN: dict[str, Method] = {name: METHODS[name] for name in (*DENSE, *BY_DENSITY)}
 CHOSEN["kitchen_sol_topk_extra"] = sol(bricks=False, extra=EXTRA_TOKENS)
 CHOSEN |= {  # as ComfyUI's node calls it
@@ -30,7 +30,7 @@ CHOSEN |= {  # as ComfyUI's node calls it
 }
 ON_CPU: dict[str, Method] = {
     "sdpa": METHODS["sdpa"], "ours_torch": METHODS["ours_torch"],
-    "ours_torch_tail": ours("torch", "tail", tail=True), "ours_torch_routed": ours("torch", "routed"),
+    "ours_torch_routed": ours("torch", "routed"),
 }  # fmt: skip
 ONCE = (*DENSE, *(name for name in CHOSEN if name.startswith("kitchen_sol_1")))
 """Methods that no density is asked of."""

@@ -12,7 +12,7 @@ from result_files import NOT_YET, made_by
 ERRORS = (0.05, 0.1, 0.2)
 SIZE, MARGIN, LEGEND = 320, 56, 170
 INKS = {
-    "ours_bf16": "#0b6e4f", "ours_int8": "#3bb273", "ours_tail": "#1b9aaa", "ours_routed": "#2e86ab",
+    "ours_bf16": "#0b6e4f", "ours_int8": "#3bb273", "ours_routed": "#2e86ab",
     "kitchen_sol_topk": "#d1495b", "kitchen_sol_topk_bricks": "#e88b97", "kitchen_sol_topk_extra": "#9e2a2b",
     "kitchen_sol_1.0": "#edae49", "kitchen_sol_1.3": "#b8860b", "kitchen_sol_1.0_bricks": "#f5d491",
     "kitchen_sol_1.3_bricks": "#d9b95b",

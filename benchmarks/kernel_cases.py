@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -62,7 +61,7 @@ class Case:
     def error(self, out: Tensor, kind: str) -> float:
         """||out - exact|| / ||exact|| on sampled heads and rows of out (1, S, H, D)."""
         if kind not in self._truths:
-            call = AttentionCall(self.q, self.k, self.v, self.lists, self.numbers(kind), tail=kind == "tail")
+            call = AttentionCall(self.q, self.k, self.v, self.lists, self.numbers(kind))
             self._truths[kind] = exact(routed_call(call), *self.sample)
         heads, rows = self.sample
         truth = self._truths[kind]
@@ -94,12 +93,6 @@ def exact(call: AttentionCall, heads: Tensor, rows: Tensor) -> Tensor:
         k, v = (x[0, :, head][order].float() for x in (call.k, call.v))
         keep = listed_keys(lists, number, order.argsort()[rows])
         bias = torch.zeros(keep.shape, device=k.device).masked_fill_(~keep, -torch.inf)
-        if call.tail:
-            tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
-            kept = keep[:, : tiled : lists.key_tile]
-            summary = torch.full(kept.shape, math.log(lists.key_tile), device=k.device).masked_fill_(kept, -torch.inf)
-            bias = torch.cat([bias, summary], 1)
-            k, v = (torch.cat([x, x[:tiled].unflatten(0, (-1, lists.key_tile)).mean(1)]) for x in (k, v))
         scores = call.q[0, rows, head].float() @ k.T * k.shape[-1] ** -0.5
         found.append((scores + bias).softmax(-1) @ v)
     return torch.stack(found)

@@ -17,8 +17,9 @@ from kernel_cases import Case
 from small_wan_runs import sparse_attention
 from sparse_vdit.kernels.backends import triton_backend
 from sparse_vdit.kernels.backends.launcher import through_triton
+from sparse_vdit.kernels.backends.tile_copies import tile_copies
 from sparse_vdit.kernels.call import AttentionCall
-from sparse_vdit.kernels.configs import device_arch, kernel_config, untried_configs
+from sparse_vdit.kernels.configs import device_arch, kernel_config, packed_config
 from sparse_vdit.kernels.lists import TileLists
 from sparse_vdit.kernels.order import DEEP, ORDERS
 from sparse_vdit.kernels.routing import routed_call
@@ -39,7 +40,7 @@ class Method:
 
     Attributes:
         make: prepares a case; what it returns is timed, and what comes out finished into (1, S, H, D) untimed.
-        truth: its exact answer: `lists`, the same with `tail`, `routed`, `dense`; None for a choice of its own.
+        truth: its exact answer: `lists`, `routed`, `dense`; None for a choice of its own.
         ideal: method whose dense time, times the density, is this one's ideal time.
         best: whether it counts as dense attention in the model's own precision.
         package: of PyPI, for its version.
@@ -74,23 +75,23 @@ def ours(backend: str, kind: str = "lists", **options: bool) -> Method:
     def prepare(case: Case) -> Callable[[], object]:
         call = AttentionCall(case.q, case.k, case.v, case.lists, case.numbers(kind), **options)
         if kind == "routed":
-            return lambda: routed_call(call, triton_backend.means)
+            return lambda: routed_call(call, triton_backend.choose)
         slots = case.lists.slots(call.pair_lists, case.q.shape[2])
-        config = kernel_config(device_arch(case.q.device), case.q.shape[-1], call.int8, call.tail)
-        return lambda: triton_backend.Prepared(case.k, case.v, slots, call, config, through_triton)
+        config = kernel_config(device_arch(case.q.device), case.q.shape[-1], call.int8)
+        return lambda: list(tile_copies(call, config, slots, len(slots), through_triton))
 
     return Method(make, kind, prepare=prepare if backend == "triton" and (options or kind == "routed") else None)
 
 
-def untried(name: str, int8: bool = False) -> Method:
-    """Our kernel in a configuration that no card takes yet, see `configs.untried_configs`."""
+def packed() -> Method:
+    """Our kernel with packed keys and values, which no card takes yet, see `configs.packed_config`."""
 
     def make(case: Case) -> tuple[Run, Finish]:
         arch = device_arch(case.q.device)
-        config = untried_configs(arch, case.q.shape[-1], int8).get(name)
+        config = packed_config(arch, case.q.shape[-1]) if arch else None
         if config is None:
             raise ValueError(f"not for {arch} at head_dim {case.q.shape[-1]}" if arch else "needs a GPU")
-        call = AttentionCall(case.q, case.k, case.v, case.lists, case.head_lists, int8=int8)
+        call = AttentionCall(case.q, case.k, case.v, case.lists, case.head_lists)
         return lambda: triton_backend.run(call, arch, through_triton, config), as_it_is
 
     return Method(make)
@@ -238,12 +239,7 @@ METHODS: dict[str, Method] = {
     "fa4": flash("flash_attn.cute", "flash-attn-4"),
     "ours_bf16": ours("triton"),
     "ours_int8": ours("triton", int8=True),
-    "ours_packed": untried("packed"),
-    "ours_int8_packed": untried("packed", int8=True),
-    "ours_stages_2": untried("stages_2"),
-    "ours_int8_stages_2": untried("stages_2", int8=True),
-    "ours_int8_fp8": untried("fp8", int8=True),
-    "ours_tail": replace(ours("triton", "tail", tail=True), ideal="ours_bf16"),
+    "ours_packed": packed(),
     "ours_routed": replace(ours("triton", "routed"), ideal="ours_bf16"),
     "ours_ptx": ours("compiled"),
     "kitchen_int8": Method(make_kitchen_int8, "dense", package="comfy-kitchen"),

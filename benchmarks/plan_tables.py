@@ -127,18 +127,6 @@ def sensitivity_table() -> str:
     return "\n".join([*lines, "", " ".join([*told, made_by(result)])])
 
 
-def compensation_table() -> str:
-    """Plans plainly, with the tail, and of equal work."""
-    result = newest("compensation")
-    lines = ["| plan | work, of dense | PSNR, dB | SSIM | loss on true videos |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        if "psnr" in row:
-            lines.append(
-                f"| {row['rule']} | {row['density']:.2f} | {row['psnr']:.1f} | {row['ssim']:.3f} | {row['loss']:.4f} |"
-            )
-    return "\n".join([*lines, "", made_by(result)])
-
-
 def transfer_table() -> str:
     """What plans are worth that were found on little, on the video itself, or on a smaller one."""
     result = newest("plan_transfer")

@@ -127,9 +127,9 @@ def profile_scenes(
     return profiler.profile()
 
 
-def plan_attention(plan: Plan | Attention | None, calls: Counter[str], tail: bool = False) -> Attention:
+def plan_attention(plan: Plan | Attention | None, calls: Counter[str]) -> Attention:
     """Attention by a plan at each noise level, dense where it has no band; counts `sparse` and `dense` calls. What is
-    attention already stays as it is, and is not counted. `tail`: tiles left out count as their mean."""
+    attention already stays as it is, and is not counted."""
     if callable(plan):
         return plan
     bound = plan and BoundPlan(plan, QUERY_TILE, KEY_TILE)
@@ -143,7 +143,7 @@ def plan_attention(plan: Plan | Attention | None, calls: Counter[str], tail: boo
                 calls["dense"] += 1
                 return dense_attention(layer, q, k, v, shape)
             calls["sparse"] += 1
-            return sparse_attention(q, k, v, lists, table[band][layer], tail=tail)
+            return sparse_attention(q, k, v, lists, table[band][layer])
 
         return hook
 

@@ -16,7 +16,6 @@ from error_time import error_time_table, verified_table
 from instruction_table import instructions_table
 from own_time_table import own_time_table
 from plan_tables import (
-    compensation_table,
     masks_table,
     methods_table,
     sensitivity_table,
@@ -96,13 +95,13 @@ def code_table() -> str:
         if row["check"] == "code":
             groups.setdefault((row["arch"], row["kernel"]), []).append(row)
     lines = [
-        "| GPU | kernel | registers | spills | shared memory, KiB of | tensor instructions, INT8, FP8 | compiled, s |",
+        "| GPU | kernel | registers | spills | shared memory, KiB of | tensor instructions, INT8 | compiled, s |",
         "|---|---|---|---|---|---|---|",
     ]
     for (arch, kernel), rows in groups.items():
         shared, limit = max(row["shared"] for row in rows) / 1024, rows[0]["shared_limit"] / 1024
         registers, spills = (max(row[name] for row in rows) for name in ("registers", "spills"))
-        cores = " / ".join(str(min(row[name] for row in rows)) for name in ("tensor_core", "int8_core", "fp8_core"))
+        cores = " / ".join(str(min(row[name] for row in rows)) for name in ("tensor_core", "int8_core"))
         cells = [arch, kernel, registers, spills, f"{shared:.0f} of {limit:.0f}", cores]
         lines.append(f"| {' | '.join(map(str, cells))} | {max(row['seconds'] for row in rows):.1f} |")
     return "\n".join([*lines, "", made_by(result)])
@@ -111,15 +110,14 @@ def code_table() -> str:
 def numbers_table() -> str:
     """Relative errors by dtype and option, the worst of the tests' cases."""
     result = newest("kernel_checks")
-    groups: dict[tuple[str, str, str], list[dict]] = {}
+    groups: dict[tuple[str, str], list[dict]] = {}
     for row in result["rows"]:
         if row["check"] == "numbers":
-            tail = "with summaries" if row["tail"] else "without"
-            groups.setdefault((row["kernel"], tail, row["dtype"]), []).append(row)
-    lines = ["| kernel | summaries | dtype | cases | error | allowed |", "|---|---|---|---|---|---|"]
-    for (kernel, tail, dtype), rows in sorted(groups.items()):
+            groups.setdefault((row["kernel"], row["dtype"]), []).append(row)
+    lines = ["| kernel | dtype | cases | error | allowed |", "|---|---|---|---|---|"]
+    for (kernel, dtype), rows in sorted(groups.items()):
         worst = [f"{max(row[name] for row in rows):.1e}" for name in ("error", "allowed")]
-        lines.append(f"| {kernel} | {tail} | {dtype} | {len(rows)} | {' | '.join(worst)} |")
+        lines.append(f"| {kernel} | {dtype} | {len(rows)} | {' | '.join(worst)} |")
     return "\n".join([*lines, "", made_by(result)])
 
 
@@ -128,7 +126,7 @@ def memory_table() -> str:
     result = newest("kernel_checks")
     rows = [row for row in result["rows"] if row["check"] == "memory"]
     balances = [name for name in rows[0] if name.startswith("imbalance")]
-    shown = ["bf16", "int8", "tail", "packed", "routed"]
+    shown = ["int8", "int8_fp16_sums", "packed", "routed"]
     lines = [
         "| shape | tokens | lists, MB | " + " | ".join(f"{name}, % of q+k+v" for name in shown) + " | "
         + " | ".join(f"longest / mean multiprocessor at {name.split('_')[1]}" for name in balances) + " |",
@@ -241,7 +239,7 @@ TABLES = {
         "masks": masks_table, "methods": methods_table, "sensitivity": sensitivity_table, "solver": solver_table,
         "hold_out": hold_out_table, "needs": needs_table, "prior": prior_table,
         "instructions": instructions_table,
-        "transfer": transfer_table, "compensation": compensation_table,
+        "transfer": transfer_table,
         "made_heads": lambda: verified_table(
             of_each("calibrated_heads_verify", "shape"), newest("calibrated_heads_fit")
         ),

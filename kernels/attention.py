@@ -1,16 +1,20 @@
-"""The one door to sparse attention: checks a call, picks a backend by declared constraints and runs it."""
+"""The one door to sparse attention: checks a call, picks a backend that can be trusted with it and runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from .backends import compiled_backend, torch_backend, triton_backend
 from .call import AttentionCall
 from .lists import TileLists
-from .routing import launch_slots, routed_call
+from .memory import out_of_memory
+from .routing import routed_call, routing_of
+from .self_test import error_line, self_test, small_call
 
 BACKENDS: dict[str, ModuleType] = {  # in order of preference
     "triton": triton_backend,
@@ -19,26 +23,101 @@ BACKENDS: dict[str, ModuleType] = {  # in order of preference
 }
 AUTO = "auto"
 
+T = TypeVar("T")
+Kind = tuple[str, torch.device, torch.dtype, int, bool]
+"""Backend, device, dtype, head_dim, 8 bits: calls for which one error speaks."""
+
+_failures: dict[Kind, str] = {}
+_tested: dict[tuple[Kind, bool], str | None] = {}  # with whether a head was routed
+
 
 def choose_backend(call: AttentionCall, backend: str = AUTO) -> tuple[str, str | None]:
     """Name of the backend for a call, and why faster ones were passed over (None when none was).
 
+    The first call of a kind runs the backend's self-test, which takes some tens of milliseconds; `try_kernels` does it
+    beforehand.
+
     Raises:
         ValueError: an unknown backend, or a named one that cannot run the call (with its reason).
+        torch.OutOfMemoryError: memory ran out while kernels were loaded or tested.
     """
     if backend not in (AUTO, *BACKENDS):
         raise ValueError(f"backend {backend!r} is unknown, expected one of {', '.join((AUTO, *BACKENDS))}")
-    passed_over = None
-    for name, module in BACKENDS.items():
-        if backend not in (AUTO, name):
-            continue
-        reason = module.refusal(call)
+    passed_over = []
+    for name in BACKENDS if backend == AUTO else [backend]:
+        reason = refusal(name, call)
         if reason is None:
-            return name, passed_over
+            return name, "; ".join(passed_over) or None
         if backend == name:
             raise ValueError(f"backend {name} cannot run this call: {reason}; choose backend {AUTO}")
-        passed_over = f"{passed_over}; {name}: {reason}" if passed_over else f"{name}: {reason}"
+        passed_over.append(f"{name}: {reason}")
     raise AssertionError("the torch backend refuses nothing")
+
+
+def refusal(name: str, call: AttentionCall) -> str | None:
+    """Why a backend is not to run a call: it cannot, it failed before, or its self-test did. None when it can."""
+    kind = _kind(name, call)
+    if kind in _failures:
+        return _failures[kind]
+    reason = BACKENDS[name].refusal(call)
+    if reason is not None or not BACKENDS[name].needs_self_test(call.q.device):
+        return reason
+    return _self_test(kind, not call.lists.routed.keys().isdisjoint(call.head_lists))
+
+
+def with_fallback(
+    call: AttentionCall,
+    backend: str,
+    compute: Callable[[str], T],
+    passes_through: Callable[[Exception], bool] = out_of_memory,
+) -> tuple[T, str, str | None]:
+    """What `compute` gives for the first backend that does not fail, its name, and why others were passed over.
+
+    A backend that fails is not asked again for calls of the same kind, in this process.
+
+    Args:
+        compute: computes the call by a backend of that name.
+        passes_through: whether an error says nothing of the backend; it is raised.
+    """
+    while True:
+        name, passed_over = choose_backend(call, backend)
+        try:
+            return compute(name), name, passed_over
+        except Exception as error:
+            if passes_through(error) or name == "torch" or backend == name:
+                raise
+            bar(name, call, error)
+
+
+def bar(name: str, call: AttentionCall, error: Exception) -> None:
+    """Remember that a backend failed, for all calls of the kind."""
+    _failures[_kind(name, call)] = f"it failed: {error_line(error)}"
+
+
+def try_kernels(device: torch.device, dtype: torch.dtype, head_dim: int, int8: bool, routed: bool) -> None:
+    """Run the self-tests that calls of a kind would run, before there is such a call.
+
+    Raises:
+        torch.OutOfMemoryError: memory ran out.
+    """
+    choose_backend(small_call(device, dtype, head_dim, int8, routed))
+
+
+def forget_failures() -> None:
+    """Trust every backend anew, and test it again."""
+    _failures.clear()
+    _tested.clear()
+
+
+def _kind(name: str, call: AttentionCall) -> Kind:
+    return name, call.q.device, call.q.dtype, call.q.shape[-1], call.int8
+
+
+def _self_test(kind: Kind, routed: bool) -> str | None:
+    if (kind, routed) not in _tested:  # not kept where memory ran out, which raises
+        name, *options = kind
+        _tested[kind, routed] = self_test(BACKENDS[name], *options, routed)
+    return _tested[kind, routed]
 
 
 def sparse_attention(
@@ -48,7 +127,7 @@ def sparse_attention(
 
     Args:
         backend: `auto`, or the name of one in BACKENDS.
-        options: `key_bias`, `int8` and `tail`, as all others described at `AttentionCall`.
+        options: `key_bias` and `int8`, as all others described at `AttentionCall`.
 
     Returns:
         (B, S, H, D) in the dtype of q.
@@ -59,13 +138,13 @@ def sparse_attention(
     if not isinstance(head_lists, Sequence):
         raise ValueError(f"head_lists is {head_lists!r}, expected the number of a list for each head")
     call = AttentionCall(q, k, v, lists, tuple(head_lists), **options)
-    return run_call(call, choose_backend(call, backend)[0])
+    return with_fallback(call, backend, lambda name: run_call(call, name))[0]
 
 
 def run_call(call: AttentionCall, name: str) -> Tensor:
     """Output (B, S, H, D) of a call by the backend that `choose_backend` named for it."""
     backend = BACKENDS[name]
-    return backend.attention(routed_call(call, backend.means))
+    return backend.attention(routed_call(call, backend.choose))
 
 
 def keep_tables(
@@ -82,6 +161,6 @@ def keep_tables(
     lists.skipped()
     lists.text_only()
     lists.slots(pairs, len(head_lists))
-    launch_slots(lists, pairs, len(head_lists))
+    routing_of(lists, pairs, len(head_lists))
     if backend == "torch":
         torch_backend.keep_tables(lists, pairs, head_dim)

@@ -25,7 +25,6 @@ class AttentionCall:
         key_bias: (B, prefix + suffix) floats, added to the scores of the text keys before the softmax: -inf hides a
             key. Every query must keep a key that is not hidden, and NaN gives NaN.
         int8: q k^T in 8 bits (SageAttention, arXiv 2410.02367), where the backend can.
-        tail: tiles left out count as their mean key and value (PISA, arXiv 2602.01077; Sol-Attn, arXiv 2607.24027).
 
     Raises:
         ValueError: anything else; the message names the value.
@@ -38,7 +37,6 @@ class AttentionCall:
     head_lists: tuple[int, ...]
     key_bias: Tensor | None = None
     int8: bool = False
-    tail: bool = False
 
     def __post_init__(self) -> None:
         q, k, v, lists = self.q, self.k, self.v, self.lists
@@ -82,7 +80,7 @@ class AttentionCall:
             kind = "a bool mask" if self.key_bias.dtype == torch.bool else str(self.key_bias.dtype)
             raise ValueError(f"key_bias is {kind}, expected floats: 0 for keys that count, -inf for others")
         text_only = [number for number in self.head_lists if self.lists.text_only()[number]]
-        if text_only and not self.tail:
+        if text_only:
             raise ValueError(f"list {text_only[0]} has queries that attend text alone, which key_bias may hide")
 
     @property

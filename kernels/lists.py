@@ -34,6 +34,7 @@ class TileLists:
         index: sequence position of each sorted token per order, int32 (orders, tokens).
         densities: computed query-key pairs / all pairs of each list.
         routed: for lists whose key tiles are chosen at each call (`routing.py`), how many; their rows are empty here.
+        derived: made by `routing.py` from lists that were checked; they are not checked again in every call.
 
     Raises:
         ValueError: a list that reaches past the tables, names a tile that is not there, or leaves a query without any
@@ -50,10 +51,11 @@ class TileLists:
     index: Tensor
     densities: tuple[float, ...]
     routed: dict[int, int] = field(default_factory=dict)
+    derived: bool = False
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.columns.device.type == "cpu":
+        if self.columns.device.type == "cpu" and not self.derived:
             self._check()
 
     def to(self, device: torch.device | str) -> TileLists:
@@ -116,23 +118,6 @@ class TileLists:
     def rows(self, number: int) -> tuple[list[int], list[int]]:
         """`starts` and `counts` of a list on the host."""
         return self.kept_aside(("rows", number), lambda: (self.starts[number].tolist(), self.counts[number].tolist()))
-
-    def kept(self) -> Tensor:
-        """One bit for each (list, row, key tile) that is attended, int32 words (lists, rows, tiles / 32)."""
-        tiles = self.grid.video_tokens // self.key_tile
-
-        def make() -> Tensor:
-            found = []
-            for starts, counts in zip(self.starts.long(), self.counts.long().clamp_min(0), strict=True):
-                row = torch.repeat_interleave(torch.arange(len(starts), device=starts.device), counts)
-                begin = torch.repeat_interleave(starts - counts.cumsum(0) + counts, counts)
-                mask = torch.zeros(len(starts), tiles, dtype=torch.bool, device=starts.device)
-                mask[row, self.columns[begin + torch.arange(len(row), device=starts.device)].long()] = True
-                found.append(tile_bits(mask))
-            words = -(-tiles // 32)
-            return torch.stack(found) if found else self.counts.new_zeros(0, self.counts.shape[1], words)
-
-        return self.kept_aside("kept", make)
 
     def _check(self) -> None:
         tiles, entries = self.grid.video_tokens // self.key_tile, len(self.columns) - PREFETCH
@@ -267,15 +252,6 @@ class TileListBuilder:
                     f"{MOST_COLUMN_BYTES >> 20} MB: use a plan with fewer patterns"
                 )
         return self._rows[key]
-
-
-def tile_bits(mask: Tensor) -> Tensor:
-    """bool (rows, tiles) as one bit each in int32 words (rows, tiles / 32), the lowest first."""
-    rows, tiles = mask.shape
-    padded = torch.zeros(rows, -(-tiles // 32) * 32, dtype=torch.int64, device=mask.device)
-    padded[:, :tiles] = mask
-    words = (padded.view(rows, -1, 32) << torch.arange(32, device=mask.device)).sum(-1)
-    return words.add(2**31).remainder(2**32).sub(2**31).to(torch.int32)  # the signed number with the same bits
 
 
 def tile_density(tiling: Tiling, kept_tiles: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -49,8 +48,8 @@ def pattern_attention(
 
 
 def call_attention(call: AttentionCall) -> Tensor:
-    """What a call must give, from its tile lists, key bias and tail, one S x (S + tiles) matrix per head: (B, S, H, D)
-    fp64. `int8` is a way to compute and not part of the truth.
+    """What a call must give, from its tile lists and key bias, one S x S matrix per head: (B, S, H, D) fp64. `int8`
+    is a way to compute and not part of the truth.
     """
     out = torch.zeros(call.q.shape, dtype=torch.float64)
     for pair, number in enumerate(call.pair_lists):
@@ -74,11 +73,6 @@ def _one_head(call: AttentionCall, number: int, q: Tensor, k: Tensor, v: Tensor,
     scores[:, : tiles * lists.key_tile].masked_fill_(~kept.repeat_interleave(lists.key_tile, 1), -torch.inf)
     if bias is not None:
         scores[:, lists.grid.video_tokens :] += bias.double()
-    if call.tail:
-        k_means, v_means = (x[: tiles * lists.key_tile].unflatten(0, (-1, lists.key_tile)).mean(1) for x in (k, v))
-        summaries = q @ k_means.T * q.shape[-1] ** -0.5 + math.log(lists.key_tile)
-        scores = torch.cat([scores, summaries.masked_fill(kept, -torch.inf)], 1)
-        v = torch.cat([v, v_means])
     out = torch.empty_like(q)
     out[index] = (scores.softmax(1) @ v).masked_fill(skipped[:, None], 0.0)
     return out

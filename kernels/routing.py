@@ -3,130 +3,178 @@
     chosen(i) = top_k over j of  mean(q in tile i) . mean(k in tile j)
 
 Gives the same tile lists that patterns give, so that backends need not know. The work is one pass over q and k and one
-product of (tiles x head_dim) matrices: 1 / (128 * 64) of the dense product.
+product of (tiles x head_dim) matrices: 1 / (128 * 64) of the dense product. What all calls with the same heads share is
+made once and stays on the device, so that no call waits for a copy.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from .call import AttentionCall
-from .lists import PREFETCH, TileLists, tile_bits
+from .lists import PREFETCH, TileLists
 
-CHUNK_ELEMENTS = 1 << 20  # of products at a time: those of all heads would take more memory than q, k and v may
-
-Means = Callable[[AttentionCall, Tensor, int], Tensor]
+MAX_EXTRA = 0.05  # of the memory of q, k and v: scores at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbering:
-    """Numbers of the lists of a call once every (batch, routed head) has its own.
+class Routing:
+    """What routed calls with the same heads have in common, with every (batch, routed head) as a list.
 
     Attributes:
-        pairs: list of each (batch, head).
-        members: for each routed list the (batch, head) numbers that had it, in the order of their new lists.
+        first: number of the first of these lists; those of the plan come before them.
+        members: batch, head and list of the plan of each new list, int32 (members, 3).
+        kept: key tiles per query tile of each new list.
+        starts, counts, orders: as in `TileLists`, for all lists.
+        entries: of `columns`, the ones that are read ahead not counted.
+        pair_lists: list of each (batch, head).
         densities: of all lists.
+        cache: what `TileLists` remembers of lists like these.
     """
 
-    pairs: tuple[int, ...]
-    members: dict[int, list[int]]
+    first: int
+    members: Tensor
+    kept: tuple[int, ...]
+    starts: Tensor
+    counts: Tensor
+    orders: Tensor
+    entries: int
+    pair_lists: tuple[int, ...]
     densities: tuple[float, ...]
+    cache: dict
 
 
-def numbering(lists: TileLists, pair_lists: tuple[int, ...]) -> Numbering:
-    """The same for every call with the same heads."""
-    pairs, densities, members = list(pair_lists), list(lists.densities), {}
-    for number in sorted(set(pair_lists) & set(lists.routed)):
-        members[number] = [pair for pair, own in enumerate(pair_lists) if own == number]
-        for pair in members[number]:
-            pairs[pair] = len(densities)
-            densities.append(lists.densities[number])
-    return Numbering(tuple(pairs), members, tuple(densities))
+Choose = Callable[[AttentionCall, Routing, Tensor], None]
+"""Writes the chosen tiles of every new list into `columns`, where its starts say."""
 
 
-def launch_slots(lists: TileLists, pair_lists: tuple[int, ...], heads: int) -> Tensor:
-    """What launches of a call read, `TileLists.slots`, once its routed heads have lists of their own."""
-    found = numbering(lists, pair_lists)
-    return lists.kept_aside((found.pairs, heads), lambda: lists.new_slots(found.pairs, found.densities, heads))
-
-
-def routed_call(call: AttentionCall, means: Means | None = None) -> AttentionCall:
-    """The call with a list of its own for every (batch, routed head); other heads keep theirs.
+def routing_of(lists: TileLists, pair_lists: tuple[int, ...], heads: int) -> Routing | None:
+    """What calls with these heads have in common, made once; None where no head is routed.
 
     Args:
-        means: mean tokens (B*H, tiles, D) of a tensor (B, S, H, D) over full tiles of so many tokens, in each head's
-            token order; a backend's kernel, or by torch.
+        pair_lists: list of each (batch, head).
     """
-    means = means or mean_tiles
-    lists, found = call.lists, numbering(call.lists, call.pair_lists)
-    if not found.members:
+    if lists.routed.keys().isdisjoint(pair_lists):
+        return None
+    return lists.kept_aside(("routing", pair_lists, heads), lambda: _new_routing(lists, pair_lists, heads))
+
+
+def _new_routing(lists: TileLists, pair_lists: tuple[int, ...], heads: int) -> Routing:
+    first, rows = len(lists.densities), lists.starts.shape[1] - 1
+    used, device = len(lists.columns) - PREFETCH, lists.columns.device
+    routed = [pair for pair, number in enumerate(pair_lists) if number in lists.routed]
+    own = [pair_lists[pair] for pair in routed]
+    kept = [lists.routed[number] for number in own]
+    host_starts, host_counts = torch.zeros(2, len(own), rows + 1, dtype=torch.int32)
+    for member, (number, count) in enumerate(zip(own, kept, strict=True)):
+        starts, counts = lists.rows(number)
+        host_starts[member, :-1] = used + count * torch.arange(rows)
+        host_counts[member, :-1] = count
+        host_starts[member, -1], host_counts[member, -1] = starts[-1], counts[-1]
+        used += count * rows
+    pairs, densities = list(pair_lists), (*lists.densities, *(lists.densities[number] for number in own))
+    for member, pair in enumerate(routed):
+        pairs[pair] = first + member
+    orders = lists.order_numbers() + [lists.order_numbers()[number] for number in own]
+    members = [(*divmod(pair, heads), number) for pair, number in zip(routed, own, strict=True)]
+    return Routing(
+        first=first,
+        members=torch.tensor(members, dtype=torch.int32, device=device),
+        kept=tuple(kept),
+        starts=torch.cat([lists.starts, host_starts.to(device)]),
+        counts=torch.cat([lists.counts, host_counts.to(device)]),
+        orders=torch.tensor(orders, dtype=torch.int32, device=device),
+        entries=used,
+        pair_lists=tuple(pairs),
+        densities=densities,
+        cache={
+            (tuple(pairs), heads): lists.new_slots(tuple(pairs), densities, heads),
+            "zero": lists.zero(),
+            "orders": orders,
+            "skipped": lists.skipped() + [False] * len(own),
+            "text_only": lists.text_only() + [False] * len(own),
+        },
+    )
+
+
+def routed_call(call: AttentionCall, choose: Choose | None = None) -> AttentionCall:
+    """The call with a list for every (batch, routed head); other heads keep theirs.
+
+    Args:
+        choose: a backend's way to choose the tiles, or `choose_tiles`.
+    """
+    lists, routing = call.lists, routing_of(call.lists, call.pair_lists, call.q.shape[2])
+    if routing is None:
         return call
-    q_means, k_means = (means(call, x, tile) for x, tile in ((call.q, lists.query_tile), (call.k, lists.key_tile)))
-    rows, used = q_means.shape[1], len(lists.columns) - PREFETCH
-    entries = sum(len(members) * rows * lists.routed[number] for number, members in found.members.items())
-    columns = lists.columns.new_zeros(used + entries + PREFETCH)
-    columns[:used] = lists.columns[:used]
-    starts, counts, orders, bits = [lists.starts], [lists.counts], [lists.orders], []
-    for number, members in found.members.items():
-        kept = lists.routed[number]
-        chosen = columns[used : used + len(members) * rows * kept].view(len(members), rows, kept)
-        choose_tiles(q_means[members], k_means[members], chosen)
-        start, count = (table[number].repeat(len(members), 1) for table in (lists.starts, lists.counts))
-        place = torch.arange(len(members) * rows, device=columns.device, dtype=torch.int32).view(len(members), rows)
-        start[:, :-1] = used + place * kept
-        count[:, :-1] = kept
-        starts.append(start)
-        counts.append(count)
-        orders.append(lists.orders[number].repeat(len(members)))
-        bits += [_kept_bits(tiles, k_means.shape[1]) for tiles in chosen] if call.tail else []
-        used += chosen.numel()
+    used = len(lists.columns) - PREFETCH
+    columns = lists.columns.new_zeros(routing.entries + PREFETCH)
+    columns[:used].copy_(lists.columns[:used])
+    if lists.grid.video_tokens >= lists.query_tile:  # there is a query tile to choose for
+        (choose or choose_tiles)(call, routing, columns)
     together = dataclasses.replace(
         lists,
         columns=columns,
-        starts=torch.cat(starts),
-        counts=torch.cat(counts),
-        orders=torch.cat(orders),
-        densities=found.densities,
-        _cache={(found.pairs, call.q.shape[2]): launch_slots(lists, call.pair_lists, call.q.shape[2])},
+        starts=routing.starts,
+        counts=routing.counts,
+        orders=routing.orders,
+        densities=routing.densities,
+        derived=True,
+        _cache=dict(routing.cache),
     )
-    if call.tail:
-        together._cache["kept"] = torch.cat([lists.kept(), torch.stack(bits)])
-    return dataclasses.replace(call, lists=together, head_lists=found.pairs)
+    return dataclasses.replace(call, lists=together, head_lists=routing.pair_lists)
 
 
-def choose_tiles(q_means: Tensor, k_means: Tensor, chosen: Tensor) -> None:
-    """Fill chosen, whole numbers (N, query tiles, kept), with the best key tiles, ascending, for mean queries and keys
-    (N, tiles, D). A few heads at a time.
+def score_chunks(call: AttentionCall, q_means: Tensor, k_means: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Scores of the new lists, few lists at a time: number of the first member and (members, query tiles, tiles) fp32.
+
+    Args:
+        q_means, k_means: fp32 (members, tiles, D).
     """
-    n, rows, columns = len(q_means), q_means.shape[1], k_means.shape[1]
-    some = max(1, CHUNK_ELEMENTS // max(1, rows * columns))
-    for first in range(0, n, some):
-        part = slice(first, first + some)
-        products = q_means[part].float() @ k_means[part].float().transpose(1, 2)
-        best = products.topk(chosen.shape[2], dim=-1, sorted=False).indices.to(chosen.dtype)
-        chosen[part] = best.sort(-1).values  # neighbours in memory one after the other
+    members, rows, tiles = len(q_means), q_means.shape[1], k_means.shape[1]
+    allowed = int(MAX_EXTRA * 3 * call.q.numel() * call.q.element_size())
+    size = max(1, allowed // max(1, 4 * rows * tiles))
+    for first in range(0, members, size):
+        part = slice(first, first + size)
+        yield first, torch.bmm(q_means[part], k_means[part].transpose(1, 2))
 
 
-def _kept_bits(chosen: Tensor, tiles: int) -> Tensor:
-    """`TileLists.kept` of one list with chosen tiles (query tiles, kept) and a dense last row."""
-    mask = torch.zeros(len(chosen) + 1, tiles, dtype=torch.bool, device=chosen.device)
-    mask[:-1].scatter_(1, chosen.long(), True)
-    mask[-1] = True
-    return tile_bits(mask)
+def choose_tiles(call: AttentionCall, routing: Routing, columns: Tensor) -> None:
+    """Choose tiles by torch, on any device. Members that keep as many tiles are chosen together."""
+    lists = call.lists
+    q_means, k_means = (
+        mean_tiles(call, routing, x, tile) for x, tile in ((call.q, lists.query_tile), (call.k, lists.key_tile))
+    )
+    rows, place = q_means.shape[1], len(lists.columns) - PREFETCH
+    for first, scores in score_chunks(call, q_means, k_means):
+        alike: dict[int, list[int]] = defaultdict(list)
+        for member in range(len(scores)):
+            alike[routing.kept[first + member]].append(member)
+        chosen: dict[int, Tensor] = {}
+        for kept, members in alike.items():
+            some = scores if len(members) == len(scores) else scores[members]
+            best = some.topk(kept, dim=-1, sorted=False).indices.sort(-1).values.to(columns.dtype)
+            chosen |= dict(zip(members, best, strict=True))
+        for member in range(len(scores)):
+            entries = chosen[member].flatten()
+            columns[place : place + len(entries)] = entries
+            place += rows * routing.kept[first + member]
 
 
-def mean_tiles(call: AttentionCall, x: Tensor, tile: int) -> Tensor:
-    """Means (B*H, tiles, D), float32, of x (B, S, H, D); zeros for heads that are not routed."""
-    lists, heads = call.lists, x.shape[2]
+def mean_tiles(call: AttentionCall, routing: Routing, x: Tensor, tile: int) -> Tensor:
+    """Mean tokens (members, tiles, D) fp32 of x (B, S, H, D) over full tiles, in each member's token order."""
+    lists = call.lists
     tiles = lists.grid.video_tokens // tile
-    found = torch.zeros(len(call.pair_lists), tiles, x.shape[3], dtype=torch.float32, device=x.device)
-    for pair, number in enumerate(call.pair_lists):
-        if number in lists.routed:
-            batch, head = divmod(pair, heads)
-            index = lists.index[lists.order_numbers()[number], : tiles * tile].long()
-            found[pair] = x[batch, index, head].view(tiles, tile, x.shape[3]).mean(1, dtype=torch.float32)
+    found = torch.empty(len(routing.kept), tiles, x.shape[3], dtype=torch.float32, device=x.device)
+    index = lists.index[:, : tiles * tile].long()
+    orders = iter(routing.cache["orders"][routing.first :])
+    routed = (pair for pair, number in enumerate(call.pair_lists) if number in lists.routed)
+    for member, pair in enumerate(routed):
+        batch, head = divmod(pair, x.shape[2])
+        tokens = x[batch, index[next(orders)], head]
+        found[member] = tokens.view(tiles, tile, -1).mean(1, dtype=torch.float32)
     return found

@@ -24,7 +24,7 @@ os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
 import load_pack  # noqa: F401
 import triton
 from sparse_vdit.kernels.backends.ahead_of_time import HELPERS, attention_kernel, helper_kernel
-from sparse_vdit.kernels.configs import HEAD_DIMS, kernel_config, untried_configs
+from sparse_vdit.kernels.configs import HEAD_DIMS, kernel_config, packed_config
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_MEMORY = {
@@ -35,7 +35,6 @@ TENSOR_CORE = r"\b(?:HMMA|HGMMA|UTCHMMA|QMMA|QGMMA|UTCQMMA|IMMA|IGMMA)\b"
 INT8_CORE = r"\b(?:IMMA|IGMMA|UTCIMMA)\b"
 # of the generation: wgmma on Hopper, tcgen05 on Blackwell's data center chips; older ones have one kind alone
 NATIVE_CORE = {"sm_90": r"\b(?:HGMMA|QGMMA|IGMMA)\b", "sm_100": r"\b(?:UTCHMMA|UTCQMMA|UTCIMMA)\b"}
-FP8_CORE = r"\b(?:QMMA|QGMMA|UTCQMMA)\b"
 AMD_TENSOR_CORE = r"\bv_(?:mfma|wmma|smfmac)"
 AMD_INT8_CORE = r"\bv_(?:mfma|wmma|smfmac)_i32\w*(?:i8|iu8)"
 
@@ -58,7 +57,6 @@ def read_nvidia(compiled: object, arch: str) -> dict:
         "tensor_core": len(re.findall(TENSOR_CORE, sass)),
         "native_core": len(re.findall(NATIVE_CORE.get(arch, TENSOR_CORE), sass)),
         "int8_core": len(re.findall(INT8_CORE, sass)),
-        "fp8_core": len(re.findall(FP8_CORE, sass)),
         "serialised": "are serialized" in warnings,  # of several warnings that ptxas has for it
         "tensor_loads": len(re.findall(r"\bUTMALDG\b", sass)),
     }
@@ -77,7 +75,6 @@ def read_amd(compiled: object) -> dict:
         "tensor_core": len(re.findall(AMD_TENSOR_CORE, text)),
         "native_core": len(re.findall(AMD_TENSOR_CORE, text)),
         "int8_core": len(re.findall(AMD_INT8_CORE, text)),
-        "fp8_core": 0,
         "serialised": False,
         "tensor_loads": 0,
     }
@@ -87,17 +84,19 @@ def rows(arch: str) -> list[dict]:
     """One row for each configuration of an architecture."""
     found = []
     for dtype, head_dim in itertools.product(("bf16", "fp16"), HEAD_DIMS):
-        for int8, tail in itertools.product((False, True), repeat=2):
-            config = kernel_config(arch, head_dim, int8, tail)
-            others = {} if tail else untried_configs(arch, head_dim, int8)
-            for name, own in {"": config, **others}.items():
-                known = {
-                    "arch": arch, "kernel": "_".join(filter(None, ["attention", "int8" * int8, "tail" * tail, name])),
-                    "dtype": dtype, "head_dim": head_dim, "int8": int8, **dataclasses.asdict(own),
-                }  # fmt: skip
-                found.append(known | read(arch, partial(attention_kernel, arch, dtype, head_dim, int8, tail, own)))
-        names = [*HELPERS, *(["pack_tiles"] if untried_configs(arch, head_dim, False).get("packed") else [])]
-        for name in names:
+        packed = packed_config(arch, head_dim)
+        configs = {
+            "attention": kernel_config(arch, head_dim),
+            "attention_short": dataclasses.replace(kernel_config(arch, head_dim), stages=2),
+            "attention_int8": kernel_config(arch, head_dim, int8=True),
+            **({"attention_packed": packed} if packed else {}),
+        }
+        for kernel, config in configs.items():
+            int8 = kernel == "attention_int8"
+            known = {"arch": arch, "kernel": kernel, "dtype": dtype, "head_dim": head_dim, "int8": int8}
+            known |= dataclasses.asdict(config)
+            found.append(known | read(arch, partial(attention_kernel, arch, dtype, head_dim, int8, config)))
+        for name in (*HELPERS, "select_tiles", *(["pack_tiles"] if packed else [])):
             known = {"arch": arch, "kernel": name, "dtype": dtype, "head_dim": head_dim}
             found.append(known | read(arch, partial(helper_kernel, name, arch, dtype, head_dim)))
     return found

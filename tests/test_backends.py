@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from sparse_vdit.kernels.attention import choose_backend, sparse_attention
 from sparse_vdit.kernels.backends import torch_backend, triton_backend
-from sparse_vdit.kernels.backends.launcher import Launch, launch_failure
 from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
@@ -179,18 +178,3 @@ def test_wrong_calls_are_named(change, message):
     x = torch.zeros(1, change.get("tokens", grid.tokens), 2, 32)
     with pytest.raises(ValueError, match=message):
         sparse_attention(x, x, x, lists, change.get("head_lists", [0, 0]), change.get("backend", "auto"))
-
-
-def test_a_triton_that_cannot_start_is_a_reason_and_no_crash() -> None:
-    """As without Python.h, which only trying shows."""
-
-    def broken(launch: Launch) -> None:
-        raise RuntimeError("gcc failed\nfatal error: Python.h: No such file")
-
-    reason = launch_failure(torch.device("cpu"), broken)
-    assert reason == "Triton cannot start a kernel here: fatal error: Python.h: No such file"
-
-
-@pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
-def test_the_launch_that_is_tried_is_a_good_one() -> None:
-    assert launch_failure(torch.device("cpu")) is None

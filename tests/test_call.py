@@ -14,6 +14,7 @@ from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder, TileLists
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip
+from sparse_vdit.kernels.routing import routed_call
 from sparse_vdit.kernels.tiling import Tiling
 
 GRID = TokenGrid(5, 7, 11, prefix=3)
@@ -143,16 +144,6 @@ def test_slots_are_made_once_and_densest_first() -> None:
     assert lists.slots((0, 1, 1, 0), heads=2) is slots
 
 
-def test_kept_bits_are_the_lists() -> None:
-    grid = TokenGrid(9, 16, 16, suffix=1)  # 36 key tiles: more than one word
-    lists = make_lists(grid, (Diagonal(0), Skip(), Dense()))
-    bits = (lists.kept().long()[..., None] >> torch.arange(32)) & 1
-    for number, row in ((0, 3), (2, 0), (0, len(lists.starts[0]) - 1)):
-        start, count = int(lists.starts[number, row]), int(lists.counts[number, row])
-        assert bits[number, row].flatten().nonzero().flatten().tolist() == lists.columns[start : start + count].tolist()
-    assert not bits[1, :-1].any()
-
-
 class _Recorder:
     """Stands for a Triton kernel, remembers what Triton would make binaries of its own for, and runs it."""
 
@@ -178,8 +169,8 @@ class _Recorder:
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
-@pytest.mark.parametrize(("int8", "tail"), [(False, False), (True, False), (False, True), (True, True)])
-def test_ten_sizes_share_one_binary(int8: bool, tail: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("int8", [False, True])
+def test_ten_sizes_share_one_binary(int8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten grids, with and without text and a bias for it, one or two batches, both layouts, routed heads: whatever
     Triton distinguishes stays the same for each kernel and each of its constants."""
     recorders = {}
@@ -196,11 +187,11 @@ def test_ten_sizes_share_one_binary(int8: bool, tail: bool, monkeypatch: pytest.
             q = torch.zeros(shape, dtype=torch.float16)
             q = q.transpose(1, 2) if by_head else q
             bias = torch.zeros(batch, grid.text_tokens) if size % 3 and grid.text_tokens else None
-            sparse_attention(q, q, q, lists, (0, 1), "triton", key_bias=bias, int8=int8, tail=tail)
+            sparse_attention(q, q, q, lists, (0, 1), "triton", key_bias=bias, int8=int8)
     assert len(recorders["attention"].binaries) == 1
-    assert len(recorders["quantize_keys"].binaries) == int8
-    means = recorders["tile_means"].binaries  # of keys for the tail, of queries and keys for routing; shifted or not
-    assert len(means) == 2, means
+    assert len(recorders["quantize_tiles"].binaries) == int8
+    assert len(recorders["tile_means"].binaries) == 2  # of query tiles and of key tiles
+    assert len(recorders["select_tiles"].binaries) == 1
 
 
 def test_text_that_a_bias_may_hide_is_not_all_that_a_query_attends() -> None:
@@ -210,7 +201,6 @@ def test_text_that_a_bias_may_hide_is_not_all_that_a_query_attends() -> None:
     q = torch.zeros(1, grid.tokens, 2, 64)
     bias = torch.full((1, 3), -torch.inf)
     AttentionCall(q, q, q, lists, (1, 1))
-    AttentionCall(q, q, q, lists, (1, 1), bias, tail=True)
     AttentionCall(q, q, q, lists, (0, 0), bias)
     with pytest.raises(ValueError, match="list 1 has queries that attend text alone, which key_bias may hide"):
         AttentionCall(q, q, q, lists, (0, 1), bias)
@@ -245,15 +235,13 @@ def test_routing_takes_the_best_tiles() -> None:
     index = lists.index[0].long()
     q[0, index[:128]], k[0, index[320:384]] = 1.0, 1.0  # query tile 0, key tile 5
     call = AttentionCall(q, k, v, lists, (0,))
-    from sparse_vdit.kernels.routing import choose_tiles, mean_tiles, routed_call
-
-    means = (mean_tiles(call, x, tile) for x, tile in ((q, 128), (k, 64)))
     assert lists.routed[0] == 3  # a fifth of 16 tiles
-    chosen = torch.zeros(1, 8, 3, dtype=torch.int16)
-    choose_tiles(*means, chosen)
-    assert 5 in chosen[0, 0]
-    assert (chosen.diff(dim=-1) > 0).all()
     routed = routed_call(call)
+    starts, counts = (table[routed.head_lists[0]] for table in (routed.lists.starts, routed.lists.counts))
+    assert counts.tolist() == [3] * 8 + [16]
+    chosen = torch.stack([routed.lists.columns[start : start + 3] for start in starts[:-1]])
+    assert 5 in chosen[0]
+    assert (chosen.diff(dim=-1) > 0).all()
     assert routed.lists.densities == (*lists.densities, lists.densities[0])
     assert routed_call(dataclasses.replace(call, head_lists=(1,))).lists is lists
 

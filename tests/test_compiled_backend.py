@@ -31,14 +31,14 @@ def card():
         yield plug
 
 
-def make_call(dtype=torch.bfloat16, head_dim=64, int8=False, tail=False, bias=False, device="cpu"):
+def make_call(dtype=torch.bfloat16, head_dim=64, int8=False, bias=False, device="cpu"):
     grid = TokenGrid(5, 9, 13, prefix=5, suffix=3)
     builder = TileListBuilder(grid)
     numbers = tuple(builder.add(pattern) for pattern in (Diagonal(1), Dense()))
     generator = torch.Generator().manual_seed(5)
     q, k, v = (torch.randn(2, grid.tokens, 2, head_dim, generator=generator).to(device, dtype) for _ in range(3))
     key_bias = torch.randn(2, 8, generator=generator).to(device) if bias else None
-    return AttentionCall(q, k, v, builder.build().to(device), numbers, key_bias, int8, tail)
+    return AttentionCall(q, k, v, builder.build().to(device), numbers, key_bias, int8)
 
 
 @pytest.mark.parametrize("damage", ["other contents", "cut off", "missing"])
@@ -80,10 +80,9 @@ def test_a_damaged_manifest_is_a_refusal_and_no_crash(card, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["16 bits", "8 bits"])
-@pytest.mark.parametrize("tail", [False, True], ids=["listed tiles", "with summaries"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (12, 0)], ids=str)
-def test_launches_reach_the_driver_as_they_were_meant(card, capability, dtype, tail, int8):
+def test_launches_reach_the_driver_as_they_were_meant(card, capability, dtype, int8):
     library, meant = card(capability), []
     arch = shipped.arch_of(capability)
 
@@ -91,8 +90,9 @@ def test_launches_reach_the_driver_as_they_were_meant(card, capability, dtype, t
         compiled_backend.through_driver(launch)
         meant.append(launch)
 
-    triton_backend.run(make_call(dtype, 128, int8, tail, bias=True), arch, launcher)
-    assert [launch.kernel for launch in meant] == ["quantize_keys"] * int8 + ["tile_means"] * 2 * tail + ["attention"]
+    triton_backend.run(make_call(dtype, 128, int8, bias=True), arch, launcher)
+    groups = 4 if int8 and capability in ((8, 6), (12, 0)) else 1  # copies of values are made for few heads at a time
+    assert [launch.kernel for launch in meant] == [*["quantize_tiles"] * int8, "attention"] * groups
     for launch, (entry, geometry, stream, values) in zip(meant, library.launches, strict=True):
         assert entry == KERNELS[launch.kernel][1]
         name = shipped.file_name(arch, launch.kernel, shipped.DTYPE_NAMES[dtype], launch.constants)
@@ -154,7 +154,7 @@ def test_values_that_a_kernel_does_not_stand_are_named(place, value, message):
     arguments[[*binary.parameters].index(place)] = value
     with pytest.raises(RuntimeError, match=message):
         binary.pack(tuple(arguments))
-    with pytest.raises(RuntimeError, match="takes 39 arguments, got 38"):
+    with pytest.raises(RuntimeError, match="takes 30 arguments, got 29"):
         binary.pack(tuple(arguments[:-1]))
 
 
@@ -162,7 +162,7 @@ def test_launch_for_other_constants_is_refused(card):
     library = card()
     with pytest.raises(RuntimeError, match=r"ships for .* wanted .*: install the pack again"):
         triton_backend.run(make_call(int8=True), "sm_120", compiled_backend.through_driver)  # the card is an sm_90
-    assert {entry for entry, *_ in library.launches} == {"quantize_keys_kernel"}
+    assert {entry for entry, *_ in library.launches} == {"quantize_tiles_kernel"}
 
 
 @pytest.mark.parametrize(
@@ -226,8 +226,8 @@ def test_a_driver_that_fails_is_refused_in_words(card, monkeypatch, step):
 def test_refusal_loads_all_that_the_call_needs(card, monkeypatch):
     library = card()
     monkeypatch.setattr(compiled_backend, "_no_card", lambda device: None)
-    assert compiled_backend.refusal(make_call(int8=True, tail=True)) is None
-    assert library.entries == ["block_sparse_fwd_kernel", "quantize_keys_kernel", "tile_means_kernel"]
+    assert compiled_backend.refusal(make_call(int8=True)) is None
+    assert library.entries == ["block_sparse_fwd_kernel", "quantize_tiles_kernel"]
 
 
 def test_a_launch_that_fails_is_named(card):
@@ -240,12 +240,11 @@ def test_a_launch_that_fails_is_named(card):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.skipif(not triton_backend.TRITON_FOUND, reason="Triton is not installed")
 @pytest.mark.parametrize("int8", [False, True], ids=["16 bits", "8 bits"])
-@pytest.mark.parametrize("tail", [False, True], ids=["listed tiles", "with summaries"])
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_compiled_is_triton_on_gpu(dtype, head_dim, tail, int8):
-    call = make_call(dtype, head_dim, int8, tail, bias=True, device="cuda")
-    options = {"key_bias": call.key_bias, "int8": int8, "tail": tail}
+def test_compiled_is_triton_on_gpu(dtype, head_dim, int8):
+    call = make_call(dtype, head_dim, int8, bias=True, device="cuda")
+    options = {"key_bias": call.key_bias, "int8": int8}
     inputs = (call.q, call.k, call.v, call.lists, call.head_lists)
     compiled, triton = (sparse_attention(*inputs, name, **options) for name in ("compiled", "triton"))
     assert_close(compiled, triton)

@@ -16,18 +16,19 @@ from sparse_vdit.kernels.backends.launcher import KERNELS
 from sparse_vdit.kernels.configs import HEAD_DIMS, NVIDIA_ARCHS, kernel_config
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
 
-MOST_BYTES = 2_500_000
+MOST_BYTES = 1_100_000
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
 def expected_names():
     for dtype, head_dim in itertools.product(("bf16", "fp16"), HEAD_DIMS):
-        yield shipped.file_name("sm_90", "quantize_keys", dtype, {"HEAD_DIM": head_dim})
+        for values in (False, True):
+            yield shipped.file_name("sm_90", "quantize_tiles", dtype, {"HEAD_DIM": head_dim, "VALUES": values})
         for tile in (KEY_TILE, QUERY_TILE):
             yield shipped.file_name("sm_90", "tile_means", dtype, {"HEAD_DIM": head_dim, "TILE": tile})
-        for arch, int8, tail in itertools.product(NVIDIA_ARCHS, (False, True), (False, True)):
-            constants = {"HEAD_DIM": head_dim, "INT8": int8, "TAIL": tail}
-            yield shipped.file_name(arch, "attention", dtype, constants)
+        for arch, int8 in itertools.product(NVIDIA_ARCHS, (False, True)):
+            yield shipped.file_name(arch, "attention", dtype, {"HEAD_DIM": head_dim, "INT8": int8})
+    yield shipped.file_name("sm_90", "select_tiles", "fp32", {})
 
 
 NAMES = sorted(expected_names())
@@ -56,10 +57,10 @@ def test_file_is_what_the_manifest_says(name):
     assert ptx.count("\t.param .") == len(binary.parameters) + binary.scratch
     assert f".reqntid {binary.threads}\n" in ptx
     assert not re.search(r"^\s*\.(file|loc|section)\b|/(home|root|tmp|work|usr)/", ptx, re.MULTILINE)
-    config = kernel_config(arch, binary.constants["HEAD_DIM"], "int8" in variant, "tail" in variant)
     if "attention" in variant:
-        built = (binary.constants["ROWS"], binary.warps, binary.constants["STAGES"], binary.constants["PV"])
-        assert built == (config.rows, config.warps, config.stages, config.pv)
+        config = kernel_config(arch, binary.constants["HEAD_DIM"], "int8" in variant)
+        built = (binary.constants["ROWS"], binary.warps, binary.constants["STAGES"], binary.constants["FP16_SUMS"])
+        assert built == (config.rows, config.warps, config.stages, config.fp16_sums)
 
 
 def test_compression_is_the_same_everywhere():
@@ -89,9 +90,9 @@ def check(only):
 @pytest.mark.parametrize(
     "only",
     [
-        "sm_80/attention-fp16-64-tail", "sm_86/attention-bf16-64-int8-tail", "sm_89/attention-bf16-64-int8-tail",
-        "sm_90/attention-bf16-64-tail", "sm_100/attention-fp16-64-tail", "sm_120/attention-bf16-64-tail",
-        "sm_80/quantize_keys-bf16-64", "sm_80/tile_means_64-fp16-128",
+        "sm_80/attention-fp16-64-int8", "sm_86/attention-bf16-64-int8", "sm_89/attention-bf16-64-int8",
+        "sm_90/attention-bf16-64-int8", "sm_100/attention-fp16-64-int8", "sm_120/attention-bf16-64-int8",
+        "sm_80/quantize_tiles-bf16-64-values", "sm_80/tile_means_64-fp16-128", "sm_80/select_tiles",
     ],
 )  # fmt: skip
 def test_a_rebuild_gives_what_ships(only):

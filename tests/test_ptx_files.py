@@ -6,6 +6,8 @@ import pytest
 import torch
 from ptx.cases import CASES, WHOLE, attention_files, one_of_each, run
 from ptx.machine import Machine
+from ptx.parsing import parse
+from ptx.program import Program
 from sparse_vdit.kernels.backends import shipped
 from sparse_vdit.kernels.configs import HEAD_DIMS, NVIDIA_ARCHS
 
@@ -27,6 +29,13 @@ def test_all_kinds_of_kernels_are_among_them():
     assert {(one["HEAD_DIM"], one["INT8"]) for one in chosen} == {*itertools.product(HEAD_DIMS, (False, True))}
     assert {file.split("-")[1] for file in one_of_each()} == {*shipped.DTYPE_NAMES.values()}
     assert {*one_of_each()} <= {*attention_files()}
+
+
+def test_every_shipped_instruction_is_known():
+    for file in shipped.manifest()["files"]:
+        for kernel in parse(shipped.read_ptx(file).decode()).values():
+            unknown = Program(kernel, 0).unknown
+            assert not unknown, f"{file}: {unknown[0]}"
 
 
 @pytest.mark.parametrize("file", ["sm_80/attention-fp16-64", "sm_90/attention-fp16-64", "sm_100/attention-fp16-64"])

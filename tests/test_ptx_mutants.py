@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable
 
 import pytest
 from ptx.cases import ATTENTION, CASES, WHOLE, Case, run
 from ptx.errors import PtxError
+from ptx.mutants import Mutant, halfway, swap
 from sparse_vdit.kernels.backends import shipped
 from sparse_vdit.kernels.grid import TokenGrid
 
 # text comes last: token 0, which programs store to for rows past the end, is then another program's
 CASE = dataclasses.replace(WHOLE, grid=TokenGrid(3, 9, 15, suffix=71))
-Mutant = Callable[[str], str]
-
-
-def swap(pattern: str, by: str, number: int | None = 0) -> Mutant:
-    """A mutant that replaces the match of this number, or all of them. Fails where there is none."""
-
-    def mutant(text: str) -> str:
-        found = [*re.finditer(pattern, text, re.M)]
-        if not found:
-            raise LookupError(f"nothing to change: {pattern}")
-        for match in reversed(found if number is None else [found[number]]):
-            text = text[: match.start()] + match.expand(by) + text[match.end() :]
-        return text
-
-    return mutant
-
-
-def halfway(pattern: str, by: str) -> Mutant:
-    """A mutant that replaces the match in the middle: in the main loop, where most of the code is."""
-    return lambda text: swap(pattern, by, len(re.findall(pattern, text, re.M)) // 2)(text)
 
 
 A_OF_MMA = r"(mma\.sync\S+ \{[^}]*\}, \{ *)(%r\d+), *(%r\d+)"
@@ -86,7 +65,7 @@ MUTANTS: dict[tuple[str, str], dict[str, Mutant]] = {  # of a call's file, in a 
         "memory not freed": swap(r"@%p\d+ tcgen05\.dealloc[^;]*;", ""),
         "half the memory": swap(r"(tcgen05\.(?:de)?alloc\S+ \S+), 256;", r"\1, 128;", None),
     },
-    ("sm_86/attention-fp16-64-int8", "quantize_keys_kernel"): {
+    ("sm_86/attention-fp16-64-int8", "quantize_tiles_kernel"): {
         "the largest of other lanes": swap(r"(shfl\.sync\.bfly\.b32\s+%r\d+, %r\d+), (16|8|4),", r"\1, 1,", None),
         "no barrier": swap(r"^\s*bar\.sync\s+0;", "", None),
         "keys past the end": swap(r"setp\.lt(\.s32\s+%p\d+, %r\d+, %r\d+;)", r"setp.le\1", None),

@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sparse_vdit.kernels.configs import AMD_ARCHS, NVIDIA_ARCHS, untried_configs
+from sparse_vdit.kernels.configs import AMD_ARCHS, NVIDIA_ARCHS, packed_config
 
 ARCHS = (*NVIDIA_ARCHS, *AMD_ARCHS)
 CASES = [(arch, dtype, head_dim) for arch in ARCHS for dtype in ("bf16", "fp16") for head_dim in (64, 128)]
-ATTENTION = ("attention", "attention_tail", "attention_int8", "attention_int8_tail")
-HELPERS = ("quantize_keys", "tile_means_64", "tile_means_128")
+HELPERS = ("quantize_tiles", "quantize_tiles_values", "tile_means_64", "tile_means_128", "select_tiles")
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -39,26 +38,22 @@ def pipeline_bytes(row: dict) -> int:
     """Shared memory of as many buffers as a row has stages. A kernel with less has lost its pipeline to a load that
     depends on another.
 
-    8-bit keys, whose tile number is read in the loop, have one buffer less, and another less where products in fp8
-    take time to prepare. Instructions that read queries from shared memory keep them there besides.
+    In 8 bits the tile number is read in the loop: keys, and values in tile order, have one buffer less. Instructions
+    that read queries from shared memory keep them there besides.
     """
     block, stages, queries = 64 * row["head_dim"], row["stages"], row["rows"] * row["head_dim"]
     if stages == 1:
         return 0
-    k = (stages - 1 - (row["pv"] == "fp8")) * block if row["int8"] else stages * block * 2
+    k = (stages - 1) * block if row["int8"] else stages * block * 2
+    v = (stages - row["fp16_sums"]) * block * 2
     from_shared = row["arch"] == "sm_90" or (row["arch"] == "sm_100" and not row["int8"])
-    return stages * block * 2 + k + from_shared * queries * (1 if row["int8"] else 2)
-
-
-def untried(arch: str, head_dim: int) -> list[str]:
-    """Names of the kernels that no card takes yet."""
-    both = {int8: untried_configs(arch, head_dim, int8) for int8 in (False, True)}
-    return ["attention" + "_int8" * int8 + f"_{name}" for int8, configs in both.items() for name in configs]
+    return v + k + from_shared * queries * (1 if row["int8"] else 2)
 
 
 @pytest.mark.parametrize(("arch", "dtype", "head_dim"), CASES)
 def test_kernels_are_clean(compiled: dict, arch: str, dtype: str, head_dim: int) -> None:
-    for kernel in (*ATTENTION, *untried(arch, head_dim)):
+    packed = packed_config(arch, head_dim) is not None
+    for kernel in ("attention", "attention_int8", *(["attention_packed"] if packed else [])):
         row = compiled[arch, dtype, head_dim, kernel]
         assert row["shared"] <= row["shared_limit"], row
         assert row["spills"] == 0, row
@@ -66,9 +61,8 @@ def test_kernels_are_clean(compiled: dict, arch: str, dtype: str, head_dim: int)
         assert (row["int8_core"] > 0) == ("int8" in kernel), row
         assert (row["tensor_loads"] > 0) == ("packed" in kernel), row
         assert not row["serialised"], row
-        assert (row["fp8_core"] > 0) == (row["pv"] == "fp8"), row
         assert row["shared"] >= pipeline_bytes(row), row
-    for kernel in (*HELPERS, *(["pack_tiles"] if "attention_packed" in untried(arch, head_dim) else [])):
+    for kernel in (*HELPERS, *(["pack_tiles"] if packed else [])):
         row = compiled[arch, dtype, head_dim, kernel]
         assert row["shared"] <= row["shared_limit"], row
         assert row["spills"] == 0, row
@@ -80,14 +74,13 @@ SHORTER = [case for case in CASES if case[0] in ("sm_80", "sm_90")]
 @pytest.mark.parametrize(("arch", "dtype", "head_dim"), SHORTER)
 def test_a_lost_buffer_would_be_seen(compiled: dict, arch: str, dtype: str, head_dim: int) -> None:
     """A kernel with one stage less has less memory than is asked of the full pipeline."""
-    for kernel in ("attention", "attention_int8"):
-        short, full = compiled[arch, dtype, head_dim, f"{kernel}_stages_2"], compiled[arch, dtype, head_dim, kernel]
-        assert short["shared"] < pipeline_bytes(full), (short, full)
+    short, full = (compiled[arch, dtype, head_dim, kernel] for kernel in ("attention_short", "attention"))
+    assert short["shared"] < pipeline_bytes(full), (short, full)
 
 
 @pytest.mark.slow  # a wall time, for an idle machine alone
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_model_compiles_in_seconds(compiled: dict, arch: str) -> None:
-    """All that the first call with INT8 and a tail makes."""
-    names = ("attention_int8_tail", "quantize_keys", "tile_means_64")
+    """All that the first call in 8 bits makes."""
+    names = ("attention_int8", "quantize_tiles_values", "tile_means_64", "tile_means_128", "select_tiles")
     assert sum(compiled[arch, "bf16", 128, name]["seconds"] for name in names) <= 15

@@ -12,10 +12,6 @@ SAMPLED_DENSE = 1e-5
 INT8_RELATIVE_L2 = 2e-2
 """Of q k^T in 8 bits with smoothed keys, in whatever dtype the rest is."""
 
-FP8_RELATIVE_L2 = 0.1
-"""Of p v in FP8 besides, as the interpreter rounds it, which is worse than a GPU does. It sums in fp32, a Hopper does
-not: there the error grows with the length, and has to be measured."""
-
 RELATIVE_L2 = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 

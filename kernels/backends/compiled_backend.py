@@ -6,16 +6,17 @@ For machines without Triton, Python headers or a C compiler. Everything but the 
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from ..call import AttentionCall
+from ..configs import kernel_config
+from ..routing import Routing
 from . import shipped
 from .cuda_driver import Function, open_driver
 from .launcher import Launch
-from .triton_backend import launched_means, plain_strides, run, unsuited
+from .triton_backend import launched_choice, plain_strides, run, unsuited
 
 LARGEST = 2**31  # the kernels count elements of one batch in 32 bits
 
@@ -26,18 +27,27 @@ def refusal(call: AttentionCall) -> str | None:
     if reason is not None:
         return reason
     arch, dtype = shipped.arch_of(_capability(call.q.device)), shipped.DTYPE_NAMES[call.q.dtype]
-    constants = {"HEAD_DIM": call.q.shape[-1], "INT8": call.int8, "TAIL": call.tail}
-    names = [shipped.file_name(arch, "attention", dtype, constants)]
+    failures = (_load(call.q.device.index, name) for name in files_of(call, arch, dtype))
+    return next((failure for failure in failures if isinstance(failure, str)), None)
+
+
+def needs_self_test(device: torch.device) -> bool:
+    """Always, since the driver compiles the kernels for the card that it finds."""
+    return True
+
+
+def files_of(call: AttentionCall, arch: str, dtype: str) -> list[str]:
+    """Names of the files that a call runs."""
+    head_dim = call.q.shape[-1]
+    wanted = [("attention", {"INT8": call.int8})]
     if call.int8:
-        names.append(shipped.file_name(arch, "quantize_keys", dtype, {"HEAD_DIM": call.q.shape[-1]}))
-    if call.tail:
-        tile = {"HEAD_DIM": call.q.shape[-1], "TILE": call.lists.key_tile}
-        names.append(shipped.file_name(arch, "tile_means", dtype, tile))
-    if any(number in call.lists.routed for number in call.head_lists):
-        for size in (call.lists.query_tile, call.lists.key_tile):
-            names.append(shipped.file_name(arch, "tile_means", dtype, {"HEAD_DIM": call.q.shape[-1], "TILE": size}))
-    loaded = [_load(call.q.device.index, name) for name in names]
-    return next((failure for failure in loaded if isinstance(failure, str)), None)
+        wanted.append(("quantize_tiles", {"VALUES": kernel_config(arch, head_dim, True).fp16_sums}))
+    if not call.lists.routed.keys().isdisjoint(call.head_lists):
+        tiles = (call.lists.query_tile, call.lists.key_tile)
+        wanted += [*(("tile_means", {"TILE": tile}) for tile in tiles), ("select_tiles", {})]
+    return [
+        shipped.file_name(arch, kernel, dtype, {"HEAD_DIM": head_dim, **constants}) for kernel, constants in wanted
+    ]
 
 
 def attention(call: AttentionCall) -> Tensor:
@@ -47,9 +57,10 @@ def attention(call: AttentionCall) -> Tensor:
     return run(dataclasses.replace(call, q=q, k=k, v=v), arch, through_driver)
 
 
-def means(call: AttentionCall, x: Tensor, tile: int) -> Tensor:
-    """Means over tiles for routing, see `routing.routed_call`."""
-    return launched_means(call, _aligned(plain_strides(x)), tile, through_driver)
+def choose(call: AttentionCall, routing: Routing, columns: Tensor) -> None:
+    """Choose the tiles of routed heads, see `routing.Choose`."""
+    q, k = (_aligned(plain_strides(x)) for x in (call.q, call.k))
+    launched_choice(dataclasses.replace(call, q=q, k=k), routing, columns, through_driver)
 
 
 def through_driver(launch: Launch) -> None:
@@ -59,7 +70,7 @@ def through_driver(launch: Launch) -> None:
         RuntimeError: there is no such file, it was changed, or it was not made for these values.
     """
     first = launch.arguments[0]
-    arch, dtype = shipped.arch_of(_capability(first.device)), shipped.DTYPE_NAMES[first.dtype]
+    arch, dtype = shipped.arch_of(_capability(first.device)), shipped.DTYPE_NAMES.get(first.dtype, "")
     name = shipped.file_name(arch, launch.kernel, dtype, launch.constants)
     loaded = _load(first.device.index, name)
     if isinstance(loaded, str):
@@ -70,13 +81,31 @@ def through_driver(launch: Launch) -> None:
     open_driver().launch(function, launch.grid, binary.threads, binary.shared, _stream(first.device), arguments)
 
 
-@cache
+_loaded: dict[tuple[int, str], tuple[shipped.Binary, Function] | str] = {}
+
+
 def _load(device: int, name: str) -> tuple[shipped.Binary, Function] | str:
-    """A kernel on a device, or why not: a failure is kept too, as every layer would repeat it."""
+    """A kernel on a device, or why not: a failure is kept too, as every layer would repeat it.
+
+    Raises:
+        torch.OutOfMemoryError: twice, the second time with torch's free memory given back; it is not kept.
+    """
+    if (device, name) not in _loaded:
+        try:
+            found = _load_now(device, name)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # the driver has no part in what torch holds in reserve
+            found = _load_now(device, name)
+        _loaded[device, name] = found
+    return _loaded[device, name]
+
+
+def _load_now(device: int, name: str) -> tuple[shipped.Binary, Function] | str:
     try:
         binary = shipped.binary(name)
-        ptx = shipped.read_ptx(name)
-        return binary, open_driver().load(device, ptx, binary.entry, binary.shared)
+        return binary, open_driver().load(device, shipped.read_ptx(name), binary.entry, binary.shared)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         return str(error)
 

@@ -14,21 +14,25 @@ from ctypes import byref, c_void_p
 from dataclasses import dataclass
 from functools import cache
 
+import torch
+
 LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 FREE_SHARED = 48 * 1024  # bytes a program may take without asking
 JIT_ERROR_LOG, JIT_ERROR_LOG_BYTES = 5, 6  # CUjit_option
-MAX_DYNAMIC_SHARED = 8  # CUfunction_attribute
+REGISTERS, MAX_DYNAMIC_SHARED = 4, 8  # CUfunction_attribute
 PREFER_SHARED = 1  # CUfunc_cache
 LOG_BYTES = 8192
 
-MENDS = {
-    2: "free GPU memory",
+OUT_OF_MEMORY = 2
+REMEDIES = {
+    OUT_OF_MEMORY: "free GPU memory",
     209: "no shipped kernel runs on this card: install Triton",
     218: "update the NVIDIA driver",
+    221: "the driver's PTX compiler is missing: install libnvidia-ptxjitcompiler, which belongs to the driver",
     222: "update the NVIDIA driver",
     701: "the card has fewer registers or less shared memory than the kernel takes: install Triton",
 }
-OTHER_MEND = "restart ComfyUI; if it stays, choose the backend torch and report it"
+OTHER_REMEDY = "restart ComfyUI; if it stays, choose the backend torch and report it"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Driver:
     """The driver's library; any object with the same calls stands in for it.
 
     Raises:
-        RuntimeError: from every method; names the call, the CUDA error and the mend.
+        torch.OutOfMemoryError: from every method, where the driver lacks memory.
+        RuntimeError: from every method; names the call, the CUDA error and what to do.
     """
 
     def __init__(self, library: object):
@@ -69,7 +74,15 @@ class Driver:
             if shared > FREE_SHARED:
                 self._call("cuFuncSetCacheConfig", handle, PREFER_SHARED)
                 self._call("cuFuncSetAttribute", handle, MAX_DYNAMIC_SHARED, shared)
+            self._prove_loaded(handle, entry)
         return Function(device, handle)
+
+    def _prove_loaded(self, handle: c_void_p, entry: str) -> None:
+        """Ask for a kernel's registers: a driver that loads lazily does not know them before it has compiled it."""
+        registers = ctypes.c_int()
+        self._call("cuFuncGetAttribute", byref(registers), REGISTERS, handle)
+        if registers.value < 1:
+            raise RuntimeError(f"the driver loaded {entry} without registers; {OTHER_REMEDY}")
 
     def launch(
         self,
@@ -95,7 +108,9 @@ class Driver:
             self._call("cuModuleLoadDataEx", byref(module), ctypes.c_char_p(ptx), 2, options, values)
         except RuntimeError as error:
             said = log.value.decode(errors="replace").strip()
-            raise RuntimeError(f"{error} (the driver's compiler says: {said})" if said else str(error)) from None
+            if said:
+                raise type(error)(f"{error} (the driver's compiler says: {said})") from None
+            raise
 
     @contextmanager
     def _context(self, device: int) -> Iterator[None]:
@@ -112,9 +127,14 @@ class Driver:
             self._call("cuCtxPopCurrent_v2", byref(c_void_p()))
 
     def _call(self, name: str, *arguments: object) -> None:
-        status = getattr(self._library, name)(*arguments)
+        try:
+            function = getattr(self._library, name)
+        except AttributeError:
+            raise RuntimeError(f"the NVIDIA driver has no {name}: update the driver") from None
+        status = function(*arguments)
         if status:
-            raise RuntimeError(f"{name} failed: {self._error_name(status)}; {MENDS.get(status, OTHER_MEND)}")
+            kind = torch.OutOfMemoryError if status == OUT_OF_MEMORY else RuntimeError
+            raise kind(f"{name} failed: {self._error_name(status)}; {REMEDIES.get(status, OTHER_REMEDY)}")
 
     def _error_name(self, status: int) -> str:
         name = ctypes.c_char_p()

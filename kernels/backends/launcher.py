@@ -14,9 +14,12 @@ import torch
 KERNELS = {  # module under triton_kernels/ and function
     "attention": ("sparse", "block_sparse_fwd_kernel"),
     "pack_tiles": ("pack_tiles", "pack_tiles_kernel"),
-    "quantize_keys": ("quantize_keys", "quantize_keys_kernel"),
+    "quantize_tiles": ("quantize_tiles", "quantize_tiles_kernel"),
+    "select_tiles": ("select_tiles", "select_tiles_kernel"),
     "tile_means": ("tile_means", "tile_means_kernel"),
 }
+
+SELECT_BLOCK = 1024  # scores that `select_tiles` looks at together
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Launch:
     Attributes:
         kernel: name in KERNELS.
         grid: programs along x and y.
-        arguments: in the order of the kernel's own, less its constants; the first is a tensor of the model's dtype.
-            Tensor descriptors (`TensorDescriptor` of Triton) are for Triton alone.
+        arguments: in the order of the kernel's own, less its constants; the first is a tensor, of the model's dtype
+            in all kernels but `select_tiles`. Tensor descriptors (`TensorDescriptor` of Triton) are for Triton alone.
         constants: what the kernel is compiled for, by name.
         warps, stages: of a program and of its pipeline; None leaves the pipeline to the compiler.
     """
@@ -51,21 +54,3 @@ def through_triton(launch: Launch) -> None:
     device = launch.arguments[0].device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[launch.grid](*launch.arguments, **launch.constants, num_warps=launch.warps, **stages)
-
-
-def launch_failure(device: torch.device, launcher: Launcher = through_triton) -> str | None:
-    """Why no kernel can be started on a device, None when one ran: what only trying can tell.
-
-    Triton builds its launcher with the user's C compiler and Python's headers, and fails in as many ways.
-    """
-    x = torch.zeros(1, 64, 1, 64, dtype=torch.float16, device=device)
-    table = torch.zeros(1, 64, dtype=torch.int32, device=device)
-    out = torch.empty(1, 1, 64, dtype=torch.float16, device=device)
-    shift = torch.zeros(1, dtype=torch.float32, device=device)
-    arguments = (x, shift, out, table, table, table, *x.stride()[:3], 1, 64, 0)
-    try:
-        launcher(Launch("tile_means", (1, 1), arguments, {"HEAD_DIM": 64, "TILE": 64}, warps=4))
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"Triton cannot start a kernel here: {lines[-1]}"
-    return None

@@ -41,8 +41,8 @@ class Binary:
         sha256: of the PTX, uncompressed.
         shared: bytes of shared memory a program takes.
         warps, constants: what it was compiled for.
-        parameters: type of each argument by name, as Triton writes them: `*i32:16` is a pointer, `i32:16` a number,
-            both divisible by 16; `*model` points at the dtype of the file.
+        parameters: type of each argument by name, much as Triton writes them: `*:16` is a pointer, `i32:16` a number,
+            both divisible by 16.
         scratch: pointers that follow, which no kernel here uses.
     """
 
@@ -98,9 +98,11 @@ def arch_of(capability: tuple[int, int]) -> str | None:
 
 def file_name(arch: str, kernel: str, dtype: str, constants: dict[str, int | str | bool]) -> str:
     """Name of a variant in the manifest, and of its file less `.ptx.gz`."""
-    name = f"{kernel}_{constants['TILE']}" if "TILE" in constants else kernel
-    options = [option.lower() for option in ("INT8", "TAIL") if constants.get(option)]
     folder = arch if kernel == "attention" else HELPER_ARCH
+    if kernel == "select_tiles":  # whose scores are in fp32, whatever the model is in
+        return f"{folder}/{kernel}"
+    name = f"{kernel}_{constants['TILE']}" if "TILE" in constants else kernel
+    options = [option.lower() for option in ("INT8", "VALUES") if constants.get(option)]
     return f"{folder}/{'-'.join([name, dtype, str(constants['HEAD_DIM']), *options])}"
 
 

@@ -6,7 +6,6 @@ S x S matrix exists. Query tiles with equal rows share one gather, others of equ
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ..call import AttentionCall
 from ..lists import TileLists
-from ..routing import mean_tiles
+from ..routing import choose_tiles
 
 CHUNK_BYTES = 256 << 20  # gathered keys and values at a time
 
@@ -25,7 +24,12 @@ def refusal(call: AttentionCall) -> str | None:
     return None
 
 
-means = mean_tiles
+choose = choose_tiles
+
+
+def needs_self_test(device: torch.device) -> bool:
+    """Never: it is what the others are tested against."""
+    return False
 
 
 def attention(call: AttentionCall) -> Tensor:
@@ -44,7 +48,7 @@ def attention(call: AttentionCall) -> Tensor:
         index = call.lists.index[call.lists.order_numbers()[number]].long()
         q, k, v = (x.transpose(1, 2)[batch[:, None], head[:, None], index] for x in (call.q, call.k, call.v))
         bias = None if call.key_bias is None else call.key_bias[batch].to(q.dtype)
-        by_head[batch[:, None], head[:, None], index] = _OneList(call.lists, number, k, v, bias, call.tail).attend(q)
+        by_head[batch[:, None], head[:, None], index] = _OneList(call.lists, number, k, v, bias).attend(q)
     return out
 
 
@@ -54,18 +58,15 @@ class _OneList:
     Args:
         k, v: (N, S, D).
         bias: (N, text tokens), added to the scores of the text keys.
-        tail: whether tiles left out count as their mean.
     """
 
-    def __init__(self, lists: TileLists, number: int, k: Tensor, v: Tensor, bias: Tensor | None, tail: bool):
+    def __init__(self, lists: TileLists, number: int, k: Tensor, v: Tensor, bias: Tensor | None):
         self.lists, self.number, self.bias = lists, number, bias
         self.rows, self.skipped = lists.starts.shape[1] - 1, lists.skipped()[number]
         self.starts, self.counts = lists.rows(number)
         tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
         self.k_tiles, self.v_tiles = (x[:, :tiled].unflatten(1, (-1, lists.key_tile)) for x in (k, v))
         self.k_rest, self.v_rest = k[:, tiled:], v[:, tiled:]
-        tiles = (self.k_tiles, self.v_tiles)
-        self.means = [x.mean(2, dtype=torch.float32).to(k.dtype) for x in tiles] if tail else None
 
     def attend(self, q: Tensor) -> Tensor:
         """Output (N, S, D) for q (N, S, D)."""
@@ -91,20 +92,12 @@ class _OneList:
         k, v = (
             _gather(tiles, rest, chosen) for tiles, rest in ((self.k_tiles, self.k_rest), (self.v_tiles, self.v_rest))
         )
-        if self.bias is None and self.means is None:
+        if self.bias is None:
             return F.scaled_dot_product_attention(query, k, v)
-        score_bias = torch.zeros(len(query), len(chosen), k.shape[2], dtype=query.dtype, device=query.device)
-        if self.bias is not None and self.bias.shape[1]:
-            score_bias[:, :, -self.bias.shape[1] :] = self.bias[:, None]
-        if self.means is not None:
-            k, v = (
-                torch.cat([x, mean[:, None].expand(-1, len(chosen), -1, -1)], 2)
-                for x, mean in zip((k, v), self.means, strict=True)
-            )
-            dropped = score_bias.new_full((len(chosen), self.k_tiles.shape[1]), math.log(self.lists.key_tile))
-            dropped.scatter_(1, chosen, -torch.inf)
-            score_bias = torch.cat([score_bias, dropped.expand(len(query), -1, -1)], 2)
-        return F.scaled_dot_product_attention(query, k, v, score_bias[:, :, None])
+        score_bias = torch.zeros(len(query), 1, 1, k.shape[2], dtype=query.dtype, device=query.device)
+        if self.bias.shape[1]:
+            score_bias[..., -self.bias.shape[1] :] = self.bias[:, None, None]
+        return F.scaled_dot_product_attention(query, k, v, score_bias)
 
 
 def keep_tables(lists: TileLists, pair_lists: tuple[int, ...], head_dim: int) -> None:

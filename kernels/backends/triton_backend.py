@@ -1,8 +1,8 @@
 """The Triton backend: one launch per layer, every head with its own tile list and token order. Where keys and values
-are packed (`packing.py`), one launch per group of heads.
+are copied into tile order first (`tile_copies.py`), one launch per group of heads.
 
-Preparation and launches are separate from the kernels (`triton_kernels/`), so that this file and its refusals import
-without Triton, and from who launches, so that `compiled_backend.py` shares them.
+Launches are separate from the kernels (`triton_kernels/`), so that this file and its refusals import without Triton,
+and from who launches, so that `compiled_backend.py` shares them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from torch import Tensor
 from ..call import AttentionCall
 from ..configs import DTYPES, HEAD_DIMS, KernelConfig, device_arch, kernel_config
 from ..lists import TileLists
+from ..routing import Routing, score_chunks
 from ..tiling import KEY_TILE, QUERY_TILE
-from .launcher import Launch, Launcher, launch_failure, through_triton
-from .packing import packed_groups
+from .launcher import SELECT_BLOCK, Launch, Launcher, through_triton
+from .tile_copies import TileCopies, tile_copies
 
 TRITON_FOUND = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the tests run the kernels without a GPU
@@ -50,7 +51,12 @@ def refusal(call: AttentionCall) -> str | None:
     if device_arch(device) is None:
         name = torch.cuda.get_device_name(device)
         return f"there are no kernels for {name}: NVIDIA from RTX 30 or A100 on, AMD MI300 and RX 9000"
-    return _launch_failure(device)
+    return None
+
+
+def needs_self_test(device: torch.device) -> bool:
+    """Whether a call has to be right before others are trusted: on a GPU, where the tests may never have run."""
+    return not INTERPRETED
 
 
 def install_line(system: str = sys.platform, torch_version: str = torch.__version__) -> str:
@@ -78,25 +84,27 @@ def _has_compiler() -> bool:
     return bool(os.environ.get("CC")) or any(shutil.which(name) for name in ("gcc", "clang"))
 
 
-@cache
-def _launch_failure(device: torch.device) -> str | None:
-    return launch_failure(device)
-
-
 def attention(call: AttentionCall) -> Tensor:
     """Output (B, S, H, D), contiguous, of a call that `refusal` has nothing against."""
     return run(call, INTERPRETED_ARCH if INTERPRETED else device_arch(call.q.device), through_triton)
 
 
-def means(call: AttentionCall, x: Tensor, tile: int) -> Tensor:
-    """Means over tiles for routing, see `routing.routed_call`."""
-    return launched_means(call, x, tile, through_triton)
+def choose(call: AttentionCall, routing: Routing, columns: Tensor) -> None:
+    """Choose the tiles of routed heads, see `routing.Choose`."""
+    launched_choice(call, routing, columns, through_triton)
 
 
-def launched_means(call: AttentionCall, x: Tensor, tile: int, launcher: Launcher) -> Tensor:
-    """Means (B*H, tiles, D) of x (B, S, H, D) in each head's token order, in the dtype of x."""
-    x = plain_strides(x if x.stride(-1) == 1 else x.contiguous())
-    return tile_means(x, call.lists.slots(call.pair_lists, x.shape[2]), call.lists, tile, launcher)
+def launched_choice(call: AttentionCall, routing: Routing, columns: Tensor, launcher: Launcher) -> None:
+    """Choose the tiles of routed heads by kernels: means of q and k, their products, the largest of each row."""
+    lists = call.lists
+    q_means, k_means = (
+        tile_means(plain_strides(x if x.stride(-1) == 1 else x.contiguous()), routing.members, lists, tile, launcher)
+        for x, tile in ((call.q, lists.query_tile), (call.k, lists.key_tile))
+    )
+    for first, scores in score_chunks(call, q_means, k_means):
+        numbers = (routing.first + first, routing.starts.shape[1], scores.shape[2])
+        arguments = (scores, columns, routing.starts, routing.counts, *numbers)
+        launcher(Launch("select_tiles", (scores.shape[1], len(scores)), arguments, {"BLOCK": SELECT_BLOCK}, warps=4))
 
 
 def run(call: AttentionCall, arch: str, launcher: Launcher, config: KernelConfig | None = None) -> Tensor:
@@ -106,25 +114,16 @@ def run(call: AttentionCall, arch: str, launcher: Launcher, config: KernelConfig
         config: instead of the architecture's own, for measuring others.
     """
     q, k, v = (plain_strides(x if x.stride(-1) == 1 else x.contiguous()) for x in (call.q, call.k, call.v))
-    config = config or kernel_config(arch, q.shape[-1], call.int8, call.tail)
+    call = replace(call, q=q, k=k, v=v)
+    config = config or kernel_config(arch, q.shape[-1], call.int8)
+    if config.packed and call.lists.grid.video_tokens < call.lists.key_tile:
+        config = replace(config, packed=False)
     slots = call.lists.slots(call.pair_lists, q.shape[2])
-    prepared = Prepared(k, v, slots, call, config, launcher)
+    live = sum(call.lists.densities[number] > 0 for number in call.pair_lists)  # skipped heads come last
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    if config.packed:
-        if call.tail:
-            raise ValueError("packed keys and values with a tail: that spills, use another configuration")
-        live = live_slots(slots, call) if call.lists.grid.video_tokens >= call.lists.key_tile else slots[:0]
-        for group, k_tiles, v_tiles in packed_groups(k, v, live, call.lists, launcher):
-            launcher(attention_launch(q, k, v, out, group, call, prepared, config, k_tiles, v_tiles))
-        slots, config = slots[len(live) :].clone(), replace(config, packed=False)  # a copy starts at 16 bytes
-    if len(slots):
-        launcher(attention_launch(q, k, v, out, slots, call, prepared, config))
+    for copies in tile_copies(call, config, slots, live, launcher):
+        launcher(attention_launch(call, out, slots, copies, config))
     return out
-
-
-def live_slots(slots: Tensor, call: AttentionCall) -> Tensor:
-    """Slots of the heads that attend anything: skipped ones come last and need nothing, unless they have text rows."""
-    return slots[: sum(call.lists.densities[number] > 0 for number in call.pair_lists)]
 
 
 def plain_strides(x: Tensor) -> Tensor:
@@ -133,91 +132,40 @@ def plain_strides(x: Tensor) -> Tensor:
     return x.as_strided(x.shape, strides)
 
 
-class Prepared:
-    """What is made of k and v before attention: 8-bit keys, means of tiles. Nothing of it for the plain kernel."""
-
-    def __init__(
-        self, k: Tensor, v: Tensor, slots: Tensor, call: AttentionCall, config: KernelConfig, launcher: Launcher
-    ):
-        slots = live_slots(slots, call)
-        self.key_bias = self.k_int8 = self.k_scale = self.v_scale = self.k_means = self.v_means = self.kept = None
-        lists, (batch, tokens, heads, head_dim) = call.lists, k.shape
-        if call.key_bias is not None:
-            self.key_bias = text_bias(call.key_bias, lists)
-        mean = k.mean(1, dtype=torch.float32).contiguous() if call.int8 else None
-        if call.int8:
-            self.k_int8 = torch.empty(batch * heads, tokens, head_dim, dtype=torch.int8, device=k.device)
-            tiles = -(-tokens // lists.key_tile)
-            self.k_scale = torch.empty(batch * heads, tiles, dtype=torch.float32, device=k.device)
-            if len(slots):
-                launcher(quantize_launch(k, mean, self.k_int8, self.k_scale, slots, lists))
-        if config.pv == "fp8":
-            self.v_scale = torch.maximum(v.amax(1), -v.amin(1)).float().clamp_min(1e-12).contiguous()
-        if call.tail:
-            self.k_means = tile_means(k, slots, lists, lists.key_tile, launcher, mean)
-            self.v_means = tile_means(v, slots, lists, lists.key_tile, launcher)
-            self.kept = lists.kept()
-
-
 def attention_launch(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, slots: Tensor, call: AttentionCall, prepared: Prepared,
-    config: KernelConfig, k_tiles: object = None, v_tiles: object = None,
-) -> Launch:  # fmt: skip
-    """The launch that fills the heads of slots in out (B, S, H, D); k_tiles and v_tiles are of `packed_groups`."""
-    lists, (tokens, heads, head_dim) = call.lists, q.shape[1:]
-    tiles = lists.grid.video_tokens // lists.key_tile
+    call: AttentionCall, out: Tensor, slots: Tensor, copies: TileCopies, config: KernelConfig
+) -> Launch:
+    """The launch that fills the heads of `copies` in out (B, S, H, D), contiguous."""
+    q, k, v, lists = call.q, call.k, call.v, call.lists
+    _, tokens, heads, head_dim = q.shape
+    zero = lists.zero()  # stands for a pointer that the kernel does not follow; its type has to be the right one
     arguments = (
-        q, k, v, _or(k_tiles, k), _or(v_tiles, v), out,
+        q, k, v, _or(copies.k_tiles, k), _or(copies.v_tiles, v), out,
         slots, lists.starts, lists.counts, lists.columns, lists.orders, lists.index,
-        _or(prepared.key_bias, lists.zero()), _or(prepared.k_int8, slots), _or(prepared.k_scale, slots),
-        _or(prepared.v_scale, slots), _or(prepared.k_means, q), _or(prepared.v_means, q), _or(prepared.kept, slots),
+        zero if call.key_bias is None else call.key_bias.float().contiguous(),
+        _or(copies.k_scale, zero), _or(copies.v_largest, zero),
         head_dim**-0.5 * math.log2(math.e),
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        heads, tokens, lists.grid.video_tokens, tiles * lists.key_tile, lists.starts.shape[1], tiles,
-        int(prepared.key_bias is not None),
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
+        copies.first, heads, tokens, lists.grid.video_tokens, int(call.key_bias is not None),
     )  # fmt: skip
     constants = {
         "HEAD_DIM": head_dim, "QUERY_TILE": lists.query_tile, "KEY_TILE": lists.key_tile, "ROWS": config.rows,
-        "STAGES": config.stages, "INT8": call.int8, "PV": config.pv, "TAIL": call.tail,
+        "STAGES": config.stages, "INT8": call.int8, "FP16_SUMS": config.fp16_sums,
         "UPCAST": INTERPRETED and q.dtype == torch.bfloat16, "PACKED": config.packed,
     }  # fmt: skip
-    grid = (-(-tokens // config.rows) * len(slots), 1)
+    grid = (-(-tokens // config.rows) * copies.slots, 1)
     return Launch("attention", grid, arguments, constants, config.warps, config.stages)
 
 
-def _or(tensor: object, unused: Tensor) -> object:
-    """A pointer that the kernel never follows where there is nothing to point at. Where the kernel is the same with
-    and without, it has to be of the same type: another would be another binary."""
+def _or(tensor: object | None, unused: Tensor) -> object:
     return unused if tensor is None else tensor
 
 
-def text_bias(key_bias: Tensor, lists: TileLists) -> Tensor:
-    """(B, prefix + suffix) as the kernel reads it: one for each text token, in units of log 2."""
-    return (key_bias.float() * math.log2(math.e)).clamp_min(-1e30).contiguous()
-
-
-def quantize_launch(
-    k: Tensor, mean: Tensor, k_int8: Tensor, k_scale: Tensor, slots: Tensor, lists: TileLists
-) -> Launch:
-    """The launch that fills k_int8 (B*H, S, D) and k_scale (B*H, tiles) from k (B, S, H, D) and its mean (B, H, D), in
-    tile order."""
-    heads, tokens, head_dim = k.shape[2], k.shape[1], k.shape[3]
-    tables = (slots, lists.orders, lists.index)
-    arguments = (k, mean, k_int8, k_scale, *tables, *k.stride()[:3], heads, tokens)
-    constants = {"HEAD_DIM": head_dim, "KEY_TILE": lists.key_tile}
-    return Launch("quantize_keys", (k_scale.shape[1], slots.shape[0]), arguments, constants, warps=4)
-
-
-def tile_means(
-    x: Tensor, slots: Tensor, lists: TileLists, tile: int, launcher: Launcher, shift: Tensor | None = None
-) -> Tensor:
-    """Means (B*H, tiles, D) of x (B, S, H, D) over full tiles in each head's token order, less shift (B, H, D)."""
-    batch, tokens, heads, head_dim = x.shape
-    tiles = lists.grid.video_tokens // tile
-    out = torch.empty(batch * heads, tiles, head_dim, dtype=x.dtype, device=x.device)
-    if tiles and len(slots):
-        tables = (slots, lists.orders, lists.index)
-        arguments = (x, _or(shift, lists.zero()), out, *tables, *x.stride()[:3], heads, tokens, int(shift is not None))
-        constants = {"HEAD_DIM": head_dim, "TILE": tile}
-        launcher(Launch("tile_means", (tiles, len(slots)), arguments, constants, warps=4))
+def tile_means(x: Tensor, slots: Tensor, lists: TileLists, tile: int, launcher: Launcher) -> Tensor:
+    """Means (slots, tiles, D) fp32 of x (B, S, H, D) over full tiles in each slot's token order."""
+    tokens, head_dim = x.shape[1], x.shape[3]
+    out = torch.empty(len(slots), lists.grid.video_tokens // tile, head_dim, dtype=torch.float32, device=x.device)
+    arguments = (x, out, slots, lists.orders, lists.index, *x.stride()[:3], tokens)
+    constants = {"HEAD_DIM": head_dim, "TILE": tile}
+    launcher(Launch("tile_means", (out.shape[1], len(slots)), arguments, constants, warps=4))
     return out

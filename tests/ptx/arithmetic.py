@@ -96,6 +96,7 @@ def _integers() -> dict[str, Rule]:
             f"not.b{bits}": (raw, (raw,), np.invert),
             f"selp.b{bits}": (raw, (raw, raw, "pred"), _select),
         }
+    rules["popc.b32"] = ("u32", ("u32",), lambda x: np.bitwise_count(x).astype(U4))
     del rules["div.u64"], rules["rem.u64"]  # `divide` works in signed 64 bits
     for kind, wide in (("s16", "s32"), ("u16", "u32"), ("s32", "s64"), ("u32", "u64")):
         product = partial(_product, DTYPES[wide])
@@ -109,6 +110,7 @@ def _integers() -> dict[str, Rule]:
 def _floats() -> dict[str, Rule]:
     two = {
         "add": np.add, "sub": np.subtract, "mul": np.multiply, "max": np.fmax, "min": np.fmin,
+        "max.NaN": np.maximum, "min.NaN": np.minimum,
         "div.full": np.divide, "div.rn": np.divide,
     }  # fmt: skip
     rules: dict[str, Rule] = {f"{name}.f32": ("f32", ("f32", "f32"), function) for name, function in two.items()}

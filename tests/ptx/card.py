@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest import mock
 
+import numpy as np
 import torch
 from sparse_vdit.kernels.backends import compiled_backend, cuda_driver, shipped, triton_backend
 from sparse_vdit.kernels.backends.launcher import KERNELS, Launch
 from torch import Tensor
 
-from .global_memory import GlobalMemory, Range
+from .global_memory import GlobalMemory
 from .library import DriverLibrary
 from .machine import Machine
 from .program import Program
@@ -22,7 +23,8 @@ CUDA = torch.device("cuda", 0)
 CAPABILITIES = {arch: own for own, arch in (shipped.PORTABLE | shipped.EXACT).items()}
 OUTPUTS = {  # parameters that a kernel writes; all others it may read alone
     "block_sparse_fwd_kernel": {"OUT"},
-    "quantize_keys_kernel": {"K_INT8", "K_SCALE"},
+    "quantize_tiles_kernel": {"K_TILES", "V_TILES", "K_SCALE"},
+    "select_tiles_kernel": {"COLUMNS"},
     "tile_means_kernel": {"OUT"},
 }
 
@@ -50,7 +52,7 @@ class Card:
 
     def announce(self, launch: Launch, start: Callable[[Launch], None]) -> None:
         """Start a launch with its tensors as global memory: the driver is told addresses alone."""
-        arch, dtype = shipped.arch_of(self.capability), shipped.DTYPE_NAMES[launch.arguments[0].dtype]
+        arch, dtype = shipped.arch_of(self.capability), shipped.DTYPE_NAMES.get(launch.arguments[0].dtype, "")
         self.runs.append(Run(shipped.file_name(arch, launch.kernel, dtype, launch.constants), launch))
         self._memory = memory_of(launch)
         try:
@@ -65,28 +67,26 @@ class Card:
 def memory_of(launch: Launch) -> GlobalMemory:
     """Global memory of a launch: the elements of its tensors, and nothing else of their storages.
 
-    Outputs are filled with ones first, NaN or -1, so that no earlier result stands where the kernel writes nothing.
+    Outputs may be written and not read. An output that is also an input only stands where the kernel writes nothing.
     """
     entry = KERNELS[launch.kernel][1]
     if entry not in OUTPUTS:
         raise KeyError(f"{entry} is new: name the parameters that it writes in OUTPUTS")
+    names = shipped.manifest()["kernels"][entry]["parameters"]
+    named = [(name, x) for name, x in zip(names, launch.arguments, strict=True) if isinstance(x, Tensor) and x.numel()]
+    inputs = {x.data_ptr() for name, x in named if name not in OUTPUTS[entry]}
     memory, ranges = GlobalMemory(), {}
-    for name, x in zip(shipped.manifest()["kernels"][entry]["parameters"], launch.arguments, strict=True):
-        if not isinstance(x, Tensor) or not x.numel():
-            continue
+    for name, x in named:
         storage = x.untyped_storage()
         if storage.data_ptr() not in ranges:
             ranges[storage.data_ptr()] = memory.add(name, storage.data_ptr(), storage.nbytes())
         found = ranges[storage.data_ptr()]
-        if name in OUTPUTS[entry]:
-            _elements(found, found.data, x).fill_(0xFF)
-            _elements(found, found.writable, x).fill_(1)
-        else:
-            _elements(found, found.readable, x).fill_(1)
+        rights = found.readable if x.data_ptr() in inputs else found.writable
+        _elements(rights, x).fill_(1)
     return memory
 
 
-def _elements(found: Range, what: object, x: Tensor) -> Tensor:
+def _elements(what: np.ndarray, x: Tensor) -> Tensor:
     """Bytes of the elements of x in an array over its storage."""
     size = x.element_size()
     whole = torch.from_numpy(what[: len(what) // size * size]).view(-1, size)
@@ -115,15 +115,12 @@ def plugged(capability: tuple[int, int], machine: Machine | None = None, **optio
 def library_plugged(library: DriverLibrary) -> Iterator[DriverLibrary]:
     """Let a library answer as the driver of the only card."""
     driver = cuda_driver.Driver(library)
-    compiled_backend._load.cache_clear()
     with (
+        mock.patch.dict(compiled_backend._loaded, clear=True),
         mock.patch.object(compiled_backend, "open_driver", lambda: driver),
         mock.patch.object(compiled_backend, "_capability", lambda device: library.capability),
         mock.patch.object(compiled_backend, "_stream", lambda device: STREAM),
         mock.patch.object(torch.cuda, "get_device_name", lambda device: "a card"),
         mock.patch.object(triton_backend, "INTERPRETED", False),
     ):
-        try:
-            yield library
-        finally:
-            compiled_backend._load.cache_clear()
+        yield library

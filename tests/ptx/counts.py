@@ -20,7 +20,7 @@ CLASSES = {  # of opcodes, by how they start; the first that fits counts
     "global memory": ("ld.global", "st.global"),
     "exponentials": ("ex2",),
     "conversions": ("cvt",),
-    "shuffles": ("shfl",),
+    "shuffles": ("shfl", "redux"),
     "waits": ("bar", "cp.async.", "wgmma", "tcgen05", "fence", "mbarrier", "elect"),
     "moves": ("mov",),
     "branches": ("bra", "ret"),

@@ -20,6 +20,7 @@ MOST_SHARED = {  # bytes a block may have, by capability
 LEAST_SHARED = min(MOST_SHARED.values())  # of cards that are not listed
 MOST_BLOCKS = 2**31 - 1, 2**16 - 1  # along x and y
 INVALID_VALUE, INVALID_CONTEXT, NO_BINARY, INVALID_PTX, NOT_FOUND = 1, 201, 209, 218, 500  # CUresult
+REGISTERS = 128  # of a thread, for whoever asks: PTX does not say
 CTYPES = {"u64": ctypes.c_uint64, "u32": ctypes.c_uint32, "f32": ctypes.c_float}
 
 
@@ -129,6 +130,9 @@ class DriverLibrary:
         self.functions.append(Loaded(kernels[entry.value.decode()], text))
         function._obj.value = len(self.functions)
         return 0
+
+    def _cuFuncGetAttribute(self, value: object, attribute: int, function: ctypes.c_void_p) -> None:  # noqa: N802
+        value._obj.value = REGISTERS
 
     def _cuFuncSetAttribute(self, function: ctypes.c_void_p, attribute: int, value: int) -> int:  # noqa: N802
         if attribute != MAX_DYNAMIC_SHARED or value > MOST_SHARED.get(self.capability, LEAST_SHARED):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import UnsupportedPtxError
-from .numbers import U2, U4, U8, UNSIGNED, size_of
+from .numbers import U2, U4, U8, UNSIGNED, extended, size_of
 from .operands import Mask, Slots, Step, constant_of
 from .parsing import Instruction, Operand, Register, Vector
 from .shared_memory import elements_of, rows_of
@@ -37,7 +37,6 @@ def translate_ld(slots: Slots, instruction: Instruction) -> Step:
     space, kind = _space(instruction), instruction.parts[-1]
     size, items = size_of(kind), _items(target)
     places = [slots.target(item, item.kind) for item in items]
-    dtypes = [UNSIGNED[size_of(item.kind)] for item in items]  # registers are wider than single bytes
     find = slots.address(address, space)
 
     def step(cta: Cta, mask: Mask) -> None:
@@ -46,8 +45,8 @@ def translate_ld(slots: Slots, instruction: Instruction) -> Step:
             values = cta.memory.load(find(cta)[lanes], size, len(places))
         else:
             values = _load_shared(cta, find(cta)[lanes], size, len(places), lanes, instruction)
-        for place, dtype, value in zip(places, dtypes, values, strict=True):
-            cta.set_lanes(place, value.astype(dtype, copy=False), lanes)
+        for place, item, value in zip(places, items, values, strict=True):
+            cta.set_lanes(place, extended(value, kind, item.kind), lanes)
 
     return step
 
@@ -191,15 +190,36 @@ def translate_shfl(slots: Slots, instruction: Instruction) -> Step:
     """Values of other lanes of the warp."""
     target, source, lane, clamp, members = instruction.operands
     mode, number = instruction.parts[2], constant_of(lane)
-    if (constant_of(clamp), constant_of(members)) != (31, -1) or mode not in ("bfly", "idx"):
-        raise UnsupportedPtxError("shfl of part of a warp, or in another mode")
-    to, own = slots.target(target, "b32"), slots.source(source, "b32")
     threads = np.arange(slots.threads)
-    other = threads ^ number if mode == "bfly" else threads // 32 * 32 + number
+    sources = {  # of each lane; the first lanes of a warp have none above and keep their own value
+        "bfly": threads ^ number, "idx": threads // 32 * 32 + number,
+        "up": np.where(threads % 32 >= number, threads - number, threads),
+    }  # fmt: skip
+    whole = 0 if mode == "up" else 31
+    if mode not in sources or (constant_of(clamp), constant_of(members)) != (whole, -1):
+        raise UnsupportedPtxError("shfl of part of a warp, or in another mode")
+    to, own, other = slots.target(target, "b32"), slots.source(source, "b32"), sources[mode]
 
     def step(cta: Cta, mask: Mask) -> None:
         cta.need_warps(mask)
         cta.set(to, cta.registers[own][other], mask)
+
+    return step
+
+
+def translate_redux(slots: Slots, instruction: Instruction) -> Step:
+    """redux.sync.add: the sum over a warp, in every lane."""
+    target, source, members = instruction.operands
+    if instruction.op not in ("redux.sync.add.s32", "redux.sync.add.u32"):
+        raise UnsupportedPtxError("redux of another kind than a sum")
+    to, own, lanes = slots.target(target, "b32"), slots.source(source, "b32"), slots.source(members, "b32")
+
+    def step(cta: Cta, mask: Mask) -> None:
+        cta.need_warps(mask)
+        if (cta.registers[lanes] != U4(0xFFFFFFFF)).any():
+            raise UnsupportedPtxError("redux of part of a warp")
+        sums = cta.registers[own].reshape(-1, 32).sum(1, dtype=U4)
+        cta.set(to, np.repeat(sums, 32), mask)
 
     return step
 
@@ -244,6 +264,7 @@ TRANSLATORS = {
     "ldmatrix": translate_ldmatrix,
     "stmatrix": translate_stmatrix,
     "shfl": translate_shfl,
+    "redux": translate_redux,
     "elect": translate_elect,
     "fence": translate_fence,
     "createpolicy": translate_createpolicy,

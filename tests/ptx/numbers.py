@@ -21,6 +21,12 @@ def size_of(kind: str) -> int:
     return np.dtype(DTYPES[kind]).itemsize
 
 
+def extended(bits: np.ndarray, kind: str, register: str) -> np.ndarray:
+    """Bits of a type in a register that may be wider: signed numbers keep their sign."""
+    signed = bits.view(DTYPES[kind]) if kind.startswith("s") else bits
+    return signed.astype(UNSIGNED[size_of(register)], copy=False)
+
+
 def to_bf16(x: np.ndarray) -> np.ndarray:
     """Bits of bf16, in 32-bit words, of fp32: rounded to nearest, ties to even."""
     bits = x.view(U4)

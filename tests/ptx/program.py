@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from . import arithmetic, mma, movement, tcgen05, wgmma
 from .errors import UnsupportedPtxError
+from .numbers import extended
 from .operands import Mask, Slots, Step
 from .parsing import Immediate, Instruction, Kernel, Symbol
 
@@ -61,6 +62,9 @@ class Program:
 
     Args:
         shared_base: address of the block's shared memory.
+
+    Attributes:
+        unknown: why each instruction fails that the machine does not know.
     """
 
     def __init__(self, kernel: Kernel, shared_base: int):
@@ -69,6 +73,7 @@ class Program:
         self.kernel, self.threads = kernel, kernel.threads
         self.slots = Slots(kernel.threads, shared_base)
         self.parameters = [*kernel.parameters]
+        self.unknown: list[UnsupportedPtxError] = []
         code, starts = kernel.code, {0, *kernel.labels.values()}
         starts |= {number + 1 for number, instruction in enumerate(code) if instruction.parts[0] in ENDS}
         self._numbers = {start: number for number, start in enumerate(sorted(starts - {len(code)}))}
@@ -106,10 +111,11 @@ class Program:
         """The step of an instruction. What the machine does not know fails when it is reached."""
         try:
             step = self._translated(instruction)
-        except UnsupportedPtxError as error:
-            step = _failing(error.text)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            step = _failing(f"a form of it that is not known ({error!r})")
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, UnsupportedPtxError) as error:
+            known = isinstance(error, UnsupportedPtxError)
+            text = error.text if known else f"a form of it that is not known ({error!r})"
+            self.unknown.append(UnsupportedPtxError(text, instruction))
+            step = _failing(text)
         if instruction.predicate is None:
             return step
         slot = self.slots.source(instruction.predicate.register, "pred")
@@ -129,10 +135,10 @@ class Program:
         kind = instruction.parts[2]
         if not isinstance(address.base, Symbol) or address.base.name not in self.parameters or address.offset:
             raise UnsupportedPtxError("part of a parameter")
-        number, slot = self.parameters.index(address.base.name), self.slots.target(target, kind)
+        number, slot = self.parameters.index(address.base.name), self.slots.target(target, target.kind)
 
         def step(cta: Cta, mask: Mask) -> None:
-            cta.set(slot, cta.parameters[number], mask)
+            cta.set(slot, extended(cta.parameters[number], kind, target.kind), mask)
 
         return step
 

@@ -66,6 +66,7 @@ class Wgmma:
         self.groups: list[list[Product]] = []
         self.sums: dict[tuple[int, ...], np.ndarray] = {}
         self.fenced: list[np.ndarray | None] = []  # what registers held at the last wgmma.fence
+        self.constants = {id(value) for value in cta.program.slots.constants.values()}
 
     @property
     def in_flight(self) -> list[Product]:
@@ -101,9 +102,7 @@ class Wgmma:
         self.cta.need_all(mask)
         reads: list[Access] = []
         left = [] if isinstance(form.left, int) else form.left
-        written = (*left, *(() if form.target in self.sums else form.target))
-        if not self.fenced or any(self.fenced[place] is not self.cta.registers[place] for place in written):
-            raise PtxError("registers that wgmma uses were written since the last wgmma.fence")
+        self._need_fence((*left, *(() if form.target in self.sums else form.target)))
         keep = self.cta.registers[form.keep]
         if keep.any() != keep.all():
             raise UnsupportedPtxError("scale-d that differs between threads")
@@ -152,6 +151,15 @@ class Wgmma:
         if any(self.cta.registers[place] is None for place in form.target):
             raise PtxError("adds to registers without a value, or in flight")
         return np.stack([self.cta.registers[place] for place in form.target]).view(dtype)
+
+    def _need_fence(self, places: tuple[int, ...]) -> None:
+        """Registers have to be written before the last fence, as PTX wants it. Constants are let through: LLVM moves
+        them behind the fence, and the driver's compiler before it again.
+        """
+        registers = self.cta.registers
+        late = [one for one in places if not self.fenced or self.fenced[one] is not registers[one]]
+        if any(not self.fenced or id(registers[place]) not in self.constants for place in late):
+            raise PtxError("registers that wgmma uses were written since the last wgmma.fence")
 
     def _finish(self, product: Product) -> None:
         registers, form = self.cta.registers, product.form

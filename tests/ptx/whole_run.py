@@ -20,7 +20,8 @@ class Row:
     Attributes:
         files: shipped files with these instructions.
         cases: how many ran.
-        error: the largest relative L2 distance to the truth. That of quantized keys is of the attention they are for.
+        error: the largest relative L2 distance to the truth. That of a kernel that quantizes is of the attention it
+            is for; that of kernels that choose tiles is the part that torch chooses otherwise.
         allowed: the distance that the tests allow.
         seconds: it took.
         instructions: of a warp for each key tile, by class.

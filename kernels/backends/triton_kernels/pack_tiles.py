@@ -4,11 +4,11 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["first_slot", "tokens"])
 def pack_tiles_kernel(
     X, OUT, SLOTS, ORDERS, INDEX,
     stride_xb, stride_xs, stride_xh,
-    tokens,
+    first_slot, tokens,
     HEAD_DIM: tl.constexpr, KEY_TILE: tl.constexpr,
 ):  # fmt: skip
     """X (B, S, H, D) by strides -> OUT (slots, tiles * KEY_TILE, D); others as in `sparse.py`. One program per tile and
@@ -16,9 +16,10 @@ def pack_tiles_kernel(
     """
     tile = tl.program_id(0)
     slot = tl.program_id(1)
-    batch = tl.load(SLOTS + 3 * slot).to(tl.int64)
-    head = tl.load(SLOTS + 3 * slot + 1).to(tl.int64)
-    INDEX += tl.load(ORDERS + tl.load(SLOTS + 3 * slot + 2)).to(tl.int64) * tokens
+    SLOTS += 3 * (first_slot + slot)
+    batch = tl.load(SLOTS).to(tl.int64)
+    head = tl.load(SLOTS + 1).to(tl.int64)
+    INDEX += tl.load(ORDERS + tl.load(SLOTS + 2)).to(tl.int64) * tokens
     place = tile * KEY_TILE + tl.arange(0, KEY_TILE)
     offs_d = tl.arange(0, HEAD_DIM)
     token = tl.load(INDEX + place).to(tl.int64)

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ....kernels.memory import out_of_memory
 from ....plans.head_drawing import fitting_maps
 from ....plans.plan import Plan
 from ....plans.profile import Profile
@@ -22,7 +23,7 @@ from ..plan_choice.plan_names import plan_name
 from ..reports import reasons
 from ..reports.pictured import pictured_plans
 from ..runs.engine import NOT_VIEWED, Call, DenseTimer, Engine
-from ..runs.failures import calibration_failure, out_of_memory
+from ..runs.failures import calibration_failure
 from ..runs.plan_engine import SIGMA_SLACK, PlanEngine
 from ..runs.run import Run
 from ..runs.sampling import DEFAULT_START
@@ -89,6 +90,7 @@ class CalibrationEngine:
         self.planned = None if plan is None else make_engine(plan)
         self.sigma_start, self.sigma_end = sigma_start, sigma_end
         self.notes: list[str] = []
+        self._target: tuple[torch.device, torch.dtype] | None = None
         self._dense: str | None = None
         self._warm = True
         self._first_below: float | None = None
@@ -140,6 +142,8 @@ class CalibrationEngine:
         try:
             self.planned = self.make_engine(self._search(self.measuring.so_far()))
             self.measuring.forget()
+            if self._target is not None:
+                self.planned.try_kernels(*self._target)
         except SearchError as error:
             self.notes.append(f"no plan was found: {error}")
         except Exception as error:
@@ -159,6 +163,12 @@ class CalibrationEngine:
         plan = self.keeper.search(profile)
         self.notes.append(f"searched a plan in {time.perf_counter() - began:.2f} s")
         return plan
+
+    def try_kernels(self, device: torch.device, dtype: torch.dtype) -> None:
+        """For the plan that is kept; for one that is found, as soon as it is."""
+        self._target = device, dtype
+        if self.planned is not None:
+            self.planned.try_kernels(device, dtype)
 
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """What the plan's engine needs, once there is one."""

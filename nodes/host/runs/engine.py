@@ -60,6 +60,9 @@ class Engine(Protocol):
     def reason(self, sigma: float) -> str | None:
         """Why a forward at this noise level stays dense, None when it does not. Called once per forward."""
 
+    def try_kernels(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Find out before sampling which kernels can be trusted, on the device and in the dtype of the model."""
+
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """Build what depends on the token layout and the batch, before the first block."""
 

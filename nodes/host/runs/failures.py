@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 
-import torch
-
+from ....kernels.memory import out_of_memory
 from ..reports import reasons
 
 LOG = logging.getLogger("sparse_vdit")
@@ -23,14 +22,6 @@ def calibration_failure(error: Exception) -> str:
         raise error
     LOG.warning("Sparse-vDiT: calibration failed", exc_info=error)
     return f"calibration failed ({type(error).__name__}: {error})"[:MOST_CHARACTERS]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a device or on the host, as torch, the CUDA driver or Python say it."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 def failure_text(error: Exception) -> tuple[str, str]:

@@ -9,11 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ....kernels.attention import AUTO, choose_backend, keep_tables
+from ....kernels.attention import AUTO, keep_tables, try_kernels, with_fallback
 from ....kernels.call import AttentionCall
 from ....kernels.configs import DTYPES
 from ....kernels.grid import TokenGrid
 from ....kernels.lists import TileLists
+from ....kernels.memory import out_of_memory
+from ....kernels.patterns import Routed
 from ....plans.binding import BoundPlan, Table, own_densities
 from ....plans.kept_dense import NOTHING_KEPT, KeptDense, with_dense
 from ....plans.plan import Plan
@@ -27,7 +29,7 @@ from ..reports.pictured import pictured_plans
 from ..speed.kernel_choice import KernelChoice, mean_density
 from ..speed.race import Race
 from .engine import Call, DenseTimer
-from .failures import out_of_memory, passes_through
+from .failures import passes_through
 from .run import Run
 
 LOG = logging.getLogger(__name__)
@@ -103,6 +105,15 @@ class PlanEngine:
         for head_lists in {row for band in table for row in band}:
             self._keep_tables(lists, head_lists, batch, None)
 
+    def try_kernels(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Run the kernels' self-tests before sampling; what fails is known to every call that follows."""
+        if self.backend != AUTO or dtype not in DTYPES:
+            return
+        announce(device, self.say)
+        routed = any(isinstance(pattern, Routed) for pattern in self.plan.patterns)
+        for int8 in (False, True) if self.kernels.race is not None else (False,):
+            try_kernels(device, dtype, self.plan.head_dim, int8, routed)
+
     def _keep_tables(self, lists: TileLists, head_lists: tuple[int, ...], batch: int, backend: str | None) -> None:
         """Make what calls keep aside, once, outside of what ComfyUI records."""
         key = ("tables", head_lists, batch, backend)
@@ -148,18 +159,24 @@ class PlanEngine:
         if self.backend == AUTO and all(lists.densities[number] >= 1 for number in head_lists):
             return self._dense_heads(run, call)  # the model's own attention is the faster way to the same result
         announce(q.device, self.say)
+
+        def compute(name: str) -> Tensor | str:
+            if self.backend == AUTO and name == "torch" and (q.dtype in DTYPES or q.device.type not in TIMED_ON):
+                # torch alone is slower than dense attention in 16 bits, and elsewhere nothing tells whether it is
+                return reasons.NO_KERNELS
+            self._keep_tables(lists, head_lists, q.shape[0], name)
+            return self.kernels.attention(run, layout, sparse, name, call.again)
+
         try:
             sparse = AttentionCall(q, call.k, call.v, lists, head_lists, call.key_bias)
-            name, passed_over = choose_backend(sparse, self.backend)
+            out, name, passed_over = with_fallback(
+                sparse, self.backend, compute, lambda error: passes_through(error) or out_of_memory(error)
+            )
         except ValueError as error:
             run.ledger.note(str(error))
             return reasons.REFUSED
-        if self.backend == AUTO and name == "torch" and (q.dtype in DTYPES or q.device.type not in TIMED_ON):
-            # torch alone is slower than dense attention in 16 bits, and elsewhere nothing tells whether it is
+        if out == reasons.NO_KERNELS:
             run.ledger.note(f"no fast kernels here: {passed_over}")
-            return reasons.NO_KERNELS
-        self._keep_tables(lists, head_lists, q.shape[0], name)
-        out = self.kernels.attention(run, layout, sparse, name, call.again)
         if isinstance(out, str):
             return out
         if run.spoiled(layer, out, (q, call.k, call.v)):

@@ -50,6 +50,9 @@ class ProfileEngine:
         self.sigma = sigma
         return reasons.WARM_UP if sigma > self.profiler.bands[0][0] else None
 
+    def try_kernels(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Nothing to do: the video stays dense."""
+
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """The profiler keeps its own tables."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ....kernels.memory import out_of_memory
 from ..attention.at_work import AtWork
 from ..attention.replaced import Watch
 from ..attention.text_mask import text_bias
@@ -17,7 +18,7 @@ from ..reports import reasons
 from ..reports.ledger import Ledger
 from ..speed.clock import Clock
 from .engine import Call, DenseTimer, Engine
-from .failures import failure_text, out_of_memory, passes_through
+from .failures import failure_text, passes_through
 from .output_check import OutputCheck
 
 EVENTS_BESIDE = 160  # pairs of events for the calls of a race, beside one for each layer
@@ -132,6 +133,11 @@ class Run:
                 done(milliseconds)
 
         return self.clock.start(device, what, add)
+
+    def try_kernels(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Let the engine find out which kernels can be trusted, before the first forward."""
+        with self._guarded():
+            self.engine.try_kernels(device, dtype)
 
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """Let the engine build what a forward needs; an error in it makes the rest of the run dense."""

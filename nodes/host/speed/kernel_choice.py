@@ -9,8 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ....kernels.attention import BACKENDS, run_call
+from ....kernels.attention import BACKENDS, bar, refusal, run_call
 from ....kernels.call import AttentionCall
+from ....kernels.memory import out_of_memory
+from ....kernels.routing import routed_call
+from ....kernels.spot_check import spot_check
 from ..families import Layout
 from ..reports import reasons
 from ..runs.engine import DenseTimer
@@ -83,11 +86,14 @@ class KernelChoice:
             stop = run.time(device, DENSE, self.race.measured(place, DENSE))
             again()
             stop()
-        out = None
+        out, checked = None, True  # only what is timed is checked
         while self._wants(run, device, place, lane(EXACT, percent)):
             out = None  # not two at a time
             out = self._timed(run, call, backend, EXACT, place)
+            checked = False
         out = self._timed(run, call, backend, EXACT) if out is None else out
+        if not checked:
+            self._check(call, backend, EXACT, out)
         for kernel in kernels[1:]:
             try:
                 self._compare(run, place, call, backend, kernel, out)
@@ -95,6 +101,8 @@ class KernelChoice:
                 if passes_through(error):
                     raise
                 self.race.drop(kernel)
+                if not out_of_memory(error):
+                    bar(backend, replace(call, **KERNELS[kernel]), error)
                 run.ledger.note(f"the {kernel} kernel failed and was left out: {error}")
         return out
 
@@ -106,8 +114,17 @@ class KernelChoice:
             other = None
             other = self._timed(run, call, backend, kernel, place)
         if other is not None:
+            self._check(call, backend, kernel, other)
             with self.pause():  # one number, read when the times are
                 self.race.compared(place, name, relative_error(other, exact))
+
+    def _check(self, call: AttentionCall, backend: str, kernel: str, out: Tensor) -> None:
+        """Raise `WrongOutput` where a kernel's output is wrong on this call's data. The torch backend is the
+        specification, and needs no check."""
+        if backend != "torch":
+            with self.pause():
+                call = replace(call, **KERNELS[kernel])
+                spot_check(routed_call(call, BACKENDS[backend].choose), out)
 
     def _timed(self, run: Run, call: AttentionCall, backend: str, kernel: str, place: str | None = None) -> Tensor:
         """Output of a call by a kernel, timed for the report, or for the race at a place."""
@@ -149,7 +166,7 @@ def mean_density(call: AttentionCall) -> float:
 
 def _kernels(call: AttentionCall, backend: str) -> list[str]:
     """Kernels in the race for a call: INT8 scores where the backend has them and can run the call so."""
-    if backend == "torch" or BACKENDS[backend].refusal(replace(call, **KERNELS[INT8])) is not None:
+    if backend == "torch" or refusal(backend, replace(call, **KERNELS[INT8])) is not None:
         return [EXACT]
     return [EXACT, INT8]
 
