@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 import torch
-from ptx.cases import CASES, WHOLE, attention_files, one_of_each, run
+from ptx.card import plugged
+from ptx.cases import CASES, WHOLE, attention_files, call_of, one_of_each, run
 from ptx.machine import Machine
 from ptx.parsing import parse
 from ptx.program import Program
+from sparse_vdit.kernels import attention
 from sparse_vdit.kernels.backends import shipped
 from sparse_vdit.kernels.configs import HEAD_DIMS, NVIDIA_ARCHS
 
@@ -36,6 +38,23 @@ def test_every_shipped_instruction_is_known():
         for kernel in parse(shipped.read_ptx(file).decode()).values():
             unknown = Program(kernel, 0).unknown
             assert not unknown, f"{file}: {unknown[0]}"
+
+
+@pytest.fixture
+def untested():
+    """Backends that no self-test has spoken for, and that nobody remembers afterwards."""
+    attention.forget_failures()
+    yield
+    attention.forget_failures()
+
+
+def test_the_door_tests_the_kernels_and_takes_them(untested):
+    call = call_of(CASES["routed"], "sm_90/attention-fp16-64")
+    with plugged((9, 0)) as card:
+        out = attention.sparse_attention(call.q, call.k, call.v, call.lists, call.head_lists)
+        assert attention.choose_backend(call)[0] == "compiled"
+    assert [ran.launch.kernel for ran in card.runs] == 2 * ["tile_means", "tile_means", "select_tiles", "attention"]
+    assert torch.equal(out, run(CASES["routed"], "sm_90/attention-fp16-64").out)
 
 
 @pytest.mark.parametrize("file", ["sm_80/attention-fp16-64", "sm_90/attention-fp16-64", "sm_100/attention-fp16-64"])

@@ -97,6 +97,8 @@ def _elements(what: np.ndarray, x: Tensor) -> Tensor:
 def plugged(capability: tuple[int, int], machine: Machine | None = None, **options: object) -> Iterator[Card]:
     """Let tensors of the CPU count as tensors of a card of this capability, for the backend `compiled`.
 
+    What self-tests said of the backend is remembered by device: `attention.forget_failures` between two cards.
+
     Args:
         machine: that runs the launches.
         options: of `DriverLibrary`.
