@@ -157,12 +157,16 @@ def choose_tiles(call: AttentionCall, routing: Routing, columns: Tensor) -> None
         chosen: dict[int, Tensor] = {}
         for kept, members in alike.items():
             some = scores if len(members) == len(scores) else scores[members]
-            best = some.topk(kept, dim=-1, sorted=False).indices.sort(-1).values.to(columns.dtype)
-            chosen |= dict(zip(members, best, strict=True))
+            chosen |= dict(zip(members, best_tiles(some, kept).to(columns.dtype), strict=True))
         for member in range(len(scores)):
             entries = chosen[member].flatten()
             columns[place : place + len(entries)] = entries
             place += rows * routing.kept[first + member]
+
+
+def best_tiles(scores: Tensor, kept: int) -> Tensor:
+    """The tiles with the largest of scores (..., tiles), ascending, as neighbours in memory: int64 (..., kept)."""
+    return scores.topk(kept, dim=-1, sorted=False).indices.sort(-1).values
 
 
 def mean_tiles(call: AttentionCall, routing: Routing, x: Tensor, tile: int) -> Tensor:

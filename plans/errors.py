@@ -22,7 +22,7 @@ from torch import Tensor
 from ..kernels.grid import TokenGrid
 from ..kernels.lists import skip_density, tile_density
 from ..kernels.patterns import Pattern, Routed, Skip
-from ..kernels.routing import choose_tiles
+from ..kernels.routing import best_tiles
 from ..kernels.tiling import Tiling
 from .columns import Cells, ProfiledStripe
 from .head_maps import part_count, part_mass, part_of_token
@@ -222,11 +222,10 @@ def fill_routed(
     q_means = q[sampled.places].mean(1, dtype=torch.float32)
     keys = k[sampled.index[: tiling.key_tiles * tiling.key_tile]]
     k_means = keys.unflatten(0, (-1, tiling.key_tile)).mean(1, dtype=torch.float32)
+    scores = q_means @ k_means.T
     for place, pattern in routed:
-        chosen = torch.empty(1, len(q_means), pattern.kept_tiles(tiling), dtype=torch.int64, device=q.device)
-        choose_tiles(q_means[None], k_means[None], chosen)
         mask = torch.zeros(len(q_means), tiling.key_tiles, dtype=torch.bool, device=q.device)
-        masks[place] = mask.scatter_(1, chosen[0], True)[sampled.of_row]
+        masks[place] = mask.scatter_(1, best_tiles(scores, pattern.kept_tiles(tiling)), True)[sampled.of_row]
 
 
 def _exact(device: torch.device) -> torch.dtype:

@@ -72,7 +72,8 @@ def test_one_channel_of_another_scale(arch: str, channel: float) -> None:
 @pytest.mark.parametrize("nats", NATS)
 def test_sinks_in_8_bits(nats: float, empty_sink: bool) -> None:
     for dtype in (torch.bfloat16, torch.float16):
-        call = scaled_call(dtype, scale=64.0, nats=nats, empty_sink=empty_sink)  # the output stays above fp16's smallest
+        # values so large that the output is above fp16's smallest numbers
+        call = scaled_call(dtype, scale=64.0, nats=nats, empty_sink=empty_sink)
         assert error(call, "sm_89") <= INT8_RELATIVE_L2, dtype
 
 
