@@ -9,28 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import numbers
 from .errors import UnsupportedPtxError
-from .numbers import (
-    DTYPES,
-    F2,
-    F4,
-    I4,
-    I8,
-    U1,
-    U2,
-    U4,
-    U8,
-    divide,
-    exp2,
-    flush,
-    fma,
-    remainder,
-    size_of,
-    to_bf16,
-    to_integer,
-    two_bf16,
-    two_f16,
-)
+from .numbers import DTYPES, F2, F4, I4, I8, U1, U2, U4, U8
 from .operands import Mask, Slots, Step, constant_of, merged
 from .parsing import Instruction, Operand, Vector
 
@@ -82,8 +63,8 @@ def _integers() -> dict[str, Rule]:
                 f"mad.lo.{kind}": (raw, (raw, raw, raw), lambda a, b, c: a * b + c),
                 f"min.{kind}": (kind, (kind, kind), np.minimum),
                 f"max.{kind}": (kind, (kind, kind), np.maximum),
-                f"div.{kind}": (kind, (kind, kind), divide),
-                f"rem.{kind}": (kind, (kind, kind), remainder),
+                f"div.{kind}": (kind, (kind, kind), numbers.divide),
+                f"rem.{kind}": (kind, (kind, kind), numbers.remainder),
                 f"shr.{kind}": (kind, (kind, "u32"), partial(_shift, np.right_shift)),
             }
         rules |= {
@@ -118,13 +99,13 @@ def _floats() -> dict[str, Rule]:
     rules |= {
         "neg.f32": ("f32", ("f32",), np.negative),
         "abs.f32": ("f32", ("f32",), np.abs),
-        "fma.rn.f32": ("f32", ("f32",) * 3, fma),
+        "fma.rn.f32": ("f32", ("f32",) * 3, numbers.fma),
         "selp.f32": ("f32", ("f32", "f32", "pred"), _select),
-        "ex2.approx.ftz.f32": ("f32", ("f32",), exp2),
-        "rcp.approx.ftz.f32": ("f32", ("f32",), lambda x: flush(F4(1) / flush(x))),
+        "ex2.approx.ftz.f32": ("f32", ("f32",), numbers.exp2),
+        "rcp.approx.ftz.f32": ("f32", ("f32",), lambda x: numbers.flush(F4(1) / numbers.flush(x))),
         "rcp.rn.f32": ("f32", ("f32",), lambda x: F4(1) / x),
     }
-    for name, function, count in (("add", np.add, 2), ("mul", np.multiply, 2), ("fma", fma, 3)):
+    for name, function, count in (("add", np.add, 2), ("mul", np.multiply, 2), ("fma", numbers.fma, 3)):
         for rounding in ("", ".rn"):
             rules[f"{name}{rounding}.f32x2"] = ("u64", ("u64",) * count, _pairs(function))
     for name, function in (("add", np.add), ("mul", np.multiply), ("max", np.fmax), ("min", np.fmin)):
@@ -147,19 +128,27 @@ def _conversions() -> dict[str, Rule]:
     for kind in ("s16", "u16", "s32", "u32"):
         rules[f"cvt.rn.f32.{kind}"] = ("f32", (kind,), _cast(F4))
         for rounding in ("rzi", "rni", "rmi", "rpi"):
-            function = partial(to_integer, dtype=DTYPES[kind], rounding=rounding)
+            function = partial(numbers.to_integer, dtype=DTYPES[kind], rounding=rounding)
             rules[f"cvt.{rounding}.{kind}.f32"] = (kind, ("f32",), function)
-            rules[f"cvt.{rounding}.ftz.{kind}.f32"] = (kind, ("f32",), lambda x, function=function: function(flush(x)))
+            rules[f"cvt.{rounding}.ftz.{kind}.f32"] = (
+                kind,
+                ("f32",),
+                lambda x, function=function: function(numbers.flush(x)),
+            )
     for rounding, function in (("rmi", np.floor), ("rpi", np.ceil), ("rni", np.rint), ("rzi", np.trunc)):
         rules[f"cvt.{rounding}.f32.f32"] = ("f32", ("f32",), function)
-        rules[f"cvt.{rounding}.ftz.f32.f32"] = ("f32", ("f32",), lambda x, function=function: function(flush(x)))
+        rules[f"cvt.{rounding}.ftz.f32.f32"] = (
+            "f32",
+            ("f32",),
+            lambda x, function=function: function(numbers.flush(x)),
+        )
     rules |= {
         "cvt.f32.bf16": ("u32", ("u16",), lambda x: x.astype(U4) << U4(16)),
         "cvt.f32.f16": ("f32", ("f16",), _cast(F4)),
-        "cvt.rn.bf16.f32": ("u16", ("f32",), lambda x: to_bf16(x).astype(U2)),
+        "cvt.rn.bf16.f32": ("u16", ("f32",), lambda x: numbers.to_bf16(x).astype(U2)),
         "cvt.rn.f16.f32": ("f16", ("f32",), _cast(F2)),
-        "cvt.rn.bf16x2.f32": ("u32", ("f32", "f32"), two_bf16),
-        "cvt.rn.f16x2.f32": ("u32", ("f32", "f32"), two_f16),
+        "cvt.rn.bf16x2.f32": ("u32", ("f32", "f32"), numbers.two_bf16),
+        "cvt.rn.f16x2.f32": ("u32", ("f32", "f32"), numbers.two_f16),
     }
     return rules
 
@@ -195,7 +184,7 @@ def with_views(function: Callable[..., np.ndarray], kinds: tuple[str, ...], resu
     plain = [kind == "pred" or DTYPES[kind] in (U2, U4, U8) for kind in (*kinds, result)]
     if all(plain):
         return function
-    own, out = [DTYPES[kind] for kind in kinds], DTYPES["pred"] if result == "pred" else f"u{size_of(result)}"
+    own, out = [DTYPES[kind] for kind in kinds], DTYPES["pred"] if result == "pred" else f"u{numbers.size_of(result)}"
     if len(own) == 1:
         (first,) = own
         return lambda a: function(a.view(first)).view(out)
