@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from end_to_end_tables import forwards_table, sampler_table
 from error_time import error_time_table, verified_table
+from instruction_table import instructions_table
 from own_time_table import own_time_table
 from plan_tables import (
     masks_table,
@@ -237,6 +238,7 @@ TABLES = {
         "runs": memory_of_runs_table, "containers": containers_table,
         "masks": masks_table, "methods": methods_table, "sensitivity": sensitivity_table, "solver": solver_table,
         "hold_out": hold_out_table, "needs": needs_table, "prior": prior_table,
+        "instructions": instructions_table,
         "transfer": transfer_table,
         "made_heads": lambda: verified_table(
             of_each("calibrated_heads_verify", "shape"), newest("calibrated_heads_fit")

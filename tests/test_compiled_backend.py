@@ -1,10 +1,12 @@
 """Launches of the shipped kernels against a driver that is not there: what reaches it, and what is refused in words."""
 
-import ctypes
+import contextlib
 import gzip
 
 import pytest
 import torch
+from ptx.card import STREAM, library_plugged
+from ptx.library import DriverLibrary
 from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.backends import compiled_backend, cuda_driver, shipped, triton_backend
 from sparse_vdit.kernels.backends.launcher import KERNELS
@@ -18,69 +20,15 @@ from tolerances import assert_close
 CUDA = torch.device("cuda", 0)
 
 
-class FakeLibrary:
-    """Stands in for the driver's library: keeps every call, and the arguments of each launch as numbers."""
-
-    def __init__(self, version=13000, fail=None):
-        self.calls, self.launches, self.version, self.fail = [], [], version, fail or {}
-        self.entries = []
-
-    def __getattr__(self, name):
-        def call(*arguments):
-            self.calls.append((name, arguments))
-            if name not in self.fail:
-                getattr(self, f"_{name}", lambda *_: None)(*arguments)
-            return self.fail.get(name, 0)
-
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return call
-
-    def _cuDriverGetVersion(self, number):  # noqa: N802
-        number._obj.value = self.version
-
-    def _cuGetErrorName(self, status, name):  # noqa: N802
-        name._obj.value = b"CUDA_ERROR_OF_THE_TEST"
-
-    def _cuDevicePrimaryCtxRetain(self, context, device):  # noqa: N802
-        context._obj.value = 4711
-
-    def _cuModuleGetFunction(self, function, module, entry):  # noqa: N802
-        self.entries.append(entry.value.decode())
-        function._obj.value = len(self.entries)
-
-    def _cuFuncGetAttribute(self, value, attribute, function):  # noqa: N802
-        value._obj.value = 200  # registers
-
-    def _cuLaunchKernel(self, function, *rest):  # noqa: N802
-        *geometry, stream, pointers, extra = rest
-        entry = self.entries[function.value - 1]
-        kinds = [*shipped.manifest()["kernels"][entry]["parameters"].values()]
-        kinds += ["*"] * shipped.manifest()["kernels"][entry]["scratch"]
-        assert len(kinds) == len(pointers)
-        assert extra is None
-        ctype = {"*": ctypes.c_uint64, "i": ctypes.c_int32, "f": ctypes.c_float}
-        values = [ctype[kind[0]].from_address(at).value for kind, at in zip(kinds, pointers, strict=True)]
-        self.launches.append((entry, geometry, stream.value, values))
-
-
 @pytest.fixture
-def card(monkeypatch):
-    """A function that makes this machine look as if it had a card: (capability, fake library) -> library."""
+def card():
+    """A function that makes this machine look as if it had a card, whose launches are kept and not run."""
+    with contextlib.ExitStack() as stack:
 
-    def plug(capability=(9, 0), **options):
-        library = FakeLibrary(**options)
-        driver = cuda_driver.Driver(library)
-        monkeypatch.setattr(compiled_backend, "open_driver", lambda: driver)
-        monkeypatch.setattr(compiled_backend, "_capability", lambda device: capability)
-        monkeypatch.setattr(compiled_backend, "_stream", lambda device: 77)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
-        monkeypatch.setattr(triton_backend, "INTERPRETED", False)
-        compiled_backend._loaded.clear()
-        return library
+        def plug(capability=(9, 0), **options):
+            return stack.enter_context(library_plugged(DriverLibrary(capability, **options)))
 
-    yield plug
-    compiled_backend._loaded.clear()
+        yield plug
 
 
 def make_call(dtype=torch.bfloat16, head_dim=64, int8=False, bias=False, device="cpu"):
@@ -149,7 +97,7 @@ def test_launches_reach_the_driver_as_they_were_meant(card, capability, dtype, i
         assert entry == KERNELS[launch.kernel][1]
         name = shipped.file_name(arch, launch.kernel, shipped.DTYPE_NAMES[dtype], launch.constants)
         assert geometry == [*launch.grid, 1, 32 * launch.warps, 1, 1, shipped.binary(name).shared]
-        assert stream == 77
+        assert stream == STREAM
         wanted = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in launch.arguments]
         scratch = shipped.binary(name).scratch
         assert values[: len(wanted)] == pytest.approx(wanted, rel=1e-6, abs=0)
@@ -271,7 +219,7 @@ def test_a_driver_that_fails_is_refused_in_words(card, monkeypatch, step):
     monkeypatch.setattr(compiled_backend, "_no_card", lambda device: None)
     for _ in range(2):
         reason = compiled_backend.refusal(make_call())
-        assert reason == f"{step} failed: CUDA_ERROR_OF_THE_TEST; update the NVIDIA driver"
+        assert reason == f"{step} failed: CUDA_ERROR_222; update the NVIDIA driver"
     assert [name for name, _ in library.calls].count("cuModuleLoadDataEx") == 1, "a failure is kept"
 
 
@@ -284,7 +232,7 @@ def test_refusal_loads_all_that_the_call_needs(card, monkeypatch):
 
 def test_a_launch_that_fails_is_named(card):
     card(fail={"cuLaunchKernel": 700})
-    with pytest.raises(RuntimeError, match="cuLaunchKernel failed: CUDA_ERROR_OF_THE_TEST; restart ComfyUI"):
+    with pytest.raises(RuntimeError, match="cuLaunchKernel failed: CUDA_ERROR_700; restart ComfyUI"):
         triton_backend.run(make_call(), "sm_90", compiled_backend.through_driver)
 
 
