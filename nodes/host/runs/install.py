@@ -72,7 +72,7 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
     run = Run(engine, undecorated(model_attention(model)), chained)
     run.watch = Watch(guider.model_patcher, model, family.shape(model)[0])
     run.compiled = _forget_compiled(model, options, chained)
-    run.try_kernels(guider.model_patcher.load_device, guider.model_patcher.model.get_dtype_inference())
+    run.try_kernels(guider.model_patcher)
     options[OVERRIDE], options[CHAINED] = attention_override, chained
     push_run(run)
     override.sampling = True

@@ -134,10 +134,12 @@ class Run:
 
         return self.clock.start(device, what, add)
 
-    def try_kernels(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Let the engine find out which kernels can be trusted, before the first forward."""
+    def try_kernels(self, patcher: object) -> None:
+        """Let the engine find out, before the first forward, which kernels can be trusted for a MODEL."""
         with self._guarded():
-            self.engine.try_kernels(device, dtype)
+            # as other nodes patched it: the model is not loaded yet, and does not know
+            cast = patcher.get_model_object("manual_cast_dtype")
+            self.engine.try_kernels(patcher.load_device, cast or patcher.model.get_dtype())
 
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """Let the engine build what a forward needs; an error in it makes the rest of the run dense."""
