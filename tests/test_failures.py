@@ -215,14 +215,7 @@ def test_a_kernel_that_fails_is_not_tried_again_and_the_run_ends_dense(
     assert run.ledger.dense == {reason: 3 + LAYERS}
     assert "layer 3" in run.report()
     assert says in run.report()
-    released = not run.engine.bound.ready(run_module_grid(), "cpu")
-    assert released == (reason == reasons.OUT_OF_MEMORY)
-
-
-def run_module_grid() -> object:
-    from sparse_vdit.kernels.grid import TokenGrid
-
-    return TokenGrid(*LAYOUT)
+    assert (not run.engine.bound._kept) == (reason == reasons.OUT_OF_MEMORY)
 
 
 @pytest.mark.parametrize("error", [InterruptProcessingException(), KeyboardInterrupt()])

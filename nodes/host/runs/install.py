@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -48,12 +46,6 @@ def install(patcher: object, make_engine: MakeEngine, finish: Finish) -> None:
         patcher.add_wrapper_with_key(kind, KEY, wrapper)
     patcher.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
     patcher.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, _on_cleanup)
-
-
-def pause_malloc_graph() -> AbstractContextManager:
-    """Context for allocations that outlive a forward which ComfyUI records; nothing where there is no such thing."""
-    pause = getattr(sys.modules.get("comfy.model_prefetch"), "pause_malloc_graph", None)
-    return pause() if pause is not None else nullcontext()
 
 
 def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *args: object, **kwargs: object) -> object:
@@ -206,11 +198,7 @@ def _diffusion_model(executor: object, *args: object, **kwargs: object) -> objec
         options = inputs.get("transformer_options")
         if options is not None:
             describe_forward(options, family, model, inputs)
-    out = executor(*args, **kwargs)
-    run = None if torch.compiler.is_compiling() else current_run()
-    if run is not None:
-        run.biases.clear()  # made inside of the forward, so that they may not outlive it
-    return out
+    return executor(*args, **kwargs)
 
 
 def _on_cleanup(patcher: object) -> None:

@@ -19,6 +19,7 @@ from ..speed.clock import Clock
 from .engine import Call, DenseTimer, Engine
 from .failures import failure_text, out_of_memory, passes_through
 from .output_check import OutputCheck
+from .recording import recording_paused
 
 EVENTS_BESIDE = 160  # pairs of events for the calls of a race, beside one for each layer
 
@@ -32,7 +33,7 @@ class Run:
         chained: the override that was there before ours, None if there was none.
         reason: why the forward now running is dense as a whole, None when it is not.
         options: transformer_options of the forward now running.
-        biases: key biases made of this forward's masks, by mask; the masks are kept so that none takes another's place.
+        biases: key biases made of this forward's masks, by mask.
         refusal: why the run is dense as a whole, before it began.
         stopped: why the rest of the run is dense, None while it is not.
         compiled: whether the model is compiled.
@@ -63,7 +64,23 @@ class Run:
         self.check = OutputCheck(self.ledger)
 
     def attend(self, call: Call) -> Tensor | None:
-        """Sparse output (B, S, H, D) of a call; None after counting why it has to be dense."""
+        """Sparse output (B, S, H, D) of a call; None after counting why it has to be dense.
+
+        What ComfyUI records of it (`recording.py`) is the same in every call: the output where it is sparse, nothing
+        where it is dense. Biases, timed calls, repeated ones, checks and routing are all in the pause.
+        """
+        with recording_paused() as recorded:
+            made = self._attend(call)
+        if made is None or not recorded:
+            return made
+        # the model frees the output while recording, so that it has to be allocated so too
+        out = torch.empty(made.shape, dtype=made.dtype, device=made.device)
+        with recording_paused():
+            out.copy_(made)
+            del made  # still in the pause, as it was allocated in one
+        return out
+
+    def _attend(self, call: Call) -> Tensor | None:
         self._dense_timer = None
         call = replace(call, layer=self.at_work.take_layer(call.layer))
         self.ledger.reached[call.layer] += 1
@@ -148,7 +165,8 @@ class Run:
                 raise
             self.kernel_failed(layer, error)
             if out_of_memory(error):
-                self.engine.free()
+                with recording_paused():  # as what it holds was not recorded
+                    self.engine.free()
 
     def begin_forward(self, device: torch.device, sigma: float | None = None) -> None:
         """Make what outlives the forward that begins, outside of it, and remember where it began."""

@@ -1,0 +1,52 @@
+"""Families in a real ComfyUI, their forwards recorded by a stand-in for its memory compiler (`graph_recorder.py`)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from comfyui.family_cases import SPARSE, Case
+from comfyui.prompts import node
+from comfyui.results import PLANS, counts, latents, new_log, report
+from comfyui.server import Server
+from sparse_vdit.kernels.patterns import Dense, Diagonal, Routed
+from sparse_vdit.plans.files import save_plan
+
+pytestmark = pytest.mark.comfyui
+pytest_plugins = ["comfyui.fixtures"]
+
+RECORDED = ("minimax h3", "ltx-2", "hunyuan video, masked text", "cogvideox")
+ROWS = ((Diagonal(0), Routed(0.3)), (Dense(),), (Routed(0.5), Routed(0.3)))
+"""Routed heads, and a layer that is the model's own attention."""
+
+
+def recorded(prompt: dict) -> dict:
+    """The workflow with the stand-in around its forwards."""
+    prompt["recorded"] = node("TestRecordedForward", model=("model", 0), plant=False)
+    place = "patch" if "patch" in prompt else "ksampler"
+    prompt[place]["inputs"]["model"] = ["recorded", 0]
+    return prompt
+
+
+def sequences(server: Server, before: int) -> int:
+    """How many sequences of allocations the blocks of one shape had."""
+    return max(int(count) for count in re.findall(r"RecordedForward: .* (\d+) sequences", new_log(server, before)))
+
+
+@pytest.mark.parametrize("case", [case for case in SPARSE if case.name in RECORDED], ids=lambda case: case.name)
+def test_a_plan_adds_one_sequence_to_the_record(models: Server, case: Case) -> None:
+    """Where calls are in the warm-up, dense, timed, sparse and routed in turn, with a key bias or without."""
+    case = replace(case, rows=ROWS)
+    save_plan(case.plan(), models.base / PLANS / "recorded.json", overwrite=True)
+    before = len(models.log_text())
+    latents(models, recorded(case.sampled({}, "model")))
+    plain = sequences(models, before)
+    options = {"backend": "auto", "start_percent": 0.3, "only_if_faster": False}
+    truth = latents(models, case.patched("recorded", **options))
+    before = len(models.log_text())
+    assert torch.equal(latents(models, recorded(case.patched("recorded", **options))), truth)
+    sparse, dense = counts(report(models, before))
+    assert sparse and dense
+    assert sequences(models, before) <= plain + 1
