@@ -63,7 +63,7 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
     chained = found.get(CHAINED if found.get(OVERRIDE) is attention_override else OVERRIDE)
     run = Run(engine, undecorated(model_attention(model)), chained)
     run.watch = Watch(guider.model_patcher, model, family.shape(model)[0])
-    run.compiled = _forget_compiled(model, options, chained)
+    run.compiled = _is_compiled(options, chained)
     options[OVERRIDE], options[CHAINED] = attention_override, chained
     push_run(run)
     override.sampling = True
@@ -104,24 +104,32 @@ def _whole_run_reason(guider: object, options: dict) -> str | None:
     return None
 
 
-_compiled: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-"""Diffusion model -> what its compiled code was made with: a function that gives the chained override."""
+_chain: Callable[[], object] | None = None
+"""Gives the chained override that compiled code with ours in it calls, by the last run with such code."""
+
+_with_ours: weakref.WeakSet = weakref.WeakSet()
+"""Diffusion models that were compiled anew because some of their code was made without our override."""
 
 
-def _forget_compiled(model: nn.Module, options: dict, chained: Callable | None) -> bool:
-    """Make a compiled model compile anew where its code was made without our override or with another chain.
+def _is_compiled(options: dict, chained: Callable | None) -> bool:
+    """Whether a model is compiled. Code that calls another chained override than this one is dropped before.
 
-    Returns whether the model is compiled at all.
-
-    ComfyUI drops the compiler's guards on transformer_options, so stale code would run silently.
+    ComfyUI drops the compiler's guards on transformer_options, so stale code would run silently. With it goes the code
+    of other models, which takes minutes to make again: nothing is dropped without need.
     """
+    global _chain
     if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile", options):
         return False
-    known = _compiled.get(model)
-    if known is None or known() is not chained:
+    if _chain is not None and _chain() is not chained:
         torch._dynamo.reset()
-        _compiled[model] = _reference(chained)
+    _chain = _reference(chained)
     return True
+
+
+def _without_ours(run: Run, calls: int) -> bool:
+    """Whether code that was made without our override has run, by the calls that came in a forward of new shapes. Where
+    some came, another node may take the others: then a model is compiled anew only once."""
+    return calls == 0 or (calls < run.watch.layers and run.watch.model not in _with_ours)
 
 
 def _reference(chained: Callable | None) -> Callable[[], object]:
@@ -161,9 +169,10 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
         return out
 
     out = forward()
-    if new and run.ledger.calls() == calls:  # stale code, made without our override
+    if new and _without_ours(run, run.ledger.calls() - calls):
         torch._dynamo.reset()
-        run.forget_blocks()
+        _with_ours.add(run.watch.model)
+        run.begin_again(x.device)
         out = forward()
     while run.must_repeat():
         out = forward()

@@ -96,7 +96,7 @@ class Run:
 
     def _refusal(self, call: Call) -> str | None:
         """Why a call has to be dense, None where nothing is known against it."""
-        reason = self.reason or self.at_work.refusal(call.layer)
+        reason = reasons.CAPTURED if captured(call.q.device) else self.reason or self.at_work.refusal(call.layer)
         if reason is None and call.layer in self.check.dense_layers:
             self.check.look_at(call.layer, (call.q, call.k, call.v))
             return reasons.NOT_FINITE
@@ -202,12 +202,16 @@ class Run:
         self._stop_where_often_spoiled()
         if suspect is None:
             return False
-        device, sigma = self.check.flags.device, self.ledger.forwards[-1]["sigma"]
         dense_layers = {*self.check.dense_layers, suspect[0]}
-        self.ledger.back_to(self._mark)
-        self.begin_forward(device, sigma)
+        self.begin_again(self.check.flags.device)
         self.check.dense_layers, self.check.suspect = dense_layers, suspect
         return True
+
+    def begin_again(self, device: torch.device) -> None:
+        """The forward is repeated: what was counted of it is taken back."""
+        sigma = self.ledger.forwards[-1]["sigma"]
+        self.ledger.back_to(self._mark)
+        self.begin_forward(device, sigma)
 
     def _stop_where_often_spoiled(self) -> None:
         if self.check.too_often():
@@ -257,3 +261,8 @@ class Run:
         engine = {} if self.engine is None else self.engine.detail()
         said = {"report": self.report(), "refusal": self.refusal, "stopped": self.stopped}
         return {**said, **engine, **self.ledger.detail()}
+
+
+def captured(device: torch.device) -> bool:
+    """Whether calls on a device are now recorded as a CUDA graph, whose replays will not ask the pack."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
