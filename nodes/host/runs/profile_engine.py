@@ -12,6 +12,7 @@ from ....plans.profiler import Profiler
 from ..families import Family, Layout
 from ..reports import reasons
 from .engine import NOT_VIEWED, Call
+from .free_memory import free_memory
 from .injection import Injection
 from .run import Run
 
@@ -86,7 +87,8 @@ class ProfileEngine:
     def observe(self, call: Call, sigma: float) -> Tensor | None:
         """Measure a call; the profiler's output where attention flows on sparse."""
         gram = self.gram(call)
-        flowing = self.profiler.observe(call.layer, sigma, call.q, call.k, call.v, TokenGrid(*call.layout), gram)
+        grid, free = TokenGrid(*call.layout), free_memory(call.q.device)
+        flowing = self.profiler.observe(call.layer, sigma, call.q, call.k, call.v, grid, gram, free)
         self.observed += 1
         return flowing
 
