@@ -104,7 +104,7 @@ def read_machine(task: Task, log: str) -> Found:
     if not isinstance(found, dict):
         return Found(FAILED, last_line(log))
     if found["gpu"] is None:
-        return Found(SKIPPED, NO_GPU, [found])
+        return Found(SKIPPED, f"{NO_GPU} that torch {found['versions'].get('torch')} can use", [found])
     return Found(PASSED, f"{found['gpu']}, {found['memory_bytes'] / 2**30:.0f} GiB", [found])
 
 

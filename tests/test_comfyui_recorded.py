@@ -50,18 +50,25 @@ def sequences(server: Server, before: int) -> int:
     return max(int(count) for count in re.findall(r"RecordedForward: .* (\d+) sequences", new_log(server, before)))
 
 
+@pytest.mark.parametrize("raced", [False, True])
 @pytest.mark.parametrize("case", [case for case in SPARSE if case.name in RECORDED], ids=lambda case: case.name)
-def test_a_plan_adds_one_sequence_to_the_record(models: Server, case: Case) -> None:
-    """Where calls are in the warm-up, dense, timed, sparse and routed in turn, with a key bias or without."""
+def test_a_plan_adds_one_sequence_to_the_record(models: Server, case: Case, raced: bool) -> None:
+    """Where calls are dense, sparse and routed in turn, with a key bias or without, in the warm-up or timed beside the
+    model's own attention."""
     case = replace(case, rows=ROWS)
     save_plan(case.plan(), models.base / PLANS / "recorded.json", overwrite=True)
     before = len(models.log_text())
     latents(models, recorded(case.sampled({}, "model")))
     plain = sequences(models, before)
-    options = {"backend": "auto", "start_percent": 0.3, "only_if_faster": False}
-    truth = latents(models, case.patched("recorded", **options))
+    options = {"backend": "auto", "start_percent": 0.0 if raced else 0.3}
+    truth = latents(models, case.patched("recorded", **options, only_if_faster=False))
+    prompt = recorded(case.patched("recorded", **options, only_if_faster=raced))
+    if raced:  # the times are given, so that sparse attention always wins
+        prompt["times"] = node("TestTimesGiven", model=("patch", 0), dense=10.0, exact=1.0)
+        prompt["ksampler"]["inputs"]["model"] = ["times", 0]
     before = len(models.log_text())
-    assert torch.equal(latents(models, recorded(case.patched("recorded", **options))), truth)
+    assert torch.equal(latents(models, prompt), truth)
+    assert bool(re.search(r"timed [1-9]\d* dense, [1-9]", new_log(models, before))) == raced
     sparse, dense = counts(report(models, before))
     assert sparse and dense
-    assert sequences(models, before) <= plain + 1
+    assert sequences(models, before) <= 2 * plain  # each of the model's own with a dense call, and with a sparse one

@@ -123,7 +123,7 @@ def test_the_whole_command_on_toys(tmp_path: Path) -> None:
     subprocess.run([*command, "--minutes", "6"], capture_output=True, timeout=400)
     steps = json.loads((tmp_path / "report.json").read_text())["steps"]
     assert list(steps) == [step.name for step in STEPS]
-    assert steps["machine"]["said"] == NO_GPU and steps["tests"]["said"].startswith(NO_GPU)
+    assert steps["machine"]["said"].startswith(NO_GPU) and steps["tests"]["said"].startswith(NO_GPU)
     assert steps["kernels"]["status"] == PASSED, steps["kernels"]
     assert steps["whole models"]["status"] in (PASSED, SKIPPED), steps["whole models"]
     assert steps["self-tests"]["rows"][-1]["skipped"] == NO_GPU
