@@ -63,7 +63,7 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
     chained = found.get(CHAINED if found.get(OVERRIDE) is attention_override else OVERRIDE)
     run = Run(engine, undecorated(model_attention(model)), chained)
     run.watch = Watch(guider.model_patcher, model, family.shape(model)[0])
-    run.compiled = _is_compiled(options, chained)
+    run.compiled = _is_compiled(model, options, chained)
     options[OVERRIDE], options[CHAINED] = attention_override, chained
     push_run(run)
     override.sampling = True
@@ -104,25 +104,26 @@ def _whole_run_reason(guider: object, options: dict) -> str | None:
     return None
 
 
-_chain: Callable[[], object] | None = None
-"""Gives the chained override that compiled code with ours in it calls, by the last run with such code."""
+_made_for: tuple[type, Callable[[], object]] | None = None
+"""What compiled code of the pack was last made for: class of the model, and what gives the chained override."""
 
 _with_ours: weakref.WeakSet = weakref.WeakSet()
 """Diffusion models that were compiled anew because some of their code was made without our override."""
 
 
-def _is_compiled(options: dict, chained: Callable | None) -> bool:
-    """Whether a model is compiled. Code that calls another chained override than this one is dropped before.
+def _is_compiled(model: nn.Module, options: dict, chained: Callable | None) -> bool:
+    """Whether a model is compiled. The pack's code is dropped before, where it was made for another chained override or
+    for transformer_options of another class of models.
 
     ComfyUI drops the compiler's guards on transformer_options, so stale code would run silently. With it goes the code
     of other models, which takes minutes to make again: nothing is dropped without need.
     """
-    global _chain
+    global _made_for
     if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile", options):
         return False
-    if _chain is not None and _chain() is not chained:
+    if _made_for is not None and (_made_for[0] is not type(model) or _made_for[1]() is not chained):
         torch._dynamo.reset()
-    _chain = _reference(chained)
+    _made_for = type(model), _reference(chained)
     return True
 
 
