@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import TypeVar
 
@@ -25,17 +27,23 @@ BACKENDS: dict[str, ModuleType] = {  # in order of preference
 AUTO = "auto"
 
 T = TypeVar("T")
+LOG = logging.getLogger("sparse_vdit")
+
 Kind = tuple[str, torch.device, torch.dtype, int, bool]
-"""Backend, device, dtype, head_dim, 8 bits: calls for which one error speaks."""
+"""Backend, device, dtype, head_dim, whether in 8 bits. What fails for one call counts for all of its kind."""
 
 _failures: dict[Kind, str] = {}
 _tested: dict[tuple[Kind, bool], str | None] = {}  # with whether a head was routed
 
 
+class KernelFailed(RuntimeError):  # noqa: N818 - what failed is the kernel
+    """An error of a backend's kernels, which is the cause; others say nothing of the backend."""
+
+
 def choose_backend(call: AttentionCall, backend: str = AUTO) -> tuple[str, str | None]:
     """Name of the backend for a call, and why faster ones were passed over (None when none was).
 
-    The first call of a kind runs the backend's self-test, which takes some tens of milliseconds; `try_kernels` does it
+    The first call of a kind runs the backend's self-test, which takes less than a second; `try_kernels` does it
     beforehand.
 
     Raises:
@@ -87,7 +95,8 @@ def with_fallback(
         except Exception as error:
             if passes_through(error) or name == "torch" or backend == name:
                 raise
-            bar(name, call, error)
+            LOG.warning("Sparse-vDiT: backend %s failed, the next one is tried", name, exc_info=True)
+            bar(name, call, error.__cause__ if isinstance(error, KernelFailed) else error)
 
 
 def bar(name: str, call: AttentionCall, error: Exception) -> None:
@@ -96,13 +105,16 @@ def bar(name: str, call: AttentionCall, error: Exception) -> None:
     _failures[_kind(name, call)] = text if isinstance(error, WrongOutput) else f"it failed: {text}"
 
 
-def try_kernels(device: torch.device, dtype: torch.dtype, head_dim: int, int8: bool, routed: bool) -> None:
+def try_kernels(
+    device: torch.device, dtype: torch.dtype, head_dim: int, int8: bool, routed: bool, backend: str = AUTO
+) -> None:
     """Run the self-tests that calls of a kind would run, before there is such a call.
 
     Raises:
         torch.OutOfMemoryError: memory ran out.
     """
-    choose_backend(small_call(device, dtype, head_dim, int8, routed))
+    with suppress(ValueError):  # a named backend that cannot run the calls, which they will say
+        choose_backend(small_call(device, dtype, head_dim, int8, routed), backend)
 
 
 def forget_failures() -> None:
@@ -116,6 +128,8 @@ def _kind(name: str, call: AttentionCall) -> Kind:
 
 
 def _self_test(kind: Kind, routed: bool) -> str | None:
+    if not routed and _tested.get((kind, True), "untested") is None:
+        return None  # the test with a routed head has all other kinds too
     if (kind, routed) not in _tested:  # not kept where memory ran out, which raises
         name, *options = kind
         _tested[kind, routed] = self_test(BACKENDS[name], *options, routed)

@@ -1,8 +1,11 @@
-"""How a lack of memory shows, and how much is free."""
+"""How a lack of memory shows."""
 
 from __future__ import annotations
 
 import torch
+
+WORDS = ("out of memory", "out_of_memory", "can't allocate memory", "alloc_failed")
+"""Of torch, the CUDA driver, the operating system, and cuBLAS."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -10,4 +13,4 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in WORDS)

@@ -19,6 +19,7 @@ from torch import Tensor
 from .call import AttentionCall
 from .lists import PREFETCH, TileLists
 
+MAX_ENTRIES = 2**31 - 1
 MAX_EXTRA = 0.05  # of the memory of q, k and v: scores at a time
 
 
@@ -70,13 +71,15 @@ def _new_routing(lists: TileLists, pair_lists: tuple[int, ...], heads: int) -> R
     routed = [pair for pair, number in enumerate(pair_lists) if number in lists.routed]
     own = [pair_lists[pair] for pair in routed]
     kept = [lists.routed[number] for number in own]
-    host_starts, host_counts = torch.zeros(2, len(own), rows + 1, dtype=torch.int32)
+    host_starts, host_counts = torch.zeros(2, len(own), rows + 1, dtype=torch.int64)
     for member, (number, count) in enumerate(zip(own, kept, strict=True)):
         starts, counts = lists.rows(number)
         host_starts[member, :-1] = used + count * torch.arange(rows)
         host_counts[member, :-1] = count
         host_starts[member, -1], host_counts[member, -1] = starts[-1], counts[-1]
         used += count * rows
+    if used >= MAX_ENTRIES:
+        raise ValueError(f"{len(own)} routed heads choose {used} key tiles, kernels count up to {MAX_ENTRIES}")
     pairs, densities = list(pair_lists), (*lists.densities, *(lists.densities[number] for number in own))
     for member, pair in enumerate(routed):
         pairs[pair] = first + member
@@ -86,8 +89,8 @@ def _new_routing(lists: TileLists, pair_lists: tuple[int, ...], heads: int) -> R
         first=first,
         members=torch.tensor(members, dtype=torch.int32, device=device),
         kept=tuple(kept),
-        starts=torch.cat([lists.starts, host_starts.to(device)]),
-        counts=torch.cat([lists.counts, host_counts.to(device)]),
+        starts=torch.cat([lists.starts, host_starts.to(device, torch.int32)]),
+        counts=torch.cat([lists.counts, host_counts.to(device, torch.int32)]),
         orders=torch.tensor(orders, dtype=torch.int32, device=device),
         entries=used,
         pair_lists=tuple(pairs),

@@ -223,6 +223,44 @@ def test_a_driver_that_fails_is_refused_in_words(card, monkeypatch, step):
     assert [name for name, _ in library.calls].count("cuModuleLoadDataEx") == 1, "a failure is kept"
 
 
+def test_a_missing_compiler_names_the_library(card, monkeypatch):
+    card(fail={"cuModuleLoadDataEx": 221})
+    monkeypatch.setattr(compiled_backend, "_no_card", lambda device: None)
+    assert "libnvidia-ptxjitcompiler" in compiled_backend.refusal(make_call())
+
+
+def test_a_driver_without_a_call_is_refused_in_words(card, monkeypatch):
+    class OldLibrary(DriverLibrary):
+        def __getattr__(self, name):
+            if name == "cuFuncGetAttribute":
+                raise AttributeError(name)
+            return super().__getattr__(name)
+
+    with library_plugged(OldLibrary((9, 0))):
+        monkeypatch.setattr(compiled_backend, "_no_card", lambda device: None)
+        reason = compiled_backend.refusal(make_call())
+    assert reason == "the NVIDIA driver has no cuFuncGetAttribute: update the driver"
+
+
+def test_a_kernel_that_a_lazy_driver_did_not_load_is_refused(card, monkeypatch):
+    monkeypatch.setattr(library_module, "REGISTERS", 0)
+    card()
+    monkeypatch.setattr(compiled_backend, "_no_card", lambda device: None)
+    assert "the driver loaded block_sparse_fwd_kernel without registers" in compiled_backend.refusal(make_call())
+
+
+@pytest.mark.parametrize("step", ["cuModuleLoadDataEx", "cuFuncGetAttribute"])
+def test_a_lack_of_memory_while_loading_is_tried_again_and_not_kept(card, monkeypatch, step):
+    library, emptied = card(fail={step: 2}), []
+    monkeypatch.setattr(compiled_backend, "_no_card", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
+    with pytest.raises(torch.OutOfMemoryError, match="free GPU memory"):
+        compiled_backend.refusal(make_call())
+    assert len(emptied) == 1 and [name for name, _ in library.calls].count(step) == 2
+    library.fail = {}
+    assert compiled_backend.refusal(make_call()) is None
+
+
 def test_refusal_loads_all_that_the_call_needs(card, monkeypatch):
     library = card()
     monkeypatch.setattr(compiled_backend, "_no_card", lambda device: None)

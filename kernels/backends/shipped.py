@@ -68,7 +68,7 @@ class Binary:
             )
 
     def pack(self, arguments: tuple[Tensor | int | float, ...]) -> list[ctypes._SimpleCData]:
-        """Arguments as the driver takes them. Raises RuntimeError for a number that the kernel does not stand."""
+        """Arguments as the driver takes them. Raises RuntimeError for a number that the kernel cannot take."""
         if len(arguments) != len(self.parameters):
             raise RuntimeError(f"{self.entry} takes {len(self.parameters)} arguments, got {len(arguments)}")
         typed = zip(self.parameters.items(), arguments, strict=True)
@@ -135,7 +135,7 @@ def cuda_needed(arch: str) -> tuple[int, int]:
 
 @contextmanager
 def _damage_named() -> Iterator[None]:
-    """Whatever a damaged manifest leads to, as a RuntimeError with the mend."""
+    """Whatever a damaged manifest leads to, as a RuntimeError that says what to do."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

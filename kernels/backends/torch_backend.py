@@ -101,7 +101,7 @@ class _OneList:
 
 
 def keep_tables(lists: TileLists, pair_lists: tuple[int, ...], head_dim: int) -> None:
-    """Make what calls with these heads keep aside."""
+    """Make the tables that calls with these heads share."""
     for number, pairs in Counter(pair_lists).items():
         if number not in lists.routed:  # whose lists are of one call
             kept_batches(lists, number, pairs, head_dim)

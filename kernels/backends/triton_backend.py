@@ -55,7 +55,7 @@ def refusal(call: AttentionCall) -> str | None:
 
 
 def needs_self_test(device: torch.device) -> bool:
-    """Whether a call has to be right before others are trusted: on a GPU, where the tests may never have run."""
+    """Whether kernels have to pass a self-test before they are used: on a GPU, where the tests may never have run."""
     return not INTERPRETED
 
 
@@ -127,7 +127,7 @@ def run(call: AttentionCall, arch: str, launcher: Launcher, config: KernelConfig
 
 
 def plain_strides(x: Tensor) -> Tensor:
-    """x with a stride of 0 for axes of size 1: nobody follows it, but an odd one would be another binary or a copy."""
+    """x with a stride of 0 for axes of size 1. Nothing reads it, but Triton would compile once more for an odd one."""
     strides = [0 if size == 1 else stride for size, stride in zip(x.shape, x.stride(), strict=True)]
     return x.as_strided(x.shape, strides)
 

@@ -32,6 +32,8 @@ class Case:
     Attributes:
         layout: how q, k and v lie in memory: `plain`, `fused`, `transposed` or `odd`.
         biased: whether text keys have a bias, which hides every second one.
+        scale: of the values.
+        sink: nats by which the first text key is above the others; its value is zero. None for no such key.
     """
 
     grid: TokenGrid
@@ -39,6 +41,8 @@ class Case:
     batch: int = 1
     layout: str = "plain"
     biased: bool = False
+    scale: float = 1.0
+    sink: float | None = None
 
 
 WHOLE = Case(TokenGrid(3, 9, 15, prefix=31, suffix=40), (Diagonal(0), Dense(), Skip()), biased=True)
@@ -57,6 +61,9 @@ CASES = {
     "transposed": Case(TokenGrid(3, 9, 13, suffix=5), layout="transposed"),
     "odd slices": Case(TokenGrid(2, 9, 13), layout="odd"),
     "less than a tile": Case(TokenGrid(1, 3, 5, suffix=2)),
+    "large values": Case(TokenGrid(3, 7, 11, suffix=2), scale=1e4),
+    "small values": Case(TokenGrid(3, 7, 11, suffix=2), scale=1e-3),
+    "sink": Case(TokenGrid(3, 7, 11, prefix=3), scale=1024.0, sink=17.0),  # an output above fp16's smallest numbers
     "text rows": Case(TokenGrid(2, 8, 8, prefix=70), (Diagonal(0), Skip())),
 }
 
@@ -94,6 +101,10 @@ def call_of(case: Case, file: str) -> AttentionCall:
     if case.biased:
         bias = torch.randn(case.batch, case.grid.text_tokens, generator=generator)
         bias[:, ::2] = -torch.inf
+    v.mul_(case.scale)
+    if case.sink is not None:
+        bias = torch.zeros(case.batch, case.grid.text_tokens)
+        bias[:, 0], v[:, 0] = case.sink, 0
     return AttentionCall(q, k, v, builder.build(), lists, bias, constants["INT8"])
 
 

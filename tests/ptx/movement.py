@@ -15,7 +15,6 @@ from .shared_memory import elements_of, rows_of
 if TYPE_CHECKING:
     from .cta import Cta
 
-GLOBAL_MODIFIERS = ("L1", "L2", "ca", "cg", "cs", "nc")  # they say what caches keep
 ROW = 16  # bytes of a row of an 8 x 8 matrix
 
 

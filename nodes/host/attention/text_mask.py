@@ -24,7 +24,7 @@ def text_bias(known: dict, mask: Tensor, layout: Layout, batch: int) -> Tensor |
 
     All blocks of a forward get the same mask: its values, for which a device is waited, are read once.
     """
-    # no memory that ComfyUI may record is held, and while the weak reference is none takes the storage's name
+    # a weak reference keeps the id of a storage from being used again, and holds no memory that ComfyUI may record
     storage = StorageWeakRef(mask.untyped_storage())
     key = (storage, mask.storage_offset(), mask.shape, mask.stride(), mask.dtype, layout, batch)
     if key not in known:

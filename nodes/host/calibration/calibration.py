@@ -6,6 +6,7 @@ next few prompts add to what was measured.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -23,7 +24,7 @@ from ..plan_choice.plan_names import plan_name
 from ..reports import reasons
 from ..reports.pictured import pictured_plans
 from ..runs.engine import NOT_VIEWED, Call, DenseTimer, Engine
-from ..runs.failures import calibration_failure
+from ..runs.failures import calibration_failure, passes_through
 from ..runs.plan_engine import SIGMA_SLACK, PlanEngine
 from ..runs.run import Run
 from ..runs.sampling import DEFAULT_START
@@ -34,6 +35,8 @@ NO_WARM_UP = (
     "with so few steps a kept plan runs from the first one on: a start_percent above "
     f"{DEFAULT_START} keeps the beginning dense"
 )
+
+LOG = logging.getLogger("sparse_vdit")
 
 
 class Keeper(Protocol):
@@ -142,13 +145,23 @@ class CalibrationEngine:
         try:
             self.planned = self.make_engine(self._search(self.measuring.so_far()))
             self.measuring.forget()
-            if self._target is not None:
-                self.planned.try_kernels(*self._target)
         except SearchError as error:
             self.notes.append(f"no plan was found: {error}")
         except Exception as error:
             self._failed(error)
         self._fall_back()
+        self._try_kernels()
+
+    def _try_kernels(self) -> None:
+        """For the plan that was found. Where that fails, the first call does it."""
+        if self.planned is None or self._target is None:
+            return
+        try:
+            self.planned.try_kernels(*self._target)
+        except Exception as error:
+            if passes_through(error):
+                raise
+            LOG.debug("Sparse-vDiT: kernels were not tested before their first call", exc_info=True)
 
     def _fall_back(self) -> None:
         """Where no plan was found, run the prior one if there is one."""

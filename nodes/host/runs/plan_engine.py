@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ....kernels.attention import AUTO, keep_tables, try_kernels, with_fallback
+from ....kernels.attention import AUTO, KernelFailed, keep_tables, try_kernels, with_fallback
 from ....kernels.call import AttentionCall
 from ....kernels.configs import DTYPES
 from ....kernels.grid import TokenGrid
@@ -104,15 +104,15 @@ class PlanEngine:
 
     def try_kernels(self, device: torch.device, dtype: torch.dtype) -> None:
         """Run the kernels' self-tests before sampling; what fails is known to every call that follows."""
-        if self.backend != AUTO or dtype not in DTYPES:
+        if dtype not in DTYPES:
             return
         announce(device, self.say)
         routed = any(isinstance(pattern, Routed) for pattern in self.plan.patterns)
         for int8 in (False, True) if self.kernels.race is not None else (False,):
-            try_kernels(device, dtype, self.plan.head_dim, int8, routed)
+            try_kernels(device, dtype, self.plan.head_dim, int8, routed, self.backend)
 
     def _keep_tables(self, lists: TileLists, head_lists: tuple[int, ...], batch: int, backend: str | None) -> None:
-        """Make what calls keep aside, once."""
+        """Make the tables that calls share, once."""
         key = ("tables", head_lists, batch, backend)
         lists.kept_aside(key, lambda: keep_tables(lists, head_lists, batch, self.plan.head_dim, backend))
 
@@ -137,7 +137,8 @@ class PlanEngine:
             if passes_through(error):
                 raise
             LOG.warning("Sparse-vDiT: sparse attention failed", exc_info=True)
-            failure = error.with_traceback(None)  # whose frames would keep the call's tensors
+            failure = error.__cause__ if isinstance(error, KernelFailed) else error
+            failure = failure.with_traceback(None)  # whose frames would keep the call's tensors
         if out_of_memory(failure):
             self._release(call.q.device)
         return run.kernel_failed(call.layer, failure)
@@ -163,8 +164,9 @@ class PlanEngine:
 
         try:
             sparse = AttentionCall(q, call.k, call.v, lists, head_lists, call.key_bias)
+            # other errors than a kernel's say nothing of its backend
             out, name, passed_over = with_fallback(
-                sparse, self.backend, compute, lambda error: passes_through(error) or out_of_memory(error)
+                sparse, self.backend, compute, lambda error: not isinstance(error, KernelFailed)
             )
         except ValueError as error:
             run.ledger.note(str(error))
@@ -172,6 +174,8 @@ class PlanEngine:
         if out == reasons.NO_KERNELS:
             run.ledger.note(f"no fast kernels here: {passed_over}")
         if isinstance(out, str):
+            if passed_over is not None and name != "torch":
+                run.ledger.note(passed_over)
             return out
         if run.spoiled(layer, out, (q, call.k, call.v)):
             return reasons.NOT_FINITE

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 PREFETCH = "comfy.model_prefetch"
@@ -30,7 +30,9 @@ def recording() -> bool:
     if getattr(module, "pause_malloc_graph", None) is None:
         return False
     graphs = getattr(module, "MALLOC_GRAPHS", None)
-    return graphs is None or any(getattr(graph, "_comfy_active", True) for graph in list(graphs.values()))
+    if not isinstance(graphs, Mapping):
+        return True
+    return any(getattr(graph, "_comfy_active", True) for graph in list(graphs.values()))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from .failures import failure_text, passes_through
 from .output_check import OutputCheck
 from .recording import recording_paused
 
+LOG = logging.getLogger("sparse_vdit")
 EVENTS_BESIDE = 160  # pairs of events for the calls of a race, beside one for each layer
 
 
@@ -152,11 +154,16 @@ class Run:
         return self.clock.start(device, what, add)
 
     def try_kernels(self, patcher: object) -> None:
-        """Let the engine find out, before the first forward, which kernels can be trusted for a MODEL."""
-        with self._guarded():
+        """Let the engine test, before the first forward, which kernels a MODEL can trust. Where that fails, the first
+        call does it."""
+        try:
             # as other nodes patched it: the model is not loaded yet, and does not know
             cast = patcher.get_model_object("manual_cast_dtype")
             self.engine.try_kernels(patcher.load_device, cast or patcher.model.get_dtype())
+        except Exception as error:
+            if passes_through(error):
+                raise
+            LOG.debug("Sparse-vDiT: kernels were not tested before sampling", exc_info=True)
 
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """Let the engine build what a forward needs; an error in it makes the rest of the run dense."""

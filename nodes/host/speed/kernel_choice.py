@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ....kernels.attention import BACKENDS, bar, refusal, run_call
+from ....kernels.attention import BACKENDS, KernelFailed, bar, refusal, run_call
 from ....kernels.call import AttentionCall
 from ....kernels.memory import out_of_memory
 from ....kernels.routing import routed_call
@@ -34,6 +34,7 @@ class KernelChoice:
     def __init__(self, race: Race | None):
         self.race = race
         self._own: str | None = None
+        self._checked: set[tuple] = set()
 
     def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> DenseTimer | None:
         """What times a call of the model's own attention, where the race wants it. It holds no tensor."""
@@ -56,12 +57,12 @@ class KernelChoice:
         place, density = self._place(run, layout, call.q, call.key_bias is not None), mean_density(call)
         kernels = _kernels(call, backend)
         run.clock.collect()
-        winner = self.race.verdict(place, density, kernels)
+        winner = self.race.verdict(place, density, kernels, backend)
         if winner is None:
             out = self._try(run, place, call, backend, kernels, again)
-            winner = self.race.verdict(place, density, kernels)  # where times are known at once
+            winner = self.race.verdict(place, density, kernels, backend)  # where times are known at once
             return reasons.NOT_FASTER if winner == DENSE else out
-        self.race.count(place, density)
+        self.race.count(place, density, backend)
         return reasons.NOT_FASTER if winner == DENSE else self._timed(run, call, backend, winner)
 
     def _wants(self, run: Run, device: torch.device, place: str, lane: str) -> bool:
@@ -78,61 +79,86 @@ class KernelChoice:
         again: Callable[[], object] | None,
     ) -> Tensor:
         """Output of the exact kernel, timed beside what else is in the race; the others' outputs are compared."""
-        device, percent = call.q.device, density_class(mean_density(call))
+        device, exact = call.q.device, lane(EXACT, density_class(mean_density(call)), backend)
         if not run.clock.ready(device):
             run.ledger.note(NOT_TIMED)
-        while again is not None and self._wants(run, device, place, DENSE):
-            stop = run.time(device, DENSE, self.race.measured(place, DENSE))
-            again()
-            pause_again()
-            stop()
-        out, checked = None, True  # only what is timed is checked
-        while self._wants(run, device, place, lane(EXACT, percent)):
+        if again is not None:
+            self._time_dense(run, device, place, again)
+        out = None
+        while self._wants(run, device, place, exact):
             out = None  # not two at a time
             out = self._timed(run, call, backend, EXACT, place)
-            checked = False
         out = self._timed(run, call, backend, EXACT) if out is None else out
-        if not checked:
-            self._check(call, backend, EXACT, out)
         for kernel in kernels[1:]:
             try:
                 self._compare(run, place, call, backend, kernel, out)
             except Exception as error:
                 if passes_through(error):
                     raise
-                self.race.drop(kernel)
-                if not out_of_memory(error):
-                    bar(backend, replace(call, **KERNELS[kernel]), error)
+                self.race.drop(kernel, backend)
+                if isinstance(error, KernelFailed):
+                    bar(backend, replace(call, **KERNELS[kernel]), error.__cause__)
                 run.ledger.note(f"the {kernel} kernel failed and was left out: {error}")
         return out
 
+    def _time_dense(self, run: Run, device: torch.device, place: str, again: Callable[[], object]) -> None:
+        """Time the model's own attention. An error in it says nothing of the pack's kernels."""
+        while self._wants(run, device, place, DENSE):
+            stop = run.time(device, DENSE, self.race.measured(place, DENSE))
+            try:
+                again()
+            except Exception as error:
+                if passes_through(error) or out_of_memory(error):
+                    raise
+                run.ledger.note(NOT_TIMED)
+                return
+            finally:
+                pause_again()
+            stop()
+
     def _compare(self, run: Run, place: str, call: AttentionCall, backend: str, kernel: str, exact: Tensor) -> None:
         """Time a kernel, and take its error against the exact one's output."""
-        name = lane(kernel, density_class(mean_density(call)))
+        name = lane(kernel, density_class(mean_density(call)), backend)
         other = None
         while self._wants(run, call.q.device, place, name):
             other = None
             other = self._timed(run, call, backend, kernel, place)
         if other is not None:
-            self._check(call, backend, kernel, other)
             self.race.compared(place, name, relative_error(other, exact))  # one number, read when the times are
 
-    def _check(self, call: AttentionCall, backend: str, kernel: str, out: Tensor) -> None:
-        """Raise `WrongOutput` where a kernel's output is wrong on this call's data. The torch backend is the
-        specification, and needs no check."""
-        if backend != "torch":
-            call = replace(call, **KERNELS[kernel])
-            spot_check(routed_call(call, BACKENDS[backend].choose), out)
-
     def _timed(self, run: Run, call: AttentionCall, backend: str, kernel: str, place: str | None = None) -> Tensor:
-        """Output of a call by a kernel, timed for the report, or for the race at a place."""
-        done = None
+        """Output of a call by a kernel, timed for the report, or for the race at a place.
+
+        Raises:
+            KernelFailed: an error of the kernel, or an output that is wrong.
+        """
+        percent, done = density_class(mean_density(call)), None
         if place is not None:
-            done = self.race.measured(place, lane(kernel, density_class(mean_density(call))))
+            done = self.race.measured(place, lane(kernel, percent, backend))
+        call = replace(call, **KERNELS[kernel])
         stop = run.time(call.q.device, kernel, done)
-        out = run_call(replace(call, **KERNELS[kernel]), backend)
-        stop()
+        try:
+            out = run_call(call, backend)
+            stop()
+            self._check(call, backend, (backend, kernel, percent, call.q.shape), out)
+        except Exception as error:
+            if passes_through(error) or out_of_memory(error):
+                raise
+            raise KernelFailed(str(error)) from error
         return out
+
+    def _check(self, call: AttentionCall, backend: str, kind: tuple, out: Tensor) -> None:
+        """Raise `WrongOutput` where a kernel's output is wrong on this call's data: once in a run for each kind of
+        calls. The torch backend is the specification, and needs no check."""
+        if self.race is None or backend == "torch" or kind in self._checked:
+            return
+        try:
+            spot_check(routed_call(call, BACKENDS[backend].choose), out)
+        except Exception as error:
+            if out_of_memory(error):
+                return  # the next call of the kind is checked
+            raise
+        self._checked.add(kind)
 
     def _place(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> str:
         if self._own is None:

@@ -67,9 +67,9 @@ class Race:
         self._started: dict[tuple[str, str], int] = {}
         self._times: dict[tuple[str, str], list[float]] = {}
         self._errors: dict[tuple[str, str], Tensor] = {}
-        self._dropped: set[str] = set()
-        self._decided: dict[tuple[str, int], Verdict] = {}
-        self._calls: Counter[tuple[str, int]] = Counter()
+        self._dropped: set[tuple[str, str]] = set()
+        self._decided: dict[tuple[str, int, str], Verdict] = {}
+        self._calls: Counter[tuple[str, int, str]] = Counter()
 
     def place(self, layout: Layout, q: Tensor, masked: bool, own: str) -> str:
         """Name of all that a call's speed hangs on, for q (B, S, H, D) and the name of the model's own attention."""
@@ -96,23 +96,23 @@ class Race:
         """Remember the relative error of a kernel's output, one number on the device; read when the times are."""
         self._errors[place, lane] = error
 
-    def drop(self, kernel: str) -> None:
+    def drop(self, kernel: str, backend: str = "") -> None:
         """Take a kernel that failed out of the race."""
-        self._dropped.add(kernel)
+        self._dropped.add((kernel, backend))
 
-    def verdict(self, place: str, density: float, kernels: list[str]) -> str | None:
-        """The way to compute calls of a density: a kernel's name or DENSE; None until all were timed."""
-        key = (place, density_class(density))
+    def verdict(self, place: str, density: float, kernels: list[str], backend: str = "") -> str | None:
+        """The way to compute calls of a density by a backend: a kernel's name or DENSE; None until all were timed."""
+        key = (place, density_class(density), backend)
         if key not in self._decided:
-            decided = self._decide(*key, [name for name in kernels if name not in self._dropped])
+            decided = self._decide(*key, [name for name in kernels if (name, backend) not in self._dropped])
             if decided is None:
                 return None
             self._decided[key] = decided
         return self._decided[key].winner
 
-    def count(self, place: str, density: float) -> None:
+    def count(self, place: str, density: float, backend: str = "") -> None:
         """Count a call that went by a verdict."""
-        self._calls[place, density_class(density)] += 1
+        self._calls[place, density_class(density), backend] += 1
 
     def speedup(self) -> float | None:
         """How many times as fast as the model's own attention the counted calls were, by the times of their verdicts; a
@@ -125,7 +125,7 @@ class Race:
     def told(self) -> str:
         """The times that verdicts went by: of the sparsest and the densest calls that were timed, and of the densest
         that ran sparse; empty without any."""
-        timed = {density: found for (_, density), found in self._decided.items() if found.times is not None}
+        timed = {density: found for (_, density, _), found in self._decided.items() if found.times is not None}
         if not timed:
             return ""
         sparse = [density for density, found in timed.items() if found.winner != DENSE]
@@ -133,40 +133,44 @@ class Race:
         kept = f" ({KEPT})" if any(timed[density].kept for density in shown) else ""
         return "a call takes " + ", ".join(f"at density {d / 100:.2f} {timed[d]}" for d in sorted(shown)) + kept
 
-    def _decide(self, place: str, density: int, kernels: list[str]) -> Verdict | None:
-        lost = [at for (where, at), found in self._decided.items() if where == place and found.winner == DENSE]
+    def _decide(self, place: str, density: int, backend: str, kernels: list[str]) -> Verdict | None:
+        here = {at: found for (where, at, by), found in self._decided.items() if (where, by) == (place, backend)}
+        lost = [at for at, found in here.items() if found.winner == DENSE]
         if any(sparser <= density for sparser in lost):
             return Verdict(DENSE)  # what is denser than a loser is not tried
-        new = self._found(place, density, kernels)
-        found = new or self._known(place, density, kernels)
+        new = self._found(place, density, kernels, backend)
+        found = new or self._known(place, density, kernels, backend)
         if found is None:
             return None
-        times = {name: found[lane(name, density)] for name in kernels if self._fits(name, density, found)}
+        lanes = {name: lane(name, density, backend) for name in kernels}
+        times = {name: found[own] for name, own in lanes.items() if self._fits(name, own, found)}
         winner, own = min(times, key=times.get), found[lane(DENSE, density)]
         return Verdict(winner if times[winner] <= (1 - MARGIN) * own else DENSE, (times[winner], own), not new)
 
-    def _found(self, place: str, density: int, kernels: list[str]) -> dict[str, float] | None:
+    def _found(self, place: str, density: int, kernels: list[str], backend: str) -> dict[str, float] | None:
         """Milliseconds and errors of this run, which are then kept; None until every call was timed."""
         found = {}
         for name in (DENSE, *kernels):
-            times = self._times.get((place, name if name == DENSE else lane(name, density)), [])
+            own = lane(name, density, "" if name == DENSE else backend)
+            times = self._times.get((place, name if name == DENSE else own), [])
             if len(times) < TRIES:
                 return None
-            found[lane(name, density)] = min(times[1:])  # the first may have compiled
-            error = float(self._errors.get((place, lane(name, density)), math.inf))
+            found[own] = min(times[1:])  # the first may have compiled
+            error = float(self._errors.get((place, own), math.inf))
             if math.isfinite(error):
-                found[error_lane(name, density)] = error
+                found[error_lane(own)] = error
         keep_speeds(self.path, place, {name: float(f"{value:.6g}") for name, value in found.items()})
         return found
 
-    def _known(self, place: str, density: int, kernels: list[str]) -> dict[str, float] | None:
+    def _known(self, place: str, density: int, kernels: list[str], backend: str) -> dict[str, float] | None:
         """What one earlier run found, the model's own attention too: in another run the device may have been busy."""
         known = known_speeds(self.path).get(place, {})
-        return known if all(lane(name, density) in known for name in (DENSE, *kernels)) else None
+        lanes = (lane(DENSE, density), *(lane(name, density, backend) for name in kernels))
+        return known if all(own in known for own in lanes) else None
 
-    def _fits(self, kernel: str, density: int, found: Mapping[str, float]) -> bool:
-        """Whether a kernel's output is near enough to the exact one's."""
-        return kernel == EXACT or found.get(error_lane(kernel, density), math.inf) <= ERROR_BUDGET
+    def _fits(self, kernel: str, own: str, found: Mapping[str, float]) -> bool:
+        """Whether the output of a kernel, with this lane, is near enough to the exact one's."""
+        return kernel == EXACT or found.get(error_lane(own), math.inf) <= ERROR_BUDGET
 
     def results(self) -> dict[str, dict[str, float]]:
         """All that is known of this run's places, for the detailed report."""
@@ -183,14 +187,14 @@ def density_class(density: float) -> int:
     return CLASS_WIDTH * round(100 * density / CLASS_WIDTH)
 
 
-def lane(kernel: str, density: int) -> str:
+def lane(kernel: str, density: int, backend: str = "") -> str:
     """Name of a kernel's measurements at a density in percent; of DENSE what the kernels were compared with."""
-    return f"{kernel} {density}%"
+    return f"{backend} {kernel} {density}%".lstrip()
 
 
-def error_lane(kernel: str, density: int) -> str:
-    """Name of a kernel's error at a density in percent."""
-    return f"{lane(kernel, density)} error"
+def error_lane(own: str) -> str:
+    """Name of the error of a kernel with this lane."""
+    return f"{own} error"
 
 
 def device_name(device: torch.device) -> str:
