@@ -56,7 +56,7 @@ CARDS = {
         Card("RTX 4090", "sm_89", 128, 2.52, 256, 512, 1024, 128, 15, 102_400, 1536),
         # GH100: 989 TFLOP/s, 1,979 TOPS; mma_sync: Luo; l2_bytes: guess, near Luo's figures
         Card("H100", "sm_90", 132, 1.83, 2048, 2048, 4096, 128, 30, 233_472, 2048, mma_sync=0.62),
-        # data sheet of the B200: 2,250 TFLOP/s, 4,500 TOPS; guesses: ghz, l2_bytes, and mma_sync, which makes it an A100's
+        # data sheet of the B200: 2,250 TFLOP/s, 4,500 TOPS; guesses: ghz, l2_bytes, and mma_sync, set to an A100's rate
         Card("B200", "sm_100", 148, 1.85, 4096, 4096, 8192, 128, 36, 233_472, 2048, mma_sync=0.25),
         # GB202: 209.5 TFLOP/s with sums in fp32, 419 in fp16, 838 TOPS; l2_bytes: guess
         Card("RTX 5090", "sm_120", 170, 2.41, 256, 512, 1024, 128, 17, 102_400, 1536),

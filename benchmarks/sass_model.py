@@ -2,8 +2,8 @@
 
 The model finds the kernel's main loop, counts its instructions, and replays the loop on one multiprocessor
 (`sass_replay.py`). The result is the speed on listed key tiles: the program's start and end, the dense segment, the
-lists' balance, launches, DRAM and limits of power are not in it. `sass_calibration.py` compares the model with published
-speeds. Use it for ratios and for what limits a kernel, not for promises.
+lists' balance, launches, DRAM and limits of power are not in it. `sass_calibration.py` compares it with published speeds.
+Use it for ratios and for what limits a kernel, not for promises.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import tempfile
@@ -27,8 +28,8 @@ class Instruction:
         predicate: with its `@`, or nothing.
         stall: cycles until the warp may issue again, as the compiler wrote them.
         keep: the scheduler stays with the warp if it can.
-        sets_done, sets_read: the scoreboard (0 to 5) that holds until the result, or until the operands were read; 7 for
-            none.
+        sets_done, sets_read: the scoreboard (0 to 5) that holds until the result is there, or until the operands were
+            read; 7 for none.
         waits: scoreboards that must be free before.
     """
 
@@ -63,9 +64,10 @@ Code = list[Instruction | str]
 
 def tool(name: str) -> Path:
     """A program of NVIDIA's that Triton's wheel brings."""
-    import triton
-
-    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    found = importlib.util.find_spec("triton")
+    if found is None:
+        raise RuntimeError("Triton is not installed, whose wheel has NVIDIA's assembler")
+    return Path(found.origin).parent / "backends" / "nvidia" / "bin" / name
 
 
 def assemble(ptx: bytes, arch: str) -> bytes:
@@ -89,8 +91,8 @@ def disassemble(cubin: bytes) -> tuple[Code, int]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(cubin)
-        text = subprocess.run([tool("nvdisasm"), "-c", "-hex", file], capture_output=True, text=True, check=True).stdout
-        usage = subprocess.run([tool("cuobjdump"), "-res-usage", file], capture_output=True, text=True, check=True).stdout
+        commands = ([tool("nvdisasm"), "-c", "-hex", file], [tool("cuobjdump"), "-res-usage", file])
+        text, usage = (subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in commands)
     return parse(text), int(re.search(r"REG:(\d+)", usage)[1])
 
 
