@@ -24,6 +24,8 @@ class KernelConfig:
         rows: queries of a program; a query tile is one or more programs.
         warps, stages: of the program and of its pipeline.
         fp16_sums: P V of a key tile is summed in fp16, with values that `quantize_tiles.py` made ready.
+        offset_sums: integer sums of q k^T start at an offset whose bits are a float's (`softmax.py`), which saves their
+            conversion. Not on sm_90: its products may not read sums that were set after their fence.
         packed: keys and values are copied into tile order, few heads at a time, and read by tensor descriptors.
     """
 
@@ -31,20 +33,21 @@ class KernelConfig:
     warps: int
     stages: int
     fp16_sums: bool = False
+    offset_sums: bool = False
     packed: bool = False
 
 
 def kernel_config(arch: str, head_dim: int, int8: bool = False) -> KernelConfig:
     """The configuration for an architecture in NVIDIA_ARCHS or AMD_ARCHS."""
     if arch == "gfx1201":
-        return KernelConfig(rows=64, warps=8, stages=1)
+        return KernelConfig(rows=64, warps=8, stages=1, offset_sums=int8)
     if arch == "gfx942":
-        return KernelConfig(rows=128, warps=8, stages=1)
+        return KernelConfig(rows=128, warps=8, stages=1, offset_sums=int8)
     # consumer cards sum fp16 products twice as fast in fp16 as in fp32; data center cards do not
     fp16_sums = int8 and arch in ("sm_86", "sm_89", "sm_120")
     # sm_100 has no 8-bit integer products of its own generation: q k^T runs on the old ones there, and may gain nothing
     stages = 4 if int8 and head_dim == 64 else 3  # with 3, sm_86 and sm_89 spill a little
-    return KernelConfig(rows=128, warps=8, stages=stages, fp16_sums=fp16_sums)
+    return KernelConfig(rows=128, warps=8, stages=stages, fp16_sums=fp16_sums, offset_sums=int8 and arch != "sm_90")
 
 
 def packed_config(arch: str, head_dim: int) -> KernelConfig | None:

@@ -38,7 +38,7 @@ def attention_kernel(
     constants = {
         "HEAD_DIM": head_dim, "QUERY_TILE": QUERY_TILE, "KEY_TILE": KEY_TILE, "ROWS": config.rows,
         "STAGES": config.stages, "INT8": int8, "FP16_SUMS": config.fp16_sums,
-        "UPCAST": False, "PACKED": config.packed,
+        "OFFSET_SUMS": config.offset_sums, "UPCAST": False, "PACKED": config.packed,
     }  # fmt: skip
     ships = config == own
     return _compile(block_sparse_fwd_kernel, arch, dtype, constants, config.warps, config.stages, ships)

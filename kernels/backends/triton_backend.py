@@ -151,7 +151,7 @@ def attention_launch(
     constants = {
         "HEAD_DIM": head_dim, "QUERY_TILE": lists.query_tile, "KEY_TILE": lists.key_tile, "ROWS": config.rows,
         "STAGES": config.stages, "INT8": call.int8, "FP16_SUMS": config.fp16_sums,
-        "UPCAST": INTERPRETED and q.dtype == torch.bfloat16, "PACKED": config.packed,
+        "OFFSET_SUMS": config.offset_sums, "UPCAST": INTERPRETED and q.dtype == torch.bfloat16, "PACKED": config.packed,
     }  # fmt: skip
     grid = (-(-tokens // config.rows) * copies.slots, 1)
     return Launch("attention", grid, arguments, constants, config.warps, config.stages)

@@ -66,7 +66,6 @@ class Wgmma:
         self.groups: list[list[Product]] = []
         self.sums: dict[tuple[int, ...], np.ndarray] = {}
         self.fenced: list[np.ndarray | None] = []  # what registers held at the last wgmma.fence
-        self.constants = {id(value) for value in cta.program.slots.constants.values()}
 
     @property
     def in_flight(self) -> list[Product]:
@@ -153,12 +152,9 @@ class Wgmma:
         return np.stack([self.cta.registers[place] for place in form.target]).view(dtype)
 
     def _need_fence(self, places: tuple[int, ...]) -> None:
-        """Registers have to be written before the last fence, as PTX wants it. Constants are let through: LLVM moves
-        them behind the fence, and the driver's compiler before it again.
-        """
+        """Registers have to be written before the last fence (PTX ISA, wgmma.fence)."""
         registers = self.cta.registers
-        late = [one for one in places if not self.fenced or self.fenced[one] is not registers[one]]
-        if any(not self.fenced or id(registers[place]) not in self.constants for place in late):
+        if any(not self.fenced or self.fenced[place] is not registers[place] for place in places):
             raise PtxError("registers that wgmma uses were written since the last wgmma.fence")
 
     def _finish(self, product: Product) -> None:

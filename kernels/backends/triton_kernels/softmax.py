@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 
 INTEGER_OFFSET = tl.constexpr(12582912.0)
-"""1.5 * 2^23, whose bits plus an integer n are those of the float 1.5 * 2^23 + n, for |n| < 2^22."""
+"""1.5 * 2^23, whose bits plus an integer n are those of the float 1.5 * 2^23 + n, for |n| < 2^22. 8-bit products at
+head_dim 128 are below 2^21."""
 
 INTEGER_BITS = tl.constexpr(0x4B400000)
 """The bits of INTEGER_OFFSET. An int32 sum that starts here needs no conversion to float."""
@@ -20,13 +21,14 @@ INTEGER_BITS = tl.constexpr(0x4B400000)
 
 @triton.jit
 def softmax_step(
-    acc, denom, m, scores, scale, v, OFFSET: tl.constexpr, FP16_SUMS: tl.constexpr, UPCAST: tl.constexpr
+    acc, denom, m, scores, scale, v,
+    OFFSET: tl.constexpr, BY_ROW: tl.constexpr, FP16_SUMS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Add one block of keys to the running sums.
 
     Args:
         scores: (queries, keys). `(scores - OFFSET) * scale` are the s of the formula.
-        scale: positive, a scalar or one for each query.
+        scale: positive, a scalar, or one for each query with BY_ROW.
         v: (keys, head_dim). With FP16_SUMS it is at most 0.03, so that 64 weights of 2^15 do not overflow.
         FP16_SUMS: sum the block in fp16, which consumer cards do twice as fast as in fp32.
         UPCAST: multiply in fp32, since the interpreter computes products of bf16 wrongly.
@@ -34,7 +36,7 @@ def softmax_step(
     SHIFT: tl.constexpr = 15.0 if v.dtype == tl.float16 else 0.0
     m_new = tl.maximum(m, (tl.max(scores, 1) - OFFSET) * scale)
     each = scale
-    if OFFSET != 0.0:  # integers, whose scale is of each query
+    if BY_ROW:
         each = scale[:, None]
     p = tl.math.exp2(scores * each - (m_new + (OFFSET * scale - SHIFT))[:, None])
     alpha = tl.math.exp2(m - m_new)

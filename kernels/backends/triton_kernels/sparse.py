@@ -23,10 +23,14 @@ UNSPECIALIZED = ["first_slot", "heads", "tokens", "video_tokens", "biased"]
 
 
 @triton.jit
-def integer_scores(q, k):
-    """q k^T of int8 as floats, plus INTEGER_OFFSET. At head_dim 128 it is below 2^21, so every integer is exact."""
-    start = tl.full([q.shape[0], k.shape[1]], INTEGER_BITS, tl.int32)
-    return tl.dot(q, k, acc=start, out_dtype=tl.int32).to(tl.float32, bitcast=True)
+def integer_scores(q, k, OFFSET_SUMS: tl.constexpr):
+    """q k^T of int8 as floats, INTEGER_OFFSET too large if OFFSET_SUMS."""
+    if OFFSET_SUMS:
+        start = tl.full([q.shape[0], k.shape[1]], INTEGER_BITS, tl.int32)
+        scores = tl.dot(q, k, acc=start, out_dtype=tl.int32).to(tl.float32, bitcast=True)
+    else:
+        scores = tl.dot(q, k).to(tl.float32)
+    return scores
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
@@ -38,7 +42,8 @@ def block_sparse_fwd_kernel(
     stride_vb, stride_vs, stride_vh,
     first_slot, heads, tokens, video_tokens, biased,
     HEAD_DIM: tl.constexpr, QUERY_TILE: tl.constexpr, KEY_TILE: tl.constexpr, ROWS: tl.constexpr,
-    STAGES: tl.constexpr, INT8: tl.constexpr, FP16_SUMS: tl.constexpr, UPCAST: tl.constexpr, PACKED: tl.constexpr,
+    STAGES: tl.constexpr, INT8: tl.constexpr, FP16_SUMS: tl.constexpr, OFFSET_SUMS: tl.constexpr,
+    UPCAST: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Q, K, V (B, S, H, D) by strides; OUT the same, contiguous; SLOTS (slots, 3): batch, head, list, the launch's own
     from first_slot on; STARTS, COUNTS (lists, query tiles + 1); INDEX (orders, S); KEY_BIAS (B, S - video_tokens) fp32
@@ -75,7 +80,7 @@ def block_sparse_fwd_kernel(
     offs_m = block * ROWS + tl.arange(0, ROWS)
     query = tl.load(INDEX + offs_m, mask=offs_m < tokens, other=0).to(tl.int64)
     acc = tl.zeros([ROWS, HEAD_DIM], tl.float32)
-    OFFSET: tl.constexpr = INTEGER_OFFSET if INT8 else 0.0
+    OFFSET: tl.constexpr = INTEGER_OFFSET if OFFSET_SUMS else 0.0
 
     if count >= 0:
         q = tl.load(Q + query[:, None] * stride_qs + offs_d[None, :])
@@ -100,7 +105,7 @@ def block_sparse_fwd_kernel(
             key = tl.load(INDEX + place, mask=valid, other=0).to(tl.int64)
             if INT8:
                 k = tl.load(K_TILES + place[:, None] * HEAD_DIM + offs_d[None, :], mask=valid[:, None], other=0)
-                scores = integer_scores(q, k.T) - INTEGER_OFFSET
+                scores = integer_scores(q, k.T, OFFSET_SUMS) - OFFSET
                 scores = scores * (scale * tl.load(K_SCALE + first // KEY_TILE))[:, None]
             else:
                 k = tl.load(K + key[None, :] * stride_ks + offs_d[:, None], mask=valid[None, :], other=0.0)
@@ -116,7 +121,7 @@ def block_sparse_fwd_kernel(
                 v = tl.load(V_TILES + place[:, None] * HEAD_DIM + offs_d[None, :], mask=valid[:, None], other=0.0)
             else:
                 v = tl.load(V + key[:, None] * stride_vs + offs_d[None, :], mask=valid[:, None], other=0.0)
-            acc, denom, m = softmax_step(acc, denom, m, scores, 1.0, v, 0.0, FP16_SUMS, UPCAST)
+            acc, denom, m = softmax_step(acc, denom, m, scores, 1.0, v, 0.0, False, FP16_SUMS, UPCAST)
 
         if count > 0:
             tile = tl.load(COLUMNS + start).to(tl.int32)
@@ -136,7 +141,7 @@ def block_sparse_fwd_kernel(
                     step = scale * next_step
                     next_step = tl.load(K_SCALE + next_tile)
                     k = tl.load(K_TILES + place[:, None] * HEAD_DIM + offs_d[None, :])
-                    scores = integer_scores(q, k.T)
+                    scores = integer_scores(q, k.T, OFFSET_SUMS)
                 else:
                     if PACKED:
                         k = K_TILES.load([(slot * tiles + tile) * KEY_TILE, 0]).T
@@ -154,7 +159,7 @@ def block_sparse_fwd_kernel(
                 if INT8 or PACKED:
                     tile = tl.load(COLUMNS + j + 1).to(tl.int32)
                 next_tile = tl.load(COLUMNS + j + 2).to(tl.int32)
-                acc, denom, m = softmax_step(acc, denom, m, scores, step, v, OFFSET, FP16_SUMS, UPCAST)
+                acc, denom, m = softmax_step(acc, denom, m, scores, step, v, OFFSET, INT8, FP16_SUMS, UPCAST)
 
         acc = acc / denom[:, None]
         if FP16_SUMS:
