@@ -2,10 +2,9 @@
 
 They run nowhere; they are compiled and their machine code is read. What each stands for:
 
-    descriptor_attention: Triton's tutorial on fused attention, without a mask; its descriptors come from the host, or are
-        made on the card, where they become pointers on cards without TMA.
-    pointer_attention: the same with pointers. With bf16 also FlashAttention 2 on GeForce cards, where both are near what
-        the tensor cores give.
+    descriptor_attention: Triton's tutorial on fused attention, without a mask; its descriptors come from the host, or
+        are made on the card, where they become pointers on cards without TMA.
+    pointer_attention: FlashAttention 2 in bf16 on GeForce cards, where the tensor cores limit any such kernel.
     int8_attention: SageAttention 1 (arXiv 2410.02367): 8-bit q k^T with a scale for each tile, P V in fp16 with sums in
         fp16.
     listed_attention: the Triton kernel of FastVideo's video sparse attention: lists of key tiles, of which each has its
@@ -17,13 +16,13 @@ import triton.language as tl
 
 
 @triton.jit
-def weigh(acc, denom, m, scores, HALF: tl.constexpr):
+def weigh(acc, denom, m, scores):
     """The running sums rescaled for new scores (of the base 2), and the weights."""
     larger = tl.maximum(m, tl.max(scores, 1))
     weights = tl.math.exp2(scores - larger[:, None])
     decay = tl.math.exp2(m - larger)
     denom = denom * decay + tl.sum(weights, 1)
-    return acc * decay[:, None], denom, larger, weights.to(HALF)
+    return acc * decay[:, None], denom, larger, weights
 
 
 @triton.jit
@@ -109,9 +108,9 @@ def int8_attention(
     for first in tl.range(0, tokens, KEYS, num_stages=STAGES):
         k = tl.load(K, mask=places[None, :] < tokens - first)
         scores = tl.dot(q, k).to(tl.float32) * q_scale * tl.load(K_SCALE)
-        acc, denom, m, weights = weigh(acc, denom, m, scores, tl.float16)
+        acc, denom, m, weights = weigh(acc, denom, m, scores)
         v = tl.load(V, mask=places[:, None] < tokens - first)
-        acc += tl.dot(weights, v, out_dtype=tl.float16)
+        acc += tl.dot(weights.to(tl.float16), v, out_dtype=tl.float16)
         K += KEYS * HEAD_DIM
         K_SCALE += 1
         V += KEYS * HEAD_DIM
@@ -140,6 +139,7 @@ def listed_attention(
         tile = tl.load(TILES + number)
         scores = tl.dot(q, tl.load(K + tile * KEYS * HEAD_DIM)) * qk_scale
         scores = tl.where(places[None, :] < tl.load(SIZES + tile), scores, -float("inf"))
-        acc, denom, m, weights = weigh(acc, denom, m, scores, V.dtype.element_ty)
-        acc = tl.dot(weights, tl.load(V + tile * KEYS * HEAD_DIM), acc)
+        acc, denom, m, weights = weigh(acc, denom, m, scores)
+        v = tl.load(V + tile * KEYS * HEAD_DIM)
+        acc = tl.dot(weights.to(v.dtype), v, acc)
     tl.store(OUT + own, (acc / denom[:, None]).to(OUT.dtype.element_ty))

@@ -2,8 +2,8 @@
 
 The model finds the kernel's main loop, counts its instructions, and replays the loop on one multiprocessor
 (`sass_replay.py`). The result is the speed on listed key tiles: the program's start and end, the dense segment, the
-lists' balance, launches, DRAM and limits of power are not in it. `sass_calibration.py` compares it with published speeds.
-Use it for ratios and for what limits a kernel, not for promises.
+lists' balance, launches, DRAM and limits of power are not in it. `sass_calibration.py` compares predictions with
+published speeds. Use them for ratios and for what limits a kernel, not for promises.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class Prediction:
 
     Attributes:
         programs: on one multiprocessor at once.
-        limit: the unit that one pass needs longest, and of its cycles the part `limit_tflops` would use.
+        limit: the unit that one pass needs longest.
         cycles: of a multiprocessor for one pass of one program.
         tflops: 10^12 operations a second of both matrix products.
-        limit_tflops: if the limiting unit never waited.
+        limit_tflops: the same if the limiting unit never waited.
         products_busy: part of the cycles in which the tensor cores work.
     """
 

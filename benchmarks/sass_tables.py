@@ -1,0 +1,80 @@
+"""The tables of predicted speeds, for `tables.py` and for the command that makes them, `sass_speeds.py`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from result_files import made_by, newest
+
+PREDICTED = "Predicted from machine code; **nothing here was measured by us**."
+
+
+def mean_and_spread(ratios: list[float]) -> tuple[float, float]:
+    """Geometric mean, and by what part a ratio lies beside it (one standard deviation of the logarithms)."""
+    logs = [math.log(ratio) for ratio in ratios]
+    return math.exp(statistics.fmean(logs)), math.exp(statistics.pstdev(logs)) - 1
+
+
+def calibration_lines(rows: list[dict]) -> list[str]:
+    """One line for each published speed, and how well the model predicts them."""
+    rows = [row for row in rows if row["table"] == "calibration"]
+    lines = [
+        "| published kernel | card | head_dim | published, TFLOP/s | predicted | published / predicted | source |",
+        "|---" * 7 + "|",
+    ]
+    for row in rows:
+        source = f"{row['source']}; {row['note']}" if row["note"] else row["source"]
+        ratio = f"{row['published'] / row['predicted']:.2f}"
+        cells = [row["kernel"], row["card"], row["head_dim"], row["published"], row["predicted"], ratio, source]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return [*lines, "", accuracy(rows)]
+
+
+def accuracy(rows: list[dict]) -> str:
+    """A sentence on the calibration."""
+    ratios = [row["published"] / row["predicted"] for row in rows]
+    mean, spread = mean_and_spread(ratios)
+    return (
+        f"Published / predicted of {len(rows)} points: geometric mean {mean:.2f}, standard deviation {spread:.0%}, "
+        f"from {min(ratios):.2f} to {max(ratios):.2f}."
+    )
+
+
+def shipped_lines(rows: list[dict]) -> list[str]:
+    """One line for each architecture, head_dim and precision of q k^T; counts are of the first dtype, bf16."""
+    heads = [
+        "GPU", "head_dim", "q k^T", "bf16 model, TFLOP/s", "fp16 model", "what limits, and its TFLOP/s",
+        "tensor cores busy", "instructions", "registers", "spills, in the loop", "shared memory, KiB",
+        "programs x warps",
+    ]  # fmt: skip
+    groups: dict[tuple, dict[str, dict]] = {}
+    for row in rows:
+        if row["table"] == "shipped":
+            kind = (f"{row['card']} ({row['arch']})", row["head_dim"], "8 bits" if row["int8"] else "16 bits")
+            groups.setdefault(kind, {})[row["dtype"]] = row
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for kind, same in groups.items():
+        row = next(iter(same.values()))
+        cells = [
+            *kind, *(f"{same[dtype]['predicted']:.0f}" if dtype in same else "-" for dtype in ("bf16", "fp16")),
+            f"{row['limit']}, {row['at_limit']:.0f}", f"{row['products_busy']:.0%}", row["instructions"],
+            row["registers"], f"{row['spills']}, {row['loop_spills']}", f"{row['shared'] / 1024:.0f}",
+            f"{row['programs']} x {row['warps']}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def calibration_table() -> str:
+    """Published speeds beside predictions."""
+    result = newest("sass_speeds")
+    return "\n".join([*calibration_lines(result["rows"]), "", made_by(result)])
+
+
+def shipped_speeds_table() -> str:
+    """Predictions for what ships."""
+    result = newest("sass_speeds")
+    points = [row for row in result["rows"] if row["table"] == "calibration"]
+    notes = f"{PREDICTED} {accuracy(points)} Columns from the limit on: of the bf16 model's kernel."
+    return "\n".join([*shipped_lines(result["rows"]), "", notes, made_by(result)])
