@@ -9,7 +9,7 @@ from load_pack import ROOT
 sys.path.append(str(ROOT / "benchmarks"))
 from result_files import newest
 from sass_model import count
-from sass_speeds import attention_files, compiled
+from sass_shipped import attention_files, compiled
 from sparse_vdit.plans.versions import installed_versions
 
 ALLOWED = 0.02
