@@ -60,6 +60,7 @@ class Prediction:
         tflops: 10^12 operations a second of both matrix products.
         limit_tflops: the same if the limiting unit never waited.
         products_busy: part of the cycles in which the tensor cores work.
+        units: cycles that each unit needs for one pass of one program.
     """
 
     counts: Counts
@@ -69,6 +70,7 @@ class Prediction:
     tflops: float
     limit_tflops: float
     products_busy: float
+    units: dict[str, float]
 
 
 def count(kernel: Compiled) -> Counts:
@@ -101,4 +103,4 @@ def predict(kernel: Compiled, card: Card) -> Prediction:
         return card.multiprocessors * card.ghz * kernel.tile.operations / taken / 1000
 
     busy = units["matrix products"] / cycles
-    return Prediction(count(kernel), programs, limit, cycles, tflops(cycles), tflops(units[limit]), busy)
+    return Prediction(count(kernel), programs, limit, cycles, tflops(cycles), tflops(units[limit]), busy, dict(units))
