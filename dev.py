@@ -4,6 +4,8 @@
     python3 dev.py demo [options]      the main job on a small model, without ComfyUI or GPU
     python3 dev.py test [pytest args]  the tests, side by side; -n 0 for one after the other
     python3 dev.py lint                ruff
+    python3 dev.py gpu [options]       tests and times on a GPU, in nine minutes at most, and a report of them;
+                                       --python PYTHON runs it with that of a ComfyUI, --estimate says how long it takes
 
 torch is pinned to the tested version. On Linux the default wheel brings CUDA (gigabytes); for the CPU-only build set
 TORCH_INDEX_URL to the CPU index that PyTorch's installation page names. This file stays out of the published pack.
@@ -12,6 +14,7 @@ TORCH_INDEX_URL to the CPU index that PyTorch's installation page names. This fi
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import venv
@@ -26,6 +29,7 @@ COMMANDS = {
     "demo": (ROOT / "benchmarks" / "demo.py",),
     "test": ("-m", "pytest", "-m", "not slow", "-n", str(WORKERS), "--dist", "loadfile"),
     "lint": ("-m", "ruff", "check", "."),
+    "gpu": (ROOT / "benchmarks" / "gpu.py",),
 }
 
 
@@ -61,6 +65,8 @@ def main() -> int:
         if len(sys.argv) > 1:
             print(f"{sys.argv[1]!r} is no command, expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    if sys.argv[1] == "gpu" and "--python" in sys.argv:
+        return with_python(sys.argv[2:])
     set_up()
     # exactly the pinned versions, whatever the caller's environment adds
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
@@ -68,6 +74,16 @@ def main() -> int:
         environment.setdefault("OMP_NUM_THREADS", "1")  # workers side by side, instead of torch's threads
     folder = None if sys.argv[1] == "demo" else ROOT  # the demo takes paths, which are the caller's
     return subprocess.run([python(), *COMMANDS[sys.argv[1]], *sys.argv[2:]], cwd=folder, env=environment).returncode
+
+
+def with_python(arguments: list[str]) -> int:
+    """Run the command `gpu` with the interpreter that --python names, and all that is installed there."""
+    place = arguments.index("--python")
+    chosen, rest = arguments[place + 1 : place + 2], arguments[:place] + arguments[place + 2 :]
+    if not chosen or shutil.which(chosen[0]) is None:
+        print(f"--python {' '.join(chosen)} is no program; name the Python of a ComfyUI", file=sys.stderr)
+        return 2
+    return subprocess.run([chosen[0], *COMMANDS["gpu"], *rest], cwd=ROOT).returncode
 
 
 if __name__ == "__main__":

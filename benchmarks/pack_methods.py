@@ -36,7 +36,7 @@ def ours(int8: bool = False) -> Attach:
 
         def engine(sampling: object) -> object:
             made = PlanEngine(plan_of(target), EVERY_SIGMA, 0.0, backend)
-            made.kernels = OneKernel(None, made.pause)
+            made.kernels = OneKernel(None)
             if target.prepared:
                 made.prepare(target.layout, 1, target.device)
             return made

@@ -15,6 +15,7 @@ from .lists import TileLists
 from .memory import out_of_memory
 from .routing import routed_call, routing_of
 from .self_test import error_line, self_test, small_call
+from .spot_check import WrongOutput
 
 BACKENDS: dict[str, ModuleType] = {  # in order of preference
     "triton": triton_backend,
@@ -91,7 +92,8 @@ def with_fallback(
 
 def bar(name: str, call: AttentionCall, error: Exception) -> None:
     """Remember that a backend failed, for all calls of the kind."""
-    _failures[_kind(name, call)] = f"it failed: {error_line(error)}"
+    text = error_line(error)
+    _failures[_kind(name, call)] = text if isinstance(error, WrongOutput) else f"it failed: {text}"
 
 
 def try_kernels(device: torch.device, dtype: torch.dtype, head_dim: int, int8: bool, routed: bool) -> None:

@@ -24,7 +24,7 @@ from .host.plan_choice.own_plans import told_by
 from .host.reports import reasons
 from .host.reports.report import show_on_node
 from .host.runs.extra_steps import ExtraSteps
-from .host.runs.install import install, pause_malloc_graph
+from .host.runs.install import install
 from .host.runs.plan_engine import SIGMA_SLACK
 from .host.runs.profile_engine import ProfileEngine
 from .host.runs.run import Run
@@ -172,7 +172,7 @@ class ProfileHeads(io.ComfyNode):
                 maps=True,
                 **choice,
             )
-            engines.append(ProfileEngine(profiler, model, family, pause_malloc_graph))
+            engines.append(ProfileEngine(profiler, model, family))
             known.update(told_by(fingerprint(sampling.patcher, model, family)))
             return engines[-1]
 

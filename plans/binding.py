@@ -37,10 +37,6 @@ class BoundPlan:
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def ready(self, grid: TokenGrid, device: torch.device | str) -> bool:
-        """Whether the lists for a grid and device are there already."""
-        return (grid, str(device)) in self._kept
-
     def mismatch(self, family: str, layers: int, heads: int, head_dim: int) -> str | None:
         """Why the plan does not fit a model, in words; None when it does."""
         wanted = {"family": family, "layers": layers, "heads": heads, "head_dim": head_dim}

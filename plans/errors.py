@@ -115,6 +115,7 @@ class CandidateJudge:
         generator: torch.Generator,
         columns: Tensor | None = None,
         maps: Tensor | None = None,
+        free: int | None = None,
     ) -> HeadErrors:
         """Errors of every candidate for every head of q, k, v (B, S, H, D).
 
@@ -122,6 +123,10 @@ class CandidateJudge:
             gram: (H, D, D) = W_O^T W_O per head.
             columns: softmax mass that earlier calls showed, float64 (H, cells); this call's is added, in place.
             maps: softmax mass between parts of the video (`head_maps`), float64 (H, parts, parts); as `columns`.
+            free: bytes of the device's memory that may be taken; None where that is not known.
+
+        Raises:
+            ValueError: less memory is free than the smallest part takes.
         """
         (batch, _, heads, head_dim), device, tokens = q.shape, q.device, self.sample_tokens(generator)
         cells = self._cells_on(device)
@@ -130,7 +135,7 @@ class CandidateJudge:
         between = torch.zeros(heads, *([part_count(self.grid.shape)] * 2), device=device)
         sums = torch.zeros(heads, 6, len(self.candidates), dtype=_exact(device), device=device)
         # what heads share is made once for each part of the rows, so that a head is work for the device alone
-        for part in tokens.split(self._part_rows(head_dim)):
+        for part in tokens.split(self._part_rows(head_dim, device, free)):
             orders, rows = [self._sampled(order, part, device) for order in self.tilings], part.to(device)
             for head, one in itertools.product(range(heads), range(batch)):
                 query, key, value = (x[one, :, head] for x in (q, k, v))
@@ -149,10 +154,23 @@ class CandidateJudge:
             maps += between.cpu()
         return _means(sums.cpu().double(), max(1, len(tokens) * batch), head_dim)
 
-    def _part_rows(self, head_dim: int) -> int:
+    def _part_rows(self, head_dim: int, device: torch.device, free: int | None) -> int:
         """Rows whose partial sums are held at a time."""
         tiles = max(tiling.key_tiles for tiling in self.tilings.values())
-        return max(1, CHUNK_BYTES // (4 * (tiles * head_dim + 3 * self.grid.tokens)))
+        row = 4 * (tiles * head_dim + 3 * self.grid.tokens)
+        rows = max(1, CHUNK_BYTES // row)
+        if free is None:
+            return rows
+        # a head's k and v in float32, and of each row its masks and outputs by every candidate beside the sums
+        shared = 4 * 3 * self.grid.tokens * head_dim
+        row += 4 * max(map(len, self.of_order.values())) * (3 * tiles + 4 * head_dim)
+        fitting = (free - shared) // row
+        if fitting < 1:
+            raise ValueError(
+                f"judging candidates takes {(shared + row) / 1e6:.0f} MB at least, {free / 1e6:.0f} MB are free on "
+                f"{device}: measure a smaller video, or keep more of the model outside of the device"
+            )
+        return min(rows, fitting)
 
     def _cells_on(self, device: torch.device) -> Cells:
         if device not in self._cells:

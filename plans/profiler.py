@@ -97,20 +97,29 @@ class Profiler:
 
     @torch.no_grad()
     def observe(
-        self, layer: int, sigma: float, q: Tensor, k: Tensor, v: Tensor, grid: TokenGrid, gram: Tensor | None
+        self,
+        layer: int,
+        sigma: float,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        grid: TokenGrid,
+        gram: Tensor | None,
+        free: int | None = None,
     ) -> Tensor | None:
         """Judge all candidates on one attention call.
 
         Args:
             q, k, v: (B, S, H, D).
             gram: (H, D, D), W_O^T W_O of each head's columns of the output projection; None for plain ||dO||^2.
+            free: bytes of the device's memory that may be taken; None where that is not known.
 
         Returns:
             None in dense flow, where the caller runs its own attention; else the output (B, S, H, D) that flows on.
 
         Raises:
-            ValueError: another token grid than the first call's, as a profile is of one grid; or a first call that
-                shows that the previous profile was measured otherwise.
+            ValueError: another token grid than the first call's, as a profile is of one grid; a first call that
+                shows that the previous profile was measured otherwise; or too little memory.
         """
         band = self.band_at(sigma)
         if band is None:
@@ -118,7 +127,7 @@ class Profiler:
         self.projected &= gram is not None
         self._bind(grid, q.device)
         maps = None if self.maps is None else self.maps[layer]
-        errors = self.judge.errors(q, k, v, gram, self.generator, self.columns[band, layer], maps)
+        errors = self.judge.errors(q, k, v, gram, self.generator, self.columns[band, layer], maps, free)
         for name in MEASURES:
             self.sums[name][band, layer] += getattr(errors, name)
         self.samples[band, layer] += 1

@@ -108,7 +108,7 @@ def calibration(
         measures if found.wants(prompt) else None,
         lambda plan: PlanEngine(plan, begin, 0.0, backend, race=race),
         found.plan,
-        KernelChoice(race, torch.no_grad),
+        KernelChoice(race),
         START,
         0.0,
         shipped if shipped is not None and shipped.grade == "prior" else None,

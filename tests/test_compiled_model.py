@@ -40,6 +40,11 @@ def opaque(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: 
     return out.unflatten(-1, (q.shape[2], -1))
 
 
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="torch has no such tag yet")
+def test_the_operator_stays_out_of_cuda_graphs() -> None:
+    assert torch.Tag.cudagraph_unsafe in torch.ops.sparse_vdit.attention.default.tags
+
+
 @torch.inference_mode()
 def test_one_graph_follows_a_plan_that_changes_with_the_steps(run: Run) -> None:
     torch.manual_seed(3)

@@ -15,10 +15,22 @@ def run(*args: str) -> subprocess.CompletedProcess:
 def test_an_unknown_command_is_named() -> None:
     found = run("dmeo")
     assert found.returncode == 2
-    assert found.stderr.rstrip().endswith("'dmeo' is no command, expected one of demo, test, lint")
+    assert found.stderr.rstrip().endswith("'dmeo' is no command, expected one of demo, test, lint, gpu")
 
 
 def test_without_a_command_the_usage_is_shown_alone() -> None:
     found = run()
     assert (found.returncode, found.stdout) == (2, "")
     assert "python3 dev.py demo" in found.stderr and "is no command" not in found.stderr
+
+
+def test_the_gpu_command_runs_with_a_given_python() -> None:
+    found = run("gpu", "--estimate", "--python", sys.executable)
+    assert found.returncode == 0, found.stderr
+    assert "9.0 min at most" in found.stdout
+
+
+def test_a_python_that_is_none_is_named() -> None:
+    found = run("gpu", "--python", "no/such/python")
+    assert found.returncode == 2
+    assert found.stderr == "--python no/such/python is no program; name the Python of a ComfyUI\n"

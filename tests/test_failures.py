@@ -215,14 +215,7 @@ def test_a_kernel_that_fails_is_not_tried_again_and_the_run_ends_dense(
     assert run.ledger.dense == {reason: 3 + LAYERS}
     assert "layer 3" in run.report()
     assert says in run.report()
-    released = not run.engine.bound.ready(run_module_grid(), "cpu")
-    assert released == (reason == reasons.OUT_OF_MEMORY)
-
-
-def run_module_grid() -> object:
-    from sparse_vdit.kernels.grid import TokenGrid
-
-    return TokenGrid(*LAYOUT)
+    assert (not run.engine.bound._kept) == (reason == reasons.OUT_OF_MEMORY)
 
 
 @pytest.mark.parametrize("error", [InterruptProcessingException(), KeyboardInterrupt()])
@@ -292,6 +285,15 @@ def test_nothing_sparse_is_said_with_the_most_likely_reason() -> None:
     run.ledger.dense[reasons.NO_KERNELS] = 2
     assert "no fast sparse kernel" in run.report()
     assert reasons.MENDS[reasons.WARM_UP] not in run.report()
+
+
+def test_calls_in_a_cuda_graph_stay_dense(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is captured is replayed in later steps, without asking the pack. ComfyUI captures blocks of some models."""
+    monkeypatch.setattr(run_module, "captured", lambda device: True)
+    x = qkv()
+    assert all(torch.equal(layer, model_attention(*x, HEADS)) for layer in forward(run, x))
+    assert run.ledger.dense == {reasons.CAPTURED: LAYERS}
+    assert "--disable-cuda-graphs" in run.report()
 
 
 def test_every_reason_that_can_fill_a_run_has_a_mend() -> None:

@@ -1,9 +1,11 @@
-"""Memory rules of newer ComfyUIs: nothing allocated in a forward outlives it, no attribute is set on a module, unless
-the recording is paused. Against a stand-in for the recorder, which is shown to find violations."""
+"""Runs keep the rules of ComfyUI's memory compiler (`nodes/host/runs/recording.py`), by a stand-in for it that is shown
+to find violations."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +16,11 @@ from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
 from sparse_vdit.nodes.host.attention.attention_op import run_attention
 from sparse_vdit.nodes.host.families import WAN
-from sparse_vdit.nodes.host.runs import output_check
+from sparse_vdit.nodes.host.runs import output_check, recording
 from sparse_vdit.nodes.host.runs.current import pop_run, push_run
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
+from sparse_vdit.nodes.host.runs.recording import pause_again, recording_paused
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.nodes.host.speed import speeds
 from sparse_vdit.nodes.host.speed.race import Race
@@ -42,6 +45,14 @@ def model() -> SmallWan:
     made = SmallWan(num_layers=LAYERS).eval()
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.05)
+    return made
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> GraphRecorder:
+    """The stand-in where ComfyUI has its own."""
+    made = GraphRecorder(lambda line: "run_attention" in line)
+    monkeypatch.setitem(sys.modules, recording.PREFETCH, SimpleNamespace(pause_malloc_graph=made.pause))
     return made
 
 
@@ -74,7 +85,7 @@ def step(
             run.prepare((*grid, 0, 0), batch, torch.device("cpu"))
         run.begin_forward(torch.device("cpu"), sigma)
         run.options = {}
-        recorder.record(lambda: model(x, timestep, context, hook))
+        recorder.record(lambda: model(x, timestep, context, hook), model, (grid, batch, dtype))
         run.must_repeat()
     finally:
         pop_run(run)
@@ -91,32 +102,62 @@ def sample(run: Run, model: SmallWan, recorder: GraphRecorder, dtype: torch.dtyp
 @pytest.mark.parametrize("raced", [False, True])
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_run_by_plan_keeps_the_rules(
-    model: SmallWan, monkeypatch: pytest.MonkeyPatch, backend: str, raced: bool, at_once: bool
+    model: SmallWan,
+    recorder: GraphRecorder,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    raced: bool,
+    at_once: bool,
 ) -> None:
+    """Whatever becomes of a call, its block allocates and frees the same: on a CPU, PyTorch's attention allocates its
+    output alone, as a sparse call does."""
     monkeypatch.setattr(output_check, "checks_at_once", lambda device: at_once)
     monkeypatch.setattr(speeds, "_known", {})
     dtype = torch.bfloat16 if backend == "triton" else torch.float32
-    recorder = GraphRecorder(cycles=backend == "triton")
+    recorder.cycles = backend == "triton"
     race = Race(("test",)) if raced else None
     clock = TestClock(dense=10.0, exact=1.0, int8=2.0)
-    run = Run(PlanEngine(plan(), 0.9, 0.0, backend, recorder.pause, race=race), model_attention, clock=clock)
+    run = Run(PlanEngine(plan(), 0.9, 0.0, backend, race=race), model_attention, clock=clock)
     sample(run, model, recorder, dtype)
     assert run.stopped is None
     assert run.ledger.sparse
     assert (clock.timed.count("dense") > 0) == (raced and backend == "auto")
     assert sum(run.ledger.dense.values()) >= LAYERS  # the warm-up was recorded too
     assert recorder.pauses
+    assert recorder.most_sequences() == 1
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("flow", ["dense", "sequential"])
-def test_profiling_keeps_the_rules(model: SmallWan, flow: str) -> None:
-    recorder = GraphRecorder()
+def test_profiling_keeps_the_rules(model: SmallWan, recorder: GraphRecorder, flow: str) -> None:
     profiler = Profiler("wan", "small", LAYERS, HEADS, 128, PATTERNS[:3], ((0.9, 0.0),), rows=16, flow=flow)
-    run = Run(ProfileEngine(profiler, model, WAN, recorder.pause), model_attention)
+    run = Run(ProfileEngine(profiler, model, WAN), model_attention)
     for sigma in (0.7, 0.3):
         step(run, run.engine.model, recorder, sigma)
     assert run.engine.observed == 2 * LAYERS
+    assert recorder.most_sequences() == 1
+
+
+@torch.inference_mode()
+def test_other_code_may_pause_in_timed_calls(
+    model: SmallWan, recorder: GraphRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a pause that the model's own attention makes would end that around the whole call. What this attention
+    allocates is not judged."""
+
+    plain = model_attention
+
+    def pausing(*args: object, **kwargs: object) -> torch.Tensor:
+        with recorder.pause():
+            return plain(*args, **kwargs)
+
+    monkeypatch.setattr(speeds, "_known", {})
+    monkeypatch.setattr(f"{__name__}.model_attention", pausing)
+    recorder.ours = lambda line: "run_call" in line
+    clock = TestClock(dense=10.0, exact=1.0, int8=2.0)
+    run = Run(PlanEngine(plan(), 1.0, 0.0, "auto", race=Race(("test",))), pausing, clock=clock)
+    step(run, model, recorder, 0.7)
+    assert clock.timed.count("dense")
 
 
 def planted(kind: str) -> Callable[[GraphRecorder, nn.Module, list], torch.Tensor]:
@@ -140,6 +181,19 @@ def planted(kind: str) -> Callable[[GraphRecorder, nn.Module, list], torch.Tenso
             with recorder.pause():
                 kept.append(x + 1)
                 module.note = 1
+        if kind == "freed in the pause":
+            other = x + 1
+            with recorder.pause():
+                del other
+        if kind == "freed after the pause":
+            with recorder.pause():
+                other = x + 1
+            del other
+        if kind == "a pause in a pause":
+            with recorder.pause():
+                with recorder.pause():
+                    pass
+                kept.append(x + 1)
         return module(x)
 
     return forward
@@ -148,8 +202,11 @@ def planted(kind: str) -> Callable[[GraphRecorder, nn.Module, list], torch.Tenso
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("result", None), ("view of the input", None), ("paused", None), ("kept tensor", "aten.add"),
-        ("kept view", "aten.add"), ("kept numbers", "lift_fresh"), ("attribute", "Linear.note set"),
+        ("result", None), ("view of the input", None), ("paused", None), ("kept tensor", "aten.add.*outlives"),
+        ("kept view", "aten.add.*outlives"), ("kept numbers", "lift_fresh.*outlives"), ("attribute", "Linear.note set"),
+        ("freed in the pause", "aten.add.*freed in a pause"),
+        ("freed after the pause", "aten.add.*allocated in a pause and freed while recording"),
+        ("a pause in a pause", "aten.add.*outlives"),
     ],
 )  # fmt: skip
 @torch.inference_mode()
@@ -167,11 +224,98 @@ def test_the_stand_in_finds_planted_violations(kind: str, says: str | None) -> N
     module.after = 1  # nothing is watched any more
 
 
+class Blocks(nn.Module):
+    """Blocks that allocate so many numbers each, and change what they are given in place.
+
+    Attributes:
+        held: tensors from before the blocks, of which each block drops one.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]):
+        super().__init__()
+        self.held: list[torch.Tensor] = []
+        self.blocks = nn.ModuleList(nn.Module() for _ in sizes)
+        for block, size in zip(self.blocks, sizes, strict=True):
+            block.forward = lambda x, size=size: self.change(x, size)
+
+    def change(self, x: torch.Tensor, size: int) -> None:
+        del self.held[:1]
+        x += torch.ones(size).sum()
+
+    def forward(self, x: torch.Tensor, holds: bool = False) -> torch.Tensor:
+        x = x.clone()
+        if holds:
+            self.held.append(x + 1)
+        for block in self.blocks:
+            block(x)
+        return x
+
+
+@pytest.mark.parametrize(("sizes", "different"), [((5, 5, 5), 1), ((5, 6, 5), 2)])
+def test_the_stand_in_counts_blocks_that_differ(sizes: tuple[int, ...], different: int) -> None:
+    recorder, model = GraphRecorder(), Blocks(sizes)
+    for _ in range(2):
+        recorder.record(lambda: model(torch.zeros(3)), model)
+    assert recorder.most_sequences() == different
+
+
+def test_the_stand_in_finds_what_a_block_frees_of_others() -> None:
+    recorder, model = GraphRecorder(), Blocks((5, 5))
+    with pytest.raises(GraphError, match=r"aten.add.*freed in a block that did not allocate it"):
+        recorder.record(lambda: model(torch.zeros(3), holds=True), model)
+
+
 @torch.inference_mode()
-def test_an_engine_without_the_pause_is_found_out(model: SmallWan) -> None:
-    """What a run by plan makes without preparing it beforehand and without the pause outlives the forward."""
-    recorder = GraphRecorder()
+def test_a_run_without_the_pause_is_found_out(model: SmallWan, recorder: GraphRecorder) -> None:
+    """What a run by plan makes without preparing it beforehand and without the pause outlives the block."""
+    sys.modules[recording.PREFETCH].pause_malloc_graph = None
     run = Run(PlanEngine(plan(), 0.9, 0.0, "torch"), model_attention)
     run.prepare = lambda *args: None
-    with pytest.raises(GraphError, match="malloc graph broken"):
+    with pytest.raises(GraphError, match="outlives its blocks"):
         sample(run, model, recorder)
+
+
+@torch.inference_mode()
+def test_an_output_that_is_allocated_in_the_pause_is_found_out(
+    model: SmallWan, recorder: GraphRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "attend", paused_alone)
+    with pytest.raises(GraphError, match="allocated in a pause and freed while recording"):
+        sample(Run(PlanEngine(plan(), 0.9, 0.0, "torch"), model_attention), model, recorder)
+
+
+def paused_alone(run: Run, call: object) -> torch.Tensor | None:
+    with recording_paused():
+        return run._attend(call)
+
+
+def test_a_pause_within_a_pause_does_not_reach_comfyui(recorder: GraphRecorder) -> None:
+    with recording_paused() as outer:
+        with recording_paused() as inner:
+            assert outer and inner and recorder.paused
+        assert recorder.paused
+        with recorder.pause():  # other code's own
+            pass
+        assert not recorder.paused
+        pause_again()
+        assert recorder.paused
+    assert not recorder.paused
+    assert recorder.pauses == 3
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (None, False),
+        (SimpleNamespace(), False),
+        (SimpleNamespace(pause_malloc_graph=1), True),
+        (SimpleNamespace(pause_malloc_graph=1, MALLOC_GRAPHS={}), False),
+        (SimpleNamespace(pause_malloc_graph=1, MALLOC_GRAPHS={7: SimpleNamespace(_comfy_active=False)}), False),
+        (SimpleNamespace(pause_malloc_graph=1, MALLOC_GRAPHS={7: SimpleNamespace(_comfy_active=True)}), True),
+        (SimpleNamespace(pause_malloc_graph=1, MALLOC_GRAPHS={7: object()}), True),
+    ],
+)
+def test_whether_comfyui_records(monkeypatch: pytest.MonkeyPatch, module: object, expected: bool) -> None:
+    """Older ComfyUIs have no recording; where one does not say whether it is at work, it is taken to be."""
+    monkeypatch.setitem(sys.modules, recording.PREFETCH, module)
+    assert recording.recording() == expected

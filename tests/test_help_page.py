@@ -21,8 +21,11 @@ from model_stand_ins import (
     MiniMaxH3Model,
     WanModel,
 )
+from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.kernels.patterns import Skip
+from sparse_vdit.kernels.lists import TileListBuilder
+from sparse_vdit.kernels.patterns import Dense, Skip
+from sparse_vdit.kernels.spot_check import WrongOutput, spot_check
 from sparse_vdit.nodes.host.attention import replaced
 from sparse_vdit.nodes.host.calibration.calibration import NO_WARM_UP
 from sparse_vdit.nodes.host.families import LTX, MINIMAX_H3, WAN, detect, read_layout
@@ -102,11 +105,23 @@ def notes() -> list[str]:
         plan.distance_warning(TokenGrid(5, 7, 90)),
         search.skip_warning(plan.plan),
         "the int8 kernel failed and was left out: no image",
+        "triton: its self-test failed: no image",
+        "triton: it failed: no image",
+        *wrong_output(),
         "preset fast ignored, a plan is connected",
         passed_over(uniform_plan("wan", 1, 1, 128, GRID, Skip(), provenance=Provenance(parameters={"preset": "fast"}))),
         kept_dense.mismatch(40, kept_dense.kept_dense("39-41")),
         *unreadable({"user/mine": PAGES / "SparseVDiTPatchModel.md"}),
     ]
+
+
+def wrong_output() -> list[str]:
+    """What a spot check says, beside the name of the backend."""
+    builder = TileListBuilder(TokenGrid(1, 8, 16))
+    number, x = builder.add(Dense()), torch.ones(1, 128, 1, 64)
+    with pytest.raises(WrongOutput) as caught:
+        spot_check(AttentionCall(x, x, x, builder.build(), (number,)), 2 * x)
+    return [f"triton: {caught.value}"]
 
 
 def shipped() -> list[str]:

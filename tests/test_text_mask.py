@@ -15,6 +15,7 @@ from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.plans.plan import uniform_plan
 from tolerances import assert_close
+from torch.multiprocessing.reductions import StorageWeakRef
 
 
 @pytest.fixture
@@ -56,6 +57,18 @@ def test_only_masks_on_text_become_a_bias() -> None:
     assert text_bias(known, hidden, layout, 2).isneginf().sum(1).tolist() == [0, 2]
     hidden[1, ..., 100] = False
     assert text_bias({}, hidden, layout, 2) == reasons.MASKED
+
+
+def test_no_mask_is_held_and_none_is_taken_for_another() -> None:
+    """Held, its memory would outlive the forward that ComfyUI records. Memory that was freed is often used anew."""
+    layout, known = (*GRID, 8, 3), {}
+    for hidden in (1, 2, 3):
+        mask = torch.zeros(1, 1, TOKENS + 11)
+        mask[..., :hidden] = -torch.inf
+        of_mask = StorageWeakRef(mask.untyped_storage())
+        assert text_bias(known, mask, layout, 1).isneginf().sum() == hidden
+        del mask
+        assert of_mask.expired()
 
 
 def test_masked_text_is_hidden_from_every_query(run: Run) -> None:

@@ -55,7 +55,11 @@ def run_attention(
     return dense() if out is None else merge_heads(out, out_by_head)
 
 
-@torch.library.custom_op("sparse_vdit::attention", mutates_args=())
+# inductor then leaves it out of CUDA graphs, which would replay one decision for every step
+_TAGS = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+
+
+@torch.library.custom_op("sparse_vdit::attention", mutates_args=(), **_TAGS)
 def attention_op(
     q: Tensor,
     k: Tensor,

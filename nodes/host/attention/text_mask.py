@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..families import Layout
 from ..reports import reasons
@@ -23,10 +24,12 @@ def text_bias(known: dict, mask: Tensor, layout: Layout, batch: int) -> Tensor |
 
     All blocks of a forward get the same mask: its values, for which a device is waited, are read once.
     """
-    key = (mask.data_ptr(), mask.shape, mask.stride(), mask.dtype, layout, batch)
+    # no memory that ComfyUI may record is held, and while the weak reference is none takes the storage's name
+    storage = StorageWeakRef(mask.untyped_storage())
+    key = (storage, mask.storage_offset(), mask.shape, mask.stride(), mask.dtype, layout, batch)
     if key not in known:
-        known[key] = (_text_bias(mask, layout, batch), mask)  # held, so that its memory is not another mask's
-    return known[key][0]
+        known[key] = _text_bias(mask, layout, batch)
+    return known[key]
 
 
 def _text_bias(mask: Tensor, layout: Layout, batch: int) -> Tensor | str:

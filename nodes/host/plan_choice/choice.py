@@ -25,7 +25,6 @@ from ..reports import reasons
 from ..reports.progress import show_progress
 from ..reports.report import say, show_on_node, speeds_file
 from ..runs.engine import Engine
-from ..runs.install import pause_malloc_graph
 from ..runs.plan_engine import SIGMA_SLACK, PlanEngine
 from ..runs.profile_engine import ProfileEngine
 from ..runs.sampling import DEFAULT_START, Sampling, whole_steps
@@ -134,7 +133,6 @@ def _plan_engine(
         max(sigma_start, sampling.percent_to_sigma(wishes.start_percent)),
         sampling.percent_to_sigma(wishes.end_percent),
         wishes.backend,
-        pause_malloc_graph,
         lambda text: say(text, wishes.node_id),
         race,
         wishes.kept,
@@ -171,7 +169,7 @@ def _calibration(
         measuring,
         lambda plan: _plan_engine(plan, wishes, sampling, race, begin),
         model.plan,
-        KernelChoice(race if wishes.backend == "auto" else None, pause_malloc_graph),
+        KernelChoice(race if wishes.backend == "auto" else None),
         start,
         sampling.percent_to_sigma(wishes.end_percent),
         shipped if shipped is not None and shipped.grade == "prior" else None,
@@ -190,19 +188,18 @@ def _measuring(
         bands = kept.found.profile.header.bands
 
     def engine(rows: int) -> ProfileEngine:
-        with pause_malloc_graph():  # made in the first forward, whose size it hangs on
-            profiler = Profiler(
-                family.name,
-                describe(model, family),
-                *shape,
-                default_candidates(),
-                bands,
-                rows=rows,
-                prompts=(sampling.prompt,),
-                versions={"comfyui": comfyui_version.__version__},
-                maps=True,
-            )
-        return ProfileEngine(profiler, model, family, pause_malloc_graph)
+        profiler = Profiler(
+            family.name,
+            describe(model, family),
+            *shape,
+            default_candidates(),
+            bands,
+            rows=rows,
+            prompts=(sampling.prompt,),
+            versions={"comfyui": comfyui_version.__version__},
+            maps=True,
+        )
+        return ProfileEngine(profiler, model, family)
 
     dense = sum(sigma > start * (1 + SIGMA_SLACK) for sigma in sampling.sigmas[:-1])
     end = sampling.percent_to_sigma(wishes.end_percent) * (1 - SIGMA_SLACK)

@@ -25,6 +25,7 @@ NO_KERNELS = "no fast kernels for this device"
 DENSE_HEADS = "plan is dense here"
 KEPT_DENSE = "kept dense"
 TOO_SMALL = "video is too small for the plan"
+CAPTURED = "ComfyUI records the block as a CUDA graph, which would replay one decision for every step"
 NOT_FASTER = "sparse is not faster here"
 
 # what went wrong decides
@@ -80,6 +81,7 @@ MENDS = {
     KEPT_DENSE: "keep_dense names all that the plan has sparse; empty it",
     TOO_SMALL: "so few tokens leave nothing out; a larger or longer video does, or a plan that is profiled at this "
     "size",
+    CAPTURED: "the option --disable-cuda-graphs of ComfyUI prevents that",
     NOT_FASTER: "longer or larger videos gain more, and so does a plan of smaller density",
     NOT_FINITE: "sparse attention gave numbers that are not finite; please report it with the plan",
     OFTEN_NOT_FINITE: "sparse attention gave numbers that are not finite; please report it with the plan",

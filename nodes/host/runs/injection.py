@@ -17,6 +17,7 @@ from ....plans.profiler import Profiler
 from ....plans.search import search_budget
 from ..reports import reasons
 from .engine import Call
+from .free_memory import free_memory
 
 PRESET = "fast"  # whose patterns are injected: a density might be out of reach on a small video
 
@@ -52,8 +53,9 @@ class Injection:
         if grid not in self._judges:
             self._judges[grid] = CandidateJudge(grid, self.plan.patterns, self.rows, **self.tiles)
         generator = torch.Generator().manual_seed(call.layer)
-        errors = self._judges[grid].errors(call.q, call.k, call.v, self.gram(call), generator).projected
-        self.error += errors[torch.arange(len(numbers)), list(numbers)].sum().item()
+        free = free_memory(call.q.device)
+        errors = self._judges[grid].errors(call.q, call.k, call.v, self.gram(call), generator, free=free)
+        self.error += errors.projected[torch.arange(len(numbers)), list(numbers)].sum().item()
         lists, table = self.bound.lists(grid, call.q.device)
         return sparse_attention(call.q, call.k, call.v, lists, table[0][call.layer])
 

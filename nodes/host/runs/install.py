@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -50,12 +48,6 @@ def install(patcher: object, make_engine: MakeEngine, finish: Finish) -> None:
     patcher.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, _on_cleanup)
 
 
-def pause_malloc_graph() -> AbstractContextManager:
-    """Context for allocations that outlive a forward which ComfyUI records; nothing where there is no such thing."""
-    pause = getattr(sys.modules.get("comfy.model_prefetch"), "pause_malloc_graph", None)
-    return pause() if pause is not None else nullcontext()
-
-
 def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *args: object, **kwargs: object) -> object:
     """The run's beginning and end. `executor.class_obj` is the guider, its model_options the run's own copy."""
     guider = executor.class_obj
@@ -71,8 +63,8 @@ def _outer_sample(make_engine: MakeEngine, finish: Finish, executor: object, *ar
     chained = found.get(CHAINED if found.get(OVERRIDE) is attention_override else OVERRIDE)
     run = Run(engine, undecorated(model_attention(model)), chained)
     run.watch = Watch(guider.model_patcher, model, family.shape(model)[0])
-    run.compiled = _forget_compiled(model, options, chained)
-    run.try_kernels(guider.model_patcher.load_device, guider.model_patcher.model.get_dtype_inference())
+    run.compiled = _is_compiled(model, options, chained)
+    run.try_kernels(guider.model_patcher)
     options[OVERRIDE], options[CHAINED] = attention_override, chained
     push_run(run)
     override.sampling = True
@@ -113,24 +105,33 @@ def _whole_run_reason(guider: object, options: dict) -> str | None:
     return None
 
 
-_compiled: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-"""Diffusion model -> what its compiled code was made with: a function that gives the chained override."""
+_made_for: tuple[type, Callable[[], object]] | None = None
+"""What compiled code of the pack was last made for: class of the model, and what gives the chained override."""
+
+_with_ours: weakref.WeakSet = weakref.WeakSet()
+"""Diffusion models that were compiled anew because some of their code was made without our override."""
 
 
-def _forget_compiled(model: nn.Module, options: dict, chained: Callable | None) -> bool:
-    """Make a compiled model compile anew where its code was made without our override or with another chain.
+def _is_compiled(model: nn.Module, options: dict, chained: Callable | None) -> bool:
+    """Whether a model is compiled. The pack's code is dropped before, where it was made for another chained override or
+    for transformer_options of another class of models.
 
-    Returns whether the model is compiled at all.
-
-    ComfyUI drops the compiler's guards on transformer_options, so stale code would run silently.
+    ComfyUI drops the compiler's guards on transformer_options, so stale code would run silently. With it goes the code
+    of other models, which takes minutes to make again: nothing is dropped without need.
     """
+    global _made_for
     if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile", options):
         return False
-    known = _compiled.get(model)
-    if known is None or known() is not chained:
+    if _made_for is not None and (_made_for[0] is not type(model) or _made_for[1]() is not chained):
         torch._dynamo.reset()
-        _compiled[model] = _reference(chained)
+    _made_for = type(model), _reference(chained)
     return True
+
+
+def _without_ours(run: Run, calls: int) -> bool:
+    """Whether code that was made without our override has run, by the calls that came in a forward of new shapes. Where
+    some came, another node may take the others: then a model is compiled anew only once."""
+    return calls == 0 or (calls < run.watch.layers and run.watch.model not in _with_ours)
 
 
 def _reference(chained: Callable | None) -> Callable[[], object]:
@@ -170,9 +171,10 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
         return out
 
     out = forward()
-    if new and run.ledger.calls() == calls:  # stale code, made without our override
+    if new and _without_ours(run, run.ledger.calls() - calls):
         torch._dynamo.reset()
-        run.forget_blocks()
+        _with_ours.add(run.watch.model)
+        run.begin_again(x.device)
         out = forward()
     while run.must_repeat():
         out = forward()
@@ -207,11 +209,7 @@ def _diffusion_model(executor: object, *args: object, **kwargs: object) -> objec
         options = inputs.get("transformer_options")
         if options is not None:
             describe_forward(options, family, model, inputs)
-    out = executor(*args, **kwargs)
-    run = None if torch.compiler.is_compiling() else current_run()
-    if run is not None:
-        run.biases.clear()  # made inside of the forward, so that they may not outlive it
-    return out
+    return executor(*args, **kwargs)
 
 
 def _on_cleanup(patcher: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -55,7 +54,6 @@ class PlanEngine:
         plan: fits the model (`BoundPlan.mismatch` said so).
         sigma_start, sigma_end: above and below them everything is dense.
         backend: name for `sparse_attention`.
-        pause: context in which tables that outlive a forward are made.
         say: shows the user a line while the run goes on.
         race: measures whether sparse attention is faster, and by which kernel; None takes the exact one unmeasured, as
             a named backend does.
@@ -71,7 +69,6 @@ class PlanEngine:
         sigma_start: float,
         sigma_end: float,
         backend: str,
-        pause: Callable[[], AbstractContextManager] = nullcontext,
         say: Callable[[str], None] = LOG.info,
         race: Race | None = None,
         kept: KeptDense = NOTHING_KEPT,
@@ -80,8 +77,8 @@ class PlanEngine:
         self.title = f"{plan.family}, plan {graded(plan)}"
         plan = with_dense(plan, kept)
         self.bound = BoundPlan(plan)
-        self.plan, self.backend, self.pause, self.say = plan, backend, pause, say
-        self.kernels = KernelChoice(race if backend == AUTO else None, pause)
+        self.plan, self.backend, self.say = plan, backend, say
+        self.kernels = KernelChoice(race if backend == AUTO else None)
         self.sigma_start, self.sigma_end = sigma_start, sigma_end
         self.notes: list[str] = []
         self.shape = plan.layers, plan.heads
@@ -115,18 +112,15 @@ class PlanEngine:
             try_kernels(device, dtype, self.plan.head_dim, int8, routed)
 
     def _keep_tables(self, lists: TileLists, head_lists: tuple[int, ...], batch: int, backend: str | None) -> None:
-        """Make what calls keep aside, once, outside of what ComfyUI records."""
+        """Make what calls keep aside, once."""
         key = ("tables", head_lists, batch, backend)
-        if not lists.holds(key):
-            with self.pause():
-                lists.kept_aside(key, lambda: keep_tables(lists, head_lists, batch, self.plan.head_dim, backend))
+        lists.kept_aside(key, lambda: keep_tables(lists, head_lists, batch, self.plan.head_dim, backend))
 
     def _lists(self, layout: Layout, device: torch.device) -> tuple[TileLists, Table]:
         grid = TokenGrid(*layout)
-        with nullcontext() if self.bound.ready(grid, device) else self.pause():
-            lists, table = self.bound.lists(grid, device)
-            if layout not in self._warnings:
-                self._warnings[layout] = self.bound.distance_warning(grid, device)
+        lists, table = self.bound.lists(grid, device)
+        if layout not in self._warnings:
+            self._warnings[layout] = self.bound.distance_warning(grid, device)
         self._met[layout] = lists.densities, table
         return lists, table
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from ....plans.profiler import Profiler
 from ..families import Family, Layout
 from ..reports import reasons
 from .engine import NOT_VIEWED, Call
+from .free_memory import free_memory
 from .injection import Injection
 from .run import Run
 
@@ -24,20 +24,13 @@ class ProfileEngine:
         profiler: collects the measures.
         model: diffusion model, whose output matrices the errors go through.
         family: where they are.
-        pause: context in which measures that outlive a forward are taken.
 
     Attributes:
         injection: what the calls of an extra forward get in the place of being measured; None in the video's own.
     """
 
-    def __init__(
-        self,
-        profiler: Profiler,
-        model: nn.Module,
-        family: Family,
-        pause: Callable[[], AbstractContextManager] = nullcontext,
-    ):
-        self.profiler, self.model, self.family, self.pause = profiler, model, family, pause
+    def __init__(self, profiler: Profiler, model: nn.Module, family: Family):
+        self.profiler, self.model, self.family = profiler, model, family
         self.title = f"{family.name}, profiling"
         self.shape = profiler.names["layers"], profiler.names["heads"]
         self.sigma = 0.0
@@ -96,9 +89,9 @@ class ProfileEngine:
 
     def observe(self, call: Call, sigma: float) -> Tensor | None:
         """Measure a call; the profiler's output where attention flows on sparse."""
-        with self.pause():  # what is measured outlives the forward
-            gram = self.gram(call)
-            flowing = self.profiler.observe(call.layer, sigma, call.q, call.k, call.v, TokenGrid(*call.layout), gram)
+        gram = self.gram(call)
+        grid, free = TokenGrid(*call.layout), free_memory(call.q.device)
+        flowing = self.profiler.observe(call.layer, sigma, call.q, call.k, call.v, grid, gram, free)
         self.observed += 1
         return flowing
 

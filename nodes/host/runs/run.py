@@ -20,6 +20,7 @@ from ..speed.clock import Clock
 from .engine import Call, DenseTimer, Engine
 from .failures import failure_text, passes_through
 from .output_check import OutputCheck
+from .recording import recording_paused
 
 EVENTS_BESIDE = 160  # pairs of events for the calls of a race, beside one for each layer
 
@@ -33,7 +34,7 @@ class Run:
         chained: the override that was there before ours, None if there was none.
         reason: why the forward now running is dense as a whole, None when it is not.
         options: transformer_options of the forward now running.
-        biases: key biases made of this forward's masks, by mask; the masks are kept so that none takes another's place.
+        biases: key biases made of this forward's masks, by mask.
         refusal: why the run is dense as a whole, before it began.
         stopped: why the rest of the run is dense, None while it is not.
         compiled: whether the model is compiled.
@@ -64,7 +65,23 @@ class Run:
         self.check = OutputCheck(self.ledger)
 
     def attend(self, call: Call) -> Tensor | None:
-        """Sparse output (B, S, H, D) of a call; None after counting why it has to be dense."""
+        """Sparse output (B, S, H, D) of a call; None after counting why it has to be dense.
+
+        What ComfyUI records of it (`recording.py`) is the same in every call: the output where it is sparse, nothing
+        where it is dense. Biases, timed calls, repeated ones, checks and routing are all in the pause.
+        """
+        with recording_paused() as recorded:
+            made = self._attend(call)
+        if made is None or not recorded:
+            return made
+        # the model frees the output while recording, so that it has to be allocated so too
+        out = torch.empty(made.shape, dtype=made.dtype, device=made.device)
+        with recording_paused():
+            out.copy_(made)
+            del made  # still in the pause, as it was allocated in one
+        return out
+
+    def _attend(self, call: Call) -> Tensor | None:
         self._dense_timer = None
         call = replace(call, layer=self.at_work.take_layer(call.layer))
         self.ledger.reached[call.layer] += 1
@@ -80,7 +97,7 @@ class Run:
 
     def _refusal(self, call: Call) -> str | None:
         """Why a call has to be dense, None where nothing is known against it."""
-        reason = self.reason or self.at_work.refusal(call.layer)
+        reason = reasons.CAPTURED if captured(call.q.device) else self.reason or self.at_work.refusal(call.layer)
         if reason is None and call.layer in self.check.dense_layers:
             self.check.look_at(call.layer, (call.q, call.k, call.v))
             return reasons.NOT_FINITE
@@ -134,10 +151,12 @@ class Run:
 
         return self.clock.start(device, what, add)
 
-    def try_kernels(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Let the engine find out which kernels can be trusted, before the first forward."""
+    def try_kernels(self, patcher: object) -> None:
+        """Let the engine find out, before the first forward, which kernels can be trusted for a MODEL."""
         with self._guarded():
-            self.engine.try_kernels(device, dtype)
+            # as other nodes patched it: the model is not loaded yet, and does not know
+            cast = patcher.get_model_object("manual_cast_dtype")
+            self.engine.try_kernels(patcher.load_device, cast or patcher.model.get_dtype())
 
     def prepare(self, layout: Layout, batch: int, device: torch.device) -> None:
         """Let the engine build what a forward needs; an error in it makes the rest of the run dense."""
@@ -154,7 +173,8 @@ class Run:
                 raise
             self.kernel_failed(layer, error)
             if out_of_memory(error):
-                self.engine.free()
+                with recording_paused():  # as what it holds was not recorded
+                    self.engine.free()
 
     def begin_forward(self, device: torch.device, sigma: float | None = None) -> None:
         """Make what outlives the forward that begins, outside of it, and remember where it began."""
@@ -190,12 +210,16 @@ class Run:
         self._stop_where_often_spoiled()
         if suspect is None:
             return False
-        device, sigma = self.check.flags.device, self.ledger.forwards[-1]["sigma"]
         dense_layers = {*self.check.dense_layers, suspect[0]}
-        self.ledger.back_to(self._mark)
-        self.begin_forward(device, sigma)
+        self.begin_again(self.check.flags.device)
         self.check.dense_layers, self.check.suspect = dense_layers, suspect
         return True
+
+    def begin_again(self, device: torch.device) -> None:
+        """The forward is repeated: what was counted of it is taken back."""
+        sigma = self.ledger.forwards[-1]["sigma"]
+        self.ledger.back_to(self._mark)
+        self.begin_forward(device, sigma)
 
     def _stop_where_often_spoiled(self) -> None:
         if self.check.too_often():
@@ -245,3 +269,8 @@ class Run:
         engine = {} if self.engine is None else self.engine.detail()
         said = {"report": self.report(), "refusal": self.refusal, "stopped": self.stopped}
         return {**said, **engine, **self.ledger.detail()}
+
+
+def captured(device: torch.device) -> bool:
+    """Whether calls on a device are now recorded as a CUDA graph, whose replays will not ask the pack."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

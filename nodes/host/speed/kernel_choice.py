@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
@@ -18,6 +17,7 @@ from ..families import Layout
 from ..reports import reasons
 from ..runs.engine import DenseTimer
 from ..runs.failures import passes_through
+from ..runs.recording import pause_again
 from ..runs.run import Run
 from .race import DENSE, EXACT, INT8, KERNELS, Race, backend_name, density_class, lane
 
@@ -29,11 +29,10 @@ class KernelChoice:
 
     Args:
         race: None takes the exact kernel unmeasured.
-        pause: context in which what outlives a forward is made.
     """
 
-    def __init__(self, race: Race | None, pause: Callable[[], AbstractContextManager]):
-        self.race, self.pause = race, pause
+    def __init__(self, race: Race | None):
+        self.race = race
         self._own: str | None = None
 
     def dense_timer(self, run: Run, layout: Layout, q: Tensor, masked: bool) -> DenseTimer | None:
@@ -85,6 +84,7 @@ class KernelChoice:
         while again is not None and self._wants(run, device, place, DENSE):
             stop = run.time(device, DENSE, self.race.measured(place, DENSE))
             again()
+            pause_again()
             stop()
         out, checked = None, True  # only what is timed is checked
         while self._wants(run, device, place, lane(EXACT, percent)):
@@ -115,16 +115,14 @@ class KernelChoice:
             other = self._timed(run, call, backend, kernel, place)
         if other is not None:
             self._check(call, backend, kernel, other)
-            with self.pause():  # one number, read when the times are
-                self.race.compared(place, name, relative_error(other, exact))
+            self.race.compared(place, name, relative_error(other, exact))  # one number, read when the times are
 
     def _check(self, call: AttentionCall, backend: str, kernel: str, out: Tensor) -> None:
         """Raise `WrongOutput` where a kernel's output is wrong on this call's data. The torch backend is the
         specification, and needs no check."""
         if backend != "torch":
-            with self.pause():
-                call = replace(call, **KERNELS[kernel])
-                spot_check(routed_call(call, BACKENDS[backend].choose), out)
+            call = replace(call, **KERNELS[kernel])
+            spot_check(routed_call(call, BACKENDS[backend].choose), out)
 
     def _timed(self, run: Run, call: AttentionCall, backend: str, kernel: str, place: str | None = None) -> Tensor:
         """Output of a call by a kernel, timed for the report, or for the race at a place."""

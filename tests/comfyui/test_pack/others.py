@@ -3,6 +3,7 @@
 All are stand-ins: they behave as the nodes they name do towards other nodes, and compute something simple.
 """
 
+import functools
 import logging
 
 import comfy.ldm.wan.model as wan
@@ -126,12 +127,24 @@ class ModelSparseAttention(_ModelNode):
         model.add_callback("on_cleanup", cleanup)
 
 
+def _logged(reset):
+    """`torch._dynamo.reset` that leaves a line in the log."""
+
+    @functools.wraps(reset)
+    def logged():
+        logging.info("compiled code was dropped")
+        reset()
+
+    return reset if hasattr(reset, "__wrapped__") else logged
+
+
 class CompileModel(_ModelNode):
     """TorchCompileModel with the compilers that need none: the same wrapper and the same dropped guards."""
 
     INPUTS = {"backend": (["eager", "aot_eager"],)}  # noqa: RUF012
 
     def make(self, model, backend):
+        torch._dynamo.reset = _logged(torch._dynamo.reset)
         model = model.clone(disable_dynamic=True)
         keep = {"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]}
         set_torch_compile_wrapper(model=model, backend=backend, options=keep)

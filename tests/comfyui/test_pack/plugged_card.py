@@ -8,6 +8,8 @@ CAPABILITIES = {"RTX 4090": (8, 9), "H100": (9, 0)}
 
 def _name_the_pack():
     """Let the machine import the running pack by the name that the tests give it."""
+    if "sparse_vdit" in sys.modules:
+        return
     (own,) = (name.removesuffix(".kernels.attention") for name in sys.modules if name.endswith(".kernels.attention"))
     for name in [name for name in sys.modules if name == own or name.startswith(f"{own}.")]:
         sys.modules["sparse_vdit" + name.removeprefix(own)] = sys.modules[name]

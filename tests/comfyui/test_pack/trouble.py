@@ -5,6 +5,7 @@ import logging
 import sys
 
 import torch
+from torch.utils._pytree import tree_flatten
 
 from .graph_recorder import GraphRecorder
 
@@ -110,9 +111,15 @@ class _GivenClock:
         pass
 
 
+def _attends(line):
+    """Whether a line of the stack is of the pack's attention. Its wrappers are around the whole of the model."""
+    return PACK_FOLDER in line and any(name in line for name in ("override", "run_attention", "attention_op"))
+
+
 class RecordedForward:
     """A MODEL whose forwards are watched as newer ComfyUIs record them, by a stand-in (`graph_recorder.py`). Put it
-    before the pack's node, so that its wrapper is the outer one. `plant` keeps a tensor of each forward."""
+    before the pack's node, so that its wrapper is the outer one. `plant` keeps the pack's outputs. The log says
+    how many sequences of allocations the blocks of one shape had."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
 
@@ -122,29 +129,35 @@ class RecordedForward:
 
     def make(self, model, plant):
         model = model.clone()
-        kept = []
+        kept, recorder = [], GraphRecorder(_attends)
 
         def diffusion_model(executor, *args, **kwargs):
-            recorder = GraphRecorder(lambda line: PACK_FOLDER in line)
             prefetch = sys.modules["comfy.model_prefetch"]
             prefetch.pause_malloc_graph = recorder.pause
-            kernels = _module_of_the_pack("nodes.host.speed.kernel_choice")
-            plain = kernels.run_call
+            run = _module_of_the_pack("nodes.host.runs.run").Run
+            plain = run.attend
 
             def keeping(*call):
                 kept.append(plain(*call))
-                return kept[-1] * 1
+                return kept[-1]
 
-            kernels.run_call = keeping if plant else plain
+            run.attend = keeping if plant else plain
             try:
-                return recorder.record(lambda: executor(*args, **kwargs))
+                return recorder.record(lambda: executor(*args, **kwargs), executor.class_obj, _shapes(args, kwargs))
             finally:
                 del prefetch.pause_malloc_graph
-                kernels.run_call = plain
-                logging.info(f"RecordedForward: {len(recorder.allocated)} allocations, {recorder.pauses} pauses")
+                run.attend = plain
+                counted = recorder.allocations, recorder.pauses, recorder.most_sequences()
+                logging.info("RecordedForward: {} allocations, {} pauses, {} sequences".format(*counted))
 
         model.add_wrapper("diffusion_model", diffusion_model)
         return (model,)
+
+
+def _shapes(args, kwargs):
+    """Of all tensors that a model is given, as they decide what its blocks allocate."""
+    given = [args, sorted((name, value) for name, value in kwargs.items() if name != "transformer_options")]
+    return tuple(tuple(x.shape) for x in tree_flatten(given)[0] if isinstance(x, torch.Tensor))
 
 
 TROUBLE_NODES = {
