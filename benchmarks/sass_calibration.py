@@ -75,6 +75,9 @@ POINTS = (
         "FastVideo VSA in Triton, 64 x 64", "listed", "RTX PRO 5000", 128, LISTED, 127.6,
         "github flashinfer-ai/flashinfer #4944", "L2_BURST was fitted on it", fitted=True,
     ),
+    Point(
+        "VSA-H3 in Triton, 64 x 64", "listed", "B300", 128, LISTED, 617, "github sgl-project/sglang #37676", OTHER_CODE,
+    ),
     Point("FlashAttention 2, bf16", "pointer", "RTX 3090", 128, FA2_CONFIG, 70, SAGE, OTHER_CODE),
     Point("FlashAttention 2, bf16", "pointer", "RTX 4090", 128, FA2_CONFIG, 164, SAGE, OTHER_CODE),
     Point("FlashAttention 2, bf16", "pointer", "RTX 5090", 128, FA2_CONFIG, 191, "blog of gau-nernst", OTHER_5090),

@@ -27,6 +27,7 @@ class Card:
         shared: bytes of shared memory for programs.
         threads: that are resident at most.
         mma_sync: what part of the tensor cores' rate the instructions of older cards (`mma.sync`) reach.
+        special: exponentials and other special functions (guide).
         slow_conversion: integers become floats on the unit of special functions.
     """
 
@@ -42,6 +43,7 @@ class Card:
     shared: int
     threads: int
     mma_sync: float = 1.0
+    special: int = 16
     slow_conversion: bool = False
 
 
@@ -58,6 +60,9 @@ CARDS = {
         Card("H100", "sm_90", 132, 1.83, 2048, 2048, 4096, 128, 30, 233_472, 2048, mma_sync=0.62),
         # data sheet of the B200: 2,250 TFLOP/s, 4,500 TOPS; guesses: ghz, l2_bytes, and mma_sync, set to an A100's rate
         Card("B200", "sm_100", 148, 1.85, 4096, 4096, 8192, 128, 36, 233_472, 2048, mma_sync=0.25),
+        # the same with twice the special functions (NVIDIA, Inside Blackwell Ultra); it is an sm_103, for which code of
+        # sm_100 stands here; guesses as for the B200, and that its clock is the same
+        Card("B300", "sm_100", 148, 1.85, 4096, 4096, 8192, 128, 36, 233_472, 2048, mma_sync=0.25, special=32),
         # GB202: 209.5 TFLOP/s with sums in fp32, 419 in fp16, 838 TOPS; l2_bytes: guess
         Card("RTX 5090", "sm_120", 170, 2.41, 256, 512, 1024, 128, 17, 102_400, 1536),
         # the same chip without the GeForce cards' limit on sums in fp32; guesses: ghz, l2_bytes

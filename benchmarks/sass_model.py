@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from sass_cards import REGISTER_PORTION, REGISTERS, SEVERAL_PROGRAMS, SHARED_RESERVED, Card
 from sass_parsing import SPILLS, counts, disassemble, main_loop
 from sass_replay import Replay
-from sass_units import Tile, steps, unit_cycles
-
-WARP = 32
+from sass_units import WARP, Tile, steps, unit_cycles
 
 
 @dataclass(frozen=True)

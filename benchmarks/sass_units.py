@@ -14,8 +14,8 @@ import sass_cards as hardware
 from sass_cards import SCHEDULERS, Card
 from sass_parsing import NEVER, Code, Instruction
 
-CP_ASYNC_BYTES = 512  # 16 of each thread: Triton copies no less where it can
-LINE = 128  # bytes that shared memory moves in a clock
+WARP = 32
+LINE = 128  # bytes that shared memory moves in a clock, and that 32 threads copy with 4 bytes each
 MULTIPLY = ("FFMA", "FADD", "FMUL", "FFMA2", "FADD2", "FMUL2", "HFMA2", "HADD2", "HMUL2")
 PAIRS = ("FFMA2", "FADD2", "FMUL2")
 HALVES = ("HFMA2", "HADD2", "HMUL2")
@@ -83,7 +83,7 @@ def step(instruction: Instruction, card: Card, tile: Tile, copied: float) -> Ste
     if base.startswith("UTC") and base.endswith("MMA"):
         return _tcgen05(instruction, card, tile)
     if base in SPECIAL or (base == "I2F" and card.slow_conversion):
-        return Step(instruction, "special", 8, hardware.SPECIAL)
+        return Step(instruction, "special", WARP * SCHEDULERS / card.special, hardware.SPECIAL)
     if base in LOADS:
         return _load(instruction, copied)
     if base in ("LDTM", "STTM"):
@@ -116,14 +116,14 @@ def _tcgen05(instruction: Instruction, card: Card, tile: Tile) -> Step:
 
 def _load(instruction: Instruction, copied: float) -> Step:
     name, base = instruction.name, instruction.base
-    cost = 4 if ".128" in name else 2 if ".64" in name else 1
+    cost = width = 4 if ".128" in name else 2 if ".64" in name else 1
     if base in ("LDSM", "STSM"):
         matrices = re.search(r"88\.(\d)", name)
         cost = int(matrices[1]) if matrices else 1
     if base == "UTMALDG":  # what it brings is written to shared memory
         return Step(instruction, "shared", copied / LINE, LOADS[base], copied=copied)
     cost = {"SHFL": 1, "LDC": 0.5, "SYNCS": 1}.get(base, cost)
-    return Step(instruction, "shared", cost, LOADS[base], copied=CP_ASYNC_BYTES if base == "LDGSTS" else 0)
+    return Step(instruction, "shared", cost, LOADS[base], copied=LINE * width if base == "LDGSTS" else 0)
 
 
 def _tensor_memory(instruction: Instruction) -> Step:

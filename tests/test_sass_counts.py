@@ -38,8 +38,8 @@ def counted(result: dict) -> dict[str, int]:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton, which has the assembler, is not here")
 @pytest.mark.parametrize("name", CASES)
 def test_a_main_loop_has_not_grown(result: dict, counted: dict[str, int], name: str) -> None:
-    now = count(compiled(name)).instructions
-    before = counted[name]
+    assert name in counted, f"{name} was not counted. {ACCEPT}"
+    before, now = counted[name], count(compiled(name)).instructions
     versions = f"counted with Triton {result['versions'].get('triton')}, here {installed_versions().get('triton')}"
     assert not grown(before, now), f"{name}: {now} instructions a key tile, {before} before ({versions}). {ACCEPT}"
 
