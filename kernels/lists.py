@@ -72,10 +72,6 @@ class TileLists:
             self._cache[key] = make()
         return self._cache[key]
 
-    def holds(self, key: object) -> bool:
-        """Whether something was kept aside under a key."""
-        return key in self._cache
-
     def slots(self, pair_lists: tuple[int, ...], heads: int) -> Tensor:
         """What each row of programs of a launch works on: (batch, head, list), int32 (batch * heads, 3), densest first,
         so that a launch does not end on its longest heads.

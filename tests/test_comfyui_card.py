@@ -14,7 +14,7 @@ pytest_plugins = ("comfyui.fixtures",)
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 
 STEPS, LAYERS = 3, 4
-CLOSE = {"fp16": 5e-3, "bf16": 4e-2}
+CLOSE = {"fp16": 5e-3, "bf16": 1.5e-2}
 """Distance of two ways to compute the same attention, over all steps."""
 
 every_dtype = pytest.mark.parametrize("dtype", CLOSE)
@@ -49,7 +49,7 @@ def test_a_run_by_the_shipped_kernels(server: Server, dtype: str, card: str, arc
     """A plan that leaves nothing out gives dense latents; a sparse one gives what torch gives for it."""
     close = CLOSE[dtype]
     add_plan(server, "whole", Dense())
-    add_plan(server, "sparse", Diagonal(1, 0.4, 0.5))
+    add_plan(server, "sparse", Diagonal(0, 0.2, 0.2))
     for name, backend in (("whole", "compiled"), ("sparse", "auto")):  # auto leaves dense heads to the model
         before = len(server.log_text())
         found = latents(server, by_plan(dtype, name, card, backend=backend))
@@ -60,7 +60,9 @@ def test_a_run_by_the_shipped_kernels(server: Server, dtype: str, card: str, arc
         if name == "sparse":
             assert relative_difference(found, exact) > 2 * close, "the plan left nothing out"
             exact = latents(server, by_plan(dtype, name, backend="torch"))
-        assert relative_difference(found, exact) <= close, name
+        distance = relative_difference(found, exact)
+        print(f"{dtype} {card} {name}: {distance:.1e} from {'dense' if name == 'whole' else 'torch'}")
+        assert distance <= close, name
 
 
 def test_the_race_on_a_card(server: Server) -> None:

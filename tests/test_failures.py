@@ -287,15 +287,6 @@ def test_nothing_sparse_is_said_with_the_most_likely_reason() -> None:
     assert reasons.MENDS[reasons.WARM_UP] not in run.report()
 
 
-def test_calls_in_a_cuda_graph_stay_dense(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is captured is replayed in later steps, without asking the pack. ComfyUI captures blocks of some models."""
-    monkeypatch.setattr(run_module, "captured", lambda device: True)
-    x = qkv()
-    assert all(torch.equal(layer, model_attention(*x, HEADS)) for layer in forward(run, x))
-    assert run.ledger.dense == {reasons.CAPTURED: LAYERS}
-    assert "--disable-cuda-graphs" in run.report()
-
-
 def test_every_reason_that_can_fill_a_run_has_a_mend() -> None:
     """Reasons of whole runs say it themselves."""
     whole_runs = {"NO_PLAN", "CUDA_GRAPHS", "SEVERAL_GPUS", "CROSS_ATTENTION", "REFINER", "UNREACHED"}

@@ -13,6 +13,7 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip
 from sparse_vdit.nodes.host.attention.attention_op import split_heads
 from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.nodes.host.runs import plan_engine
+from sparse_vdit.nodes.host.runs import run as run_module
 from sparse_vdit.nodes.host.runs.engine import Call, Engine
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
@@ -79,6 +80,16 @@ def test_a_video_too_small_for_the_patterns_is_told_from_a_dense_plan() -> None:
     assert run.ledger.dense == {reasons.TOO_SMALL: 1}
     assert "3x4x5 tokens are too few for patterns that were measured on 5x8x11 tokens" in run.report()
     assert reasons.MENDS[reasons.TOO_SMALL] in run.report()
+
+
+def test_calls_in_a_cuda_graph_stay_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is captured is replayed in later steps, without asking the pack. ComfyUI captures blocks of some models."""
+    monkeypatch.setattr(run_module, "captured", lambda device: True)
+    run = Run(engine(Diagonal(0)), function=None)
+    run.reason = run.engine.reason(0.5)
+    assert run.attend(Call(0, (*GRID, 0, 0), *(split_heads(x, 3, False) for x in qkv()))) is None
+    assert run.ledger.dense == {reasons.CAPTURED: 1}
+    assert "--disable-cuda-graphs" in run.report()
 
 
 def test_plans_that_skip_many_heads_are_warned_of_where_they_run() -> None:

@@ -136,28 +136,6 @@ def test_small_chunks_of_rows_change_nothing(monkeypatch):
     torch.testing.assert_close(whole.projected, chunked.projected)
 
 
-def test_parts_of_rows_fit_the_free_memory():
-    q, k, v = inputs()
-    judge = CandidateJudge(GRID, CANDIDATES, 100, *TILES)
-    plain = judge.errors(q, k, v, None, torch.Generator().manual_seed(0))
-    device, head_dim = torch.device("cpu"), q.shape[-1]
-    unbounded = judge._part_rows(head_dim, device, None)
-    assert judge._part_rows(head_dim, device, 1 << 40) == unbounded
-    few = next(free for free in range(0, 1 << 30, 10_000) if fits(judge, head_dim, free))
-    assert judge._part_rows(head_dim, device, few) < unbounded
-    bounded = judge.errors(q, k, v, None, torch.Generator().manual_seed(0), free=few)
-    torch.testing.assert_close(plain.projected, bounded.projected)
-    with pytest.raises(ValueError, match=r"takes \d+ MB at least, 0 MB are free on cpu"):
-        judge.errors(q, k, v, None, torch.Generator().manual_seed(0), free=1000)
-
-
-def fits(judge, head_dim, free):
-    try:
-        return judge._part_rows(head_dim, torch.device("cpu"), free) > 0
-    except ValueError:
-        return False
-
-
 @pytest.mark.parametrize("heads", [1, 3])
 def test_masks_are_gathered_once_for_all_heads(monkeypatch, heads):
     """On a GPU they come from the host, 35 MB for each part of the rows of a long video."""
