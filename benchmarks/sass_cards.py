@@ -50,13 +50,13 @@ class Card:
 CARDS = {
     card.name: card
     for card in (
-        # GA100: 312 TFLOP/s, 624 TOPS; lanes, shared, threads, conversions: guide; l2_bytes: guess, near Luo's figures
+        # GA100: 312 TFLOP/s, 624 TOPS; lanes, shared, threads, conversions: guide; l2_bytes: guess
         Card("A100", "sm_80", 108, 1.41, 1024, 1024, 2048, 64, 32, 167_936, 2048, slow_conversion=True),
         # GA102: 71 TFLOP/s with sums in fp32, 142 in fp16, 284 TOPS; l2_bytes: guess
         Card("RTX 3090", "sm_86", 82, 1.695, 256, 512, 1024, 128, 15, 102_400, 1536),
         # AD102: 165.2 TFLOP/s with sums in fp32, 330.3 in fp16, 660.6 TOPS; l2_bytes: guess
         Card("RTX 4090", "sm_89", 128, 2.52, 256, 512, 1024, 128, 15, 102_400, 1536),
-        # GH100: 989 TFLOP/s, 1,979 TOPS; mma_sync: Luo; l2_bytes: guess, near Luo's figures
+        # GH100: 989 TFLOP/s, 1,979 TOPS; mma_sync: near Luo's figure; l2_bytes: guess
         Card("H100", "sm_90", 132, 1.83, 2048, 2048, 4096, 128, 30, 233_472, 2048, mma_sync=0.62),
         # data sheet of the B200: 2,250 TFLOP/s, 4,500 TOPS; guesses: ghz, l2_bytes, and mma_sync, set to an A100's rate
         Card("B200", "sm_100", 148, 1.85, 4096, 4096, 8192, 128, 36, 233_472, 2048, mma_sync=0.25),
@@ -88,12 +88,13 @@ L2_BURST = 64
 # them, Triton's tutorial at head_dim 64 on the H100 and A100, and comfy-kitchen's block-sparse kernel on the RTX 5090
 SEVERAL_PROGRAMS = 0.88
 
-# Cycles until a result is there. Luo and Huerta measured those of matrix products, shared memory and special functions
-# within some cycles of these; guesses: GLOBAL, ASYNC, LOCAL, BARRIER, FENCE, BRANCH, TENSOR_MEMORY, TCGEN05, CONSTANT.
+# Cycles until a result is there. Those of matrix products, shared memory and special functions are rounded from
+# microbenchmarks such as Luo's and Huerta's, one number for all cards. Guesses: WGMMA, TCGEN05, GLOBAL, ASYNC, LOCAL,
+# CONSTANT, MBARRIER, BARRIER, FENCE, BRANCH, TENSOR_MEMORY.
 MATRIX, WGMMA, TCGEN05 = 33, 24, 40
 LDMATRIX, SHARED, SHUFFLE, SPECIAL = 28, 22, 22, 14
 GLOBAL, ASYNC, LOCAL, CONSTANT, MBARRIER = 250, 500, 35, 40, 20
 BARRIER, FENCE, BRANCH, TENSOR_MEMORY = 20, 12, 12, 30
 
-# how many instructions wait before a unit until its scheduler stalls: guesses near Huerta's
+# how many instructions wait before a unit until its scheduler stalls: guesses
 QUEUES = {"shared": 10, "special": 3, "wgmma": 4}

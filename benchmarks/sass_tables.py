@@ -35,14 +35,14 @@ def accuracy(rows: list[dict]) -> str:
     """How near the calibration rows of a result are, all and those on which no number of the model was fitted."""
     rows = [row for row in rows if row["table"] == "calibration"]
     free = [row for row in rows if not row["fitted"]]
-    return f"Published / predicted: {_accuracy(rows)}. On those without a fitted number: {_accuracy(free)}."
+    return f"Published / predicted of {_accuracy(rows)}. Of those on which no number was fitted, {_accuracy(free)}."
 
 
 def _accuracy(rows: list[dict]) -> str:
     ratios = [row["published"] / row["predicted"] for row in rows]
     mean, spread = mean_and_spread(ratios)
     return (
-        f"{len(rows)} points: geometric mean {mean:.2f}, standard deviation {spread:.0%}, "
+        f"{len(rows)} speeds: geometric mean {mean:.2f}, standard deviation {spread:.0%}, "
         f"from {min(ratios):.2f} to {max(ratios):.2f}"
     )
 
@@ -50,7 +50,7 @@ def _accuracy(rows: list[dict]) -> str:
 def shipped_lines(rows: list[dict]) -> list[str]:
     """One line for each architecture, head_dim and precision of q k^T; counts are of the first dtype, bf16."""
     heads = [
-        "GPU", "head_dim", "q k^T", "predicted TFLOP/s, bf16 model", "fp16 model", "what limits, and its TFLOP/s",
+        "GPU", "head_dim", "q k^T", "predicted TFLOP/s, bf16 model", "fp16 model", "busiest unit, TFLOP/s if it never waited",
         "tensor cores busy", "instructions", "registers", "spills, in the loop", "shared memory, KiB",
         "programs x warps",
     ]  # fmt: skip
@@ -82,7 +82,7 @@ def shipped_speeds_table() -> str:
     """Predictions for what ships."""
     result = newest("sass_speeds")
     rows = result["rows"]
-    notes = f"{PREDICTED} {accuracy(rows)} Columns from the limit on: of the bf16 model's kernel. {order_alone(rows)}"
+    notes = f"{PREDICTED} {accuracy(rows)} Columns from the busiest unit on: of the bf16 model's kernel. {order_alone(rows)}"
     return "\n".join([*shipped_lines(rows), "", notes, made_by(result)])
 
 
