@@ -50,9 +50,9 @@ def _accuracy(rows: list[dict]) -> str:
 def shipped_lines(rows: list[dict]) -> list[str]:
     """One line for each architecture, head_dim and precision of q k^T; counts are of the first dtype, bf16."""
     heads = [
-        "GPU", "head_dim", "q k^T", "predicted TFLOP/s, bf16 model", "fp16 model", "busiest unit, TFLOP/s if it never waited",
-        "tensor cores busy", "instructions", "registers", "spills, in the loop", "shared memory, KiB",
-        "programs x warps",
+        "GPU", "head_dim", "q k^T", "predicted TFLOP/s, bf16 model", "fp16 model",
+        "busiest unit, TFLOP/s if it never waited", "tensor cores busy", "instructions", "registers",
+        "spills, in the loop", "shared memory, KiB", "programs x warps",
     ]  # fmt: skip
     groups: dict[tuple, dict[str, dict]] = {}
     for row in rows:
@@ -82,7 +82,8 @@ def shipped_speeds_table() -> str:
     """Predictions for what ships."""
     result = newest("sass_speeds")
     rows = result["rows"]
-    notes = f"{PREDICTED} {accuracy(rows)} Columns from the busiest unit on: of the bf16 model's kernel. {order_alone(rows)}"
+    columns = "Columns from the busiest unit on: of the bf16 model's kernel."
+    notes = " ".join([PREDICTED, accuracy(rows), columns, order_alone(rows)])
     return "\n".join([*shipped_lines(rows), "", notes, made_by(result)])
 
 
