@@ -14,7 +14,7 @@ pytest_plugins = ("comfyui.fixtures",)
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 
 STEPS, LAYERS = 3, 4
-CLOSE = {"fp16": 5e-3, "bf16": 1.5e-2}
+CLOSE = {"fp16": 5e-3, "bf16": 2.5e-2}
 """Distance of two ways to compute the same attention, over all steps."""
 
 every_dtype = pytest.mark.parametrize("dtype", CLOSE)

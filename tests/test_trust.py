@@ -220,3 +220,17 @@ def test_the_spot_check_of_8_bits_allows_their_rounding() -> None:
 @pytest.mark.parametrize(("dtype", "int8", "routed"), [(torch.float16, True, True), (torch.bfloat16, False, False)])
 def test_the_interpreted_kernels_pass_their_self_test(dtype, int8, routed) -> None:
     assert self_test.self_test(triton_backend, CPU, dtype, 64, int8, routed) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("routed", [False, True])
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["triton", "compiled"])
+def test_the_kernels_pass_their_self_test_on_a_gpu(name, dtype, int8, routed) -> None:
+    kind = torch.device("cuda", 0), dtype, 128, int8, routed
+    reason = attention.BACKENDS[name].refusal(self_test.small_call(*kind))
+    if reason is not None:
+        pytest.skip(reason)
+    assert self_test.self_test(attention.BACKENDS[name], *kind) is None
