@@ -23,6 +23,7 @@ from plan_tables import (
     transfer_table,
 )
 from result_files import ROOT, all_if_any, made_by, newest, of_each
+from sass_tables import calibration_table, shipped_speeds_table
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -239,6 +240,7 @@ TABLES = {
         "masks": masks_table, "methods": methods_table, "sensitivity": sensitivity_table, "solver": solver_table,
         "hold_out": hold_out_table, "needs": needs_table, "prior": prior_table,
         "instructions": instructions_table,
+        "sass_calibration": calibration_table, "sass_speeds": shipped_speeds_table,
         "transfer": transfer_table,
         "made_heads": lambda: verified_table(
             of_each("calibrated_heads_verify", "shape"), newest("calibrated_heads_fit")
