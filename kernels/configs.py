@@ -23,6 +23,7 @@ class KernelConfig:
     Attributes:
         rows: queries of a program; a query tile is one or more programs.
         warps, stages: of the program and of its pipeline.
+        registers: that a thread may take at most, so that two programs share a multiprocessor; None for no limit.
         fp16_sums: P V of a key tile is summed in fp16, with values that `quantize_tiles.py` made ready.
         offset_sums: integer sums of q k^T start at an offset whose bits are a float's (`softmax.py`), which saves their
             conversion. Not on sm_90: its products may not read sums that were set after their fence.
@@ -32,6 +33,7 @@ class KernelConfig:
     rows: int
     warps: int
     stages: int
+    registers: int | None = None
     fp16_sums: bool = False
     offset_sums: bool = False
     packed: bool = False
@@ -47,7 +49,9 @@ def kernel_config(arch: str, head_dim: int, int8: bool = False) -> KernelConfig:
     fp16_sums = int8 and arch in ("sm_86", "sm_89", "sm_120")
     # sm_100 has no 8-bit integer products of its own generation: q k^T runs on the old ones there, and may gain nothing
     stages = 4 if int8 and head_dim == 64 else 3  # with 3, sm_86 and sm_89 spill a little
-    return KernelConfig(rows=128, warps=8, stages=stages, fp16_sums=fp16_sums, offset_sums=int8 and arch != "sm_90")
+    registers = 128 if arch == "sm_90" and head_dim == 64 and not int8 else None  # in 8 bits it would spill
+    offset_sums = int8 and arch != "sm_90"
+    return KernelConfig(128, 8, stages, registers, fp16_sums, offset_sums)
 
 
 def packed_config(arch: str, head_dim: int) -> KernelConfig | None:

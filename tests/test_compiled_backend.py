@@ -5,6 +5,7 @@ import gzip
 
 import pytest
 import torch
+from ptx import library as library_module
 from ptx.card import STREAM, library_plugged
 from ptx.library import DriverLibrary
 from sparse_vdit.kernels.attention import sparse_attention

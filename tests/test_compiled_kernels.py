@@ -61,6 +61,7 @@ def test_file_is_what_the_manifest_says(name):
         config = kernel_config(arch, binary.constants["HEAD_DIM"], "int8" in variant)
         built = (binary.constants["ROWS"], binary.warps, binary.constants["STAGES"], binary.constants["FP16_SUMS"])
         assert built == (config.rows, config.warps, config.stages, config.fp16_sums)
+        assert (f".maxnreg {config.registers}\n" in ptx) == (".maxnreg" in ptx) == (config.registers is not None)
 
 
 def test_compression_is_the_same_everywhere():

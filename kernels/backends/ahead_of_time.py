@@ -41,7 +41,8 @@ def attention_kernel(
         "OFFSET_SUMS": config.offset_sums, "UPCAST": False, "PACKED": config.packed,
     }  # fmt: skip
     ships = config == own
-    return _compile(block_sparse_fwd_kernel, arch, dtype, constants, config.warps, config.stages, ships)
+    limits = {"num_stages": config.stages, "maxnreg": config.registers}
+    return _compile(block_sparse_fwd_kernel, arch, dtype, constants, config.warps, limits, ships)
 
 
 HELPERS = ("quantize_tiles", "quantize_tiles_values", f"tile_means_{KEY_TILE}", f"tile_means_{QUERY_TILE}")
@@ -63,7 +64,7 @@ def helper_kernel(name: str, arch: str, dtype: str, head_dim: int) -> CompiledKe
 
 
 def _compile(
-    kernel: object, arch: str, dtype: str, constants: dict, warps: int, stages: int | None = None, ships: bool = True
+    kernel: object, arch: str, dtype: str, constants: dict, warps: int, limits: dict | None = None, ships: bool = True
 ) -> CompiledKernel:
     names = kernel.arg_names
     types = {name: f"*{dtype}" if name.isupper() else "i32" for name in names} | _TABLES
@@ -74,7 +75,7 @@ def _compile(
     aligned = [n for n in names if n.startswith("stride_") or (signature[n].startswith("*") and n not in _UNALIGNED)]
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": warps, **({} if stages is None else {"num_stages": stages})}
+    options = {"num_warps": warps} | {name: value for name, value in (limits or {}).items() if value is not None}
     if ships and arch in PTX_ISA:
         options["ptx_version"] = PTX_ISA[arch]
     return compile(source, target=_target(arch), options=options)

@@ -33,6 +33,7 @@ class Launch:
             in all kernels but `select_tiles`. Tensor descriptors (`TensorDescriptor` of Triton) are for Triton alone.
         constants: what the kernel is compiled for, by name.
         warps, stages: of a program and of its pipeline; None leaves the pipeline to the compiler.
+        registers: that a thread may take at most; None for no limit.
     """
 
     kernel: str
@@ -41,6 +42,7 @@ class Launch:
     constants: dict[str, int | str | bool]
     warps: int
     stages: int | None = None
+    registers: int | None = None
 
 
 Launcher = Callable[[Launch], None]
@@ -50,7 +52,8 @@ def through_triton(launch: Launch) -> None:
     """Run a launch through Triton, which compiles the kernel at its first use."""
     module, name = KERNELS[launch.kernel]
     kernel = getattr(importlib.import_module(f".triton_kernels.{module}", __package__), name)
-    stages = {} if launch.stages is None else {"num_stages": launch.stages}
+    limits = {"num_stages": launch.stages, "maxnreg": launch.registers}
+    limits = {name: value for name, value in limits.items() if value is not None}
     device = launch.arguments[0].device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[launch.grid](*launch.arguments, **launch.constants, num_warps=launch.warps, **stages)
+        kernel[launch.grid](*launch.arguments, **launch.constants, num_warps=launch.warps, **limits)

@@ -154,7 +154,7 @@ def attention_launch(
         "OFFSET_SUMS": config.offset_sums, "UPCAST": INTERPRETED and q.dtype == torch.bfloat16, "PACKED": config.packed,
     }  # fmt: skip
     grid = (-(-tokens // config.rows) * copies.slots, 1)
-    return Launch("attention", grid, arguments, constants, config.warps, config.stages)
+    return Launch("attention", grid, arguments, constants, config.warps, config.stages, config.registers)
 
 
 def _or(tensor: object | None, unused: Tensor) -> object:

@@ -112,7 +112,7 @@ def parse(ptx: str) -> dict[str, Kernel]:
     target = re.search(r"^\s*\.target\s+(\w+)", ptx, re.M)
     kernels = {}
     for found in ENTRY.finditer(ptx):
-        threads = re.search(r"\.reqntid\s+(\d+)\s*(,\s*1\s*)*$", found[3].strip())
+        threads = re.search(r"\.reqntid\s+(\d+)\s*(,\s*1\s*)*($|\.maxnreg\s+\d+$)", found[3].strip())
         if target is None or threads is None:
             raise UnsupportedPtxError(f"{found[1]} has no .target or no .reqntid along x alone")
         parameters = {name: kind for kind, name in PARAMETER.findall(found[2])}
