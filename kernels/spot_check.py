@@ -67,8 +67,9 @@ def _pair_sums(call: AttentionCall, out: Tensor, pair: int) -> Tensor:
         tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
         keys = torch.cat([index[:tiled].view(-1, lists.key_tile)[tiles].flatten(), index[tiled:]])
         truth = _attention(call, batch, head, queries, keys)
-    truth = truth.to(out.dtype).float()  # whose rounding is none of the kernel's errors
-    sums = torch.stack([(got - truth).square().sum(), truth.square().sum()])
+    limits = torch.finfo(out.dtype)
+    step = limits.smallest_normal * limits.eps  # between the smallest numbers, whose rounding is no error of the kernel
+    sums = torch.stack([(got - truth).abs().sub(step).clamp_min(0).square().sum(), truth.square().sum()])
     return torch.where(torch.isfinite(sums[1]), sums, torch.zeros_like(sums))
 
 

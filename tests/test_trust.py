@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sparse_vdit.kernels import attention, self_test
+from sparse_vdit.kernels import attention, routing, self_test
 from sparse_vdit.kernels.attention import choose_backend, forget_failures, run_call, sparse_attention, with_fallback
 from sparse_vdit.kernels.backends import torch_backend, triton_backend
 from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
+from sparse_vdit.kernels.memory import out_of_memory as out_of_memory_error
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Routed, Skip
 from sparse_vdit.kernels.routing import routed_call
 from sparse_vdit.kernels.spot_check import WrongOutput, spot_check
@@ -213,6 +214,59 @@ def test_the_spot_check_of_8_bits_allows_their_rounding() -> None:
     assert 1e-2 < spot_check(call, (right + 0.02 * noise).to(right.dtype)) < 3e-2
     with pytest.raises(WrongOutput, match="limit 3e-02"):
         spot_check(call, (right + 0.06 * noise).to(right.dtype))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e-6])
+def test_rounding_of_small_outputs_is_no_error(scale) -> None:
+    """The smallest numbers of fp16 are rounded by more than the limit, whoever computes them."""
+    call = make_call(torch.float16)
+    call.v.mul_(scale)
+    assert spot_check(call, torch_backend.attention(call)) < 2e-3
+
+
+def test_heads_whose_exact_output_is_not_finite_are_left_out() -> None:
+    call = make_call()
+    right = torch_backend.attention(call)
+    call.v[:, :, 0] = torch.inf
+    out = right.clone()
+    out[:, :, 0] = torch.nan
+    assert spot_check(call, out) < 1e-2
+    out[:, :, 1] *= 1.1
+    with pytest.raises(WrongOutput):
+        spot_check(call, out)
+
+
+def test_the_self_test_with_a_routed_head_counts_for_calls_without_one(backends) -> None:
+    calls = []
+
+    def attend(call):
+        calls.append(call.q.shape[1])
+        return torch_backend.attention(call)
+
+    backends(triton=fake_backend(attend))
+    choose_backend(make_call(patterns=(Routed(0.4), Dense())))
+    choose_backend(make_call())
+    assert calls == [1584]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("x"), True),
+        (RuntimeError("cuModuleLoadDataEx failed: CUDA_ERROR_OUT_OF_MEMORY"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("invalid argument"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(error, expected) -> None:
+    assert out_of_memory_error(error) is expected
+
+
+def test_more_chosen_tiles_than_kernels_count_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(routing, "MAX_ENTRIES", 8)
+    with pytest.raises(ValueError, match=r"2 routed heads choose .* key tiles, kernels count up to 8"):
+        routed_call(make_call(patterns=(Routed(0.4), Dense())))
 
 
 @pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
