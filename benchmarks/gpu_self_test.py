@@ -31,8 +31,9 @@ def tested(device: str, name: str, dtype: str, head_dim: int, int8: bool, routed
     kind = torch.device(device), getattr(torch, dtype), head_dim, int8, routed
     begin = time.perf_counter()
     with machine_as_card() if (device, name) == ("cpu", "compiled") else nullcontext():
-        reason = BACKENDS[name].refusal(small_call(*kind)) or self_test(BACKENDS[name], *kind)
-    return {"reason": reason, "seconds": round(time.perf_counter() - begin, 2)}
+        refusal = BACKENDS[name].refusal(small_call(*kind))
+        reason = self_test(BACKENDS[name], *kind) if refusal is None else None
+    return {"refusal": refusal, "reason": reason, "seconds": round(time.perf_counter() - begin, 2)}
 
 
 def machine_as_card() -> AbstractContextManager:
@@ -56,7 +57,7 @@ def main() -> None:
             row |= tested(args.device, *case)
         except Exception as error:  # the row says what; the other kinds are tested all the same
             row |= {"reason": f"{type(error).__name__}: {error}".split("\n")[0][:200]}
-        print(*case, row["reason"] or "passed", flush=True)
+        print(*case, row["reason"] or row.get("refusal") or "passed", flush=True)
         rows.append(row)
         args.file.write_text(json.dumps(rows, indent=1))
 

@@ -69,7 +69,10 @@ POINTS = (
         "SEVERAL_PROGRAMS was fitted on it", fitted=True,
     ),
     Point("Triton tutorial", "made", "A100", 128, AMPERE_128, 188, "github Dao-AILab/flash-attention #307", CAUSAL),
-    Point("Triton tutorial", "made", "A100", 64, AMPERE_64, 187, "github Dao-AILab/flash-attention #307", CAUSAL),
+    Point(
+        "Triton tutorial", "made", "A100", 64, AMPERE_64, 187, "github Dao-AILab/flash-attention #307",
+        f"{CAUSAL}; SEVERAL_PROGRAMS was fitted on it", fitted=True,
+    ),
     Point("Triton tutorial", "descriptor", "B200", 128, BLACKWELL_128, 746, "github meta-pytorch/tritonbench #1014"),
     Point(
         "FastVideo VSA in Triton, 64 x 64", "listed", "RTX PRO 5000", 128, LISTED, 127.6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from load_pack import ROOT
 sys.path.append(str(ROOT / "benchmarks"))
 import gpu
 import gpu_machine
+import gpu_report
 import gpu_steps
 from gpu_steps import FAILED, LATE, NO_GPU, PASSED, SKIPPED, STEPS, Found, Step, Task
 from whole_models import MODELS
@@ -97,10 +99,45 @@ def test_figures_are_read_from_the_results(tmp_path: Path) -> None:
     ]
     (tmp_path / "kernels-card-1.json").write_text(json.dumps({"rows": rows}))
     found = gpu_steps.read_kernels(task, "")
-    assert found.said == "times as fast as the best dense kernel: a 3.00 (ours_y, density 0.2)"
+    assert found.said == "times as fast as the best dense kernel in 16 bits: a 3.00 (ours_y, density 0.2)"
     models = [{"model": "m", "method": "ours_x", "seconds_per_forward": 1.0, "speedup": 1.5}]
     (tmp_path / "end_to_end-card-1.json").write_text(json.dumps({"rows": models}))
     assert gpu_steps.read_whole(task, "").said.endswith("m 1.50 (ours_x)")
+
+
+@pytest.mark.parametrize(("method", "error"), [("ours_bf16", 0.7), ("ours_int8", math.nan), ("ours_bf16", 0.02)])
+def test_a_wrong_kernel_fails_its_step_and_is_never_the_fastest(tmp_path: Path, method: str, error: float) -> None:
+    rows = [
+        {"shape": "a", "method": method, "density": 0.1, "fraction_of_best_dense": 0.9, "rel_l2": error},
+        {"shape": "a", "method": "ours_x", "density": 0.2, "fraction_of_best_dense": 0.6, "rel_l2": 0.004},
+        {"shape": "a", "method": "ours_int8", "density": 0.2, "fraction_of_best_dense": 0.5, "rel_l2": 0.02},
+    ]
+    (tmp_path / "kernels-card-1.json").write_text(json.dumps({"rows": rows}))
+    found = gpu_steps.read_kernels(Task(tmp_path, "cuda", 1.0), "")
+    assert found.status == FAILED
+    assert found.said.startswith(f"a {method}: error {error}, at most")
+    assert found.said.endswith("3.00 (ours_x, density 0.2)")
+    assert gpu_report.finite({"rows": [{"rel_l2": math.nan}, 1.5]}) == {"rows": [{"rel_l2": None}, 1.5]}
+
+
+def test_a_backend_that_cannot_run_here_is_no_failure(tmp_path: Path) -> None:
+    kind = {"dtype": "bfloat16", "head_dim": 64, "int8": True, "routed": False}
+    passed = {"backend": "compiled", **kind, "refusal": None, "reason": None}
+    cannot = {"backend": "triton", **kind, "refusal": "Triton is not installed", "reason": None}
+    wrong = {"backend": "compiled", **kind, "refusal": None, "reason": "its self-test failed: no image"}
+    task = Task(tmp_path, "cuda", 1.0)
+
+    def found(*rows: dict) -> gpu_steps.Found:
+        (tmp_path / "self_test.json").write_text(json.dumps(rows))
+        return gpu_steps.read_self_test(task, "")
+
+    assert found(passed, cannot).status == PASSED
+    assert found(passed, cannot).said == (
+        "1 of 1 kinds of kernel passed; triton cannot run here: Triton is not installed"
+    )
+    assert found(cannot).status == SKIPPED
+    assert found(passed, wrong).status == FAILED
+    assert "compiled bfloat16 head_dim 64, in 8 bits: its self-test failed: no image" in found(passed, wrong).said
 
 
 def test_models_that_fit_a_card() -> None:
