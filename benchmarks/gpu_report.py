@@ -22,8 +22,8 @@ NEXT = (
     "these numbers decide."
 )
 NO_GPU_HELP = (
-    "torch finds no GPU here. Name the Python of a ComfyUI that uses the card: `python3 dev.py gpu --python PYTHON`. Or "
-    "set TORCH_INDEX_URL to PyTorch's index for your CUDA version before the first `python3 dev.py gpu`."
+    "torch finds no GPU here. Name the Python of a ComfyUI that uses the card: `python3 dev.py gpu --python PYTHON`. "
+    "Or set TORCH_INDEX_URL to PyTorch's index for your CUDA version before the first `python3 dev.py gpu`."
 )
 LEGENDS = {
     "Kernels": "`rate of dense`: work per second on the kept tiles, as a part of the fastest dense kernel in 16 bits "
