@@ -1,9 +1,9 @@
 """All that this project wants to know of a GPU, in nine minutes: self-tests, tests on hardware, times of kernels beside
 dense attention, and a forward of each model that fits the GPU's memory.
 
-Each step is a process with a time limit of its own, and none hangs on another. What is known is written after each step
-to runs/gpu/report.md and report.json; attach the latter to an issue of the project. Whole models need a ComfyUI, which
-$COMFYUI_PATH names where it is not above this folder or in ~/comfy.
+Each step is a process with its own time limit. The failure of one does not stop the others. What is known is written
+after each step to runs/gpu/report.md and report.json; attach the latter to an issue of the project. Whole models need a
+ComfyUI, which $COMFYUI_PATH names where it is not above this folder or in ~/comfy.
 
     python3 dev.py gpu                      # in an environment of its own
     python3 dev.py gpu --python PYTHON      # with the Python of a ComfyUI

@@ -84,7 +84,7 @@ def script(name: str, *arguments: object, python: str = sys.executable) -> list[
 
 
 def read_json(file: Path) -> object:
-    """What a file holds, None where there is none or it is not whole."""
+    """What a file holds; None where it is missing or damaged."""
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError):

@@ -40,7 +40,7 @@ class Method:
 
     Attributes:
         make: prepares a case; what it returns is timed, and what comes out finished into (1, S, H, D) untimed.
-        truth: its exact answer: `lists`, `routed`, `dense`; None for a choice of its own.
+        truth: its exact answer: `lists`, `routed`, `dense`; None where the method chooses its own tiles.
         ideal: method whose dense time, times the density, is this one's ideal time.
         best: whether it counts as dense attention in the model's own precision.
         package: of PyPI, for its version.

@@ -66,7 +66,7 @@ def _expected(dtype: torch.dtype, head_dim: int, routed: bool) -> tuple[Tensor, 
 
 
 def small_call(device: torch.device, dtype: torch.dtype, head_dim: int, int8: bool, routed: bool) -> AttentionCall:
-    """A batch of two with two heads, each of the four with a list of its own; q, k and v are views of one tensor."""
+    """A batch of two with two heads, each of the four with another list; q, k and v are views of one tensor."""
     builder = TileListBuilder(GRID)
     last = Routed(0.55) if routed else MultiDiagonal(0.3, 0.4)
     numbers = tuple(builder.add(pattern) for pattern in (Diagonal(1), Dense(), Skip(), last))
