@@ -148,7 +148,7 @@ def main_loop(code: Code) -> Code:
     """Body of the innermost loop with the most matrix products; the later one of two alike.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no loop has matrix products.
     """
     bodies = [body for body in loops(code) if matrix_products(body)]
     inner = [body for body in bodies if not any(other is not body and _contains(body, other) for other in bodies)]

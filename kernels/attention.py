@@ -113,8 +113,9 @@ def try_kernels(
     Raises:
         torch.OutOfMemoryError: memory ran out.
     """
-    if any(_tested.get(((name, device, dtype, head_dim, int8), routed), "untested") is None for name in BACKENDS):
-        return  # one has passed
+    kinds = [(name, device, dtype, head_dim, int8) for name in (BACKENDS if backend == AUTO else [backend])]
+    if any(_tested.get((kind, routed), "untested") is None and kind not in _failures for kind in kinds):
+        return  # one has passed, and did not fail since
     with suppress(ValueError):  # a named backend that cannot run the calls, which they will say
         choose_backend(small_call(device, dtype, head_dim, int8, routed), backend)
 

@@ -249,6 +249,27 @@ def test_the_self_test_with_a_routed_head_counts_for_calls_without_one(backends)
     assert calls == [1584]
 
 
+def test_what_is_tested_before_a_call_is_the_backend_that_it_will_take(backends) -> None:
+    """Not one that passed once and failed since, nor one that the user did not name."""
+    asked = []
+
+    def noting(name):
+        return fake_backend(lambda call: asked.append(name) or torch_backend.attention(call))
+
+    backends(triton=noting("triton"), compiled=noting("compiled"))
+    kind = CPU, torch.bfloat16, 64, False, False
+    for _ in range(2):
+        attention.try_kernels(*kind)
+    assert asked == ["triton"]
+    attention.bar("triton", make_call(), WrongOutput("x"))
+    attention.try_kernels(*kind)
+    assert asked == ["triton", "compiled"]
+    forget_failures()
+    attention.try_kernels(*kind)
+    attention.try_kernels(*kind, "compiled")
+    assert asked[2:] == ["triton", "compiled"]
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -147,7 +147,7 @@ def open_driver() -> Driver:
     """The driver of this machine. torch has initialised it by the time that there is a tensor on a GPU.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: this machine has no driver.
     """
     loader = ctypes.WinDLL if os.name == "nt" else ctypes.CDLL
     try:

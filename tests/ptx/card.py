@@ -51,7 +51,7 @@ class Card:
         self._memory: GlobalMemory | None = None
 
     def announce(self, launch: Launch, start: Callable[[Launch], None]) -> None:
-        """Start a launch with its tensors as global memory: the driver is told addresses alone."""
+        """Start a launch with its tensors as global memory: the driver gets addresses alone."""
         arch, dtype = shipped.arch_of(self.capability), shipped.DTYPE_NAMES.get(launch.arguments[0].dtype, "")
         self.runs.append(Run(shipped.file_name(arch, launch.kernel, dtype, launch.constants), launch))
         self._memory = memory_of(launch)

@@ -11,7 +11,7 @@ import numpy as np
 from .errors import PtxError
 from .numbers import I8, U1, U8, UNSIGNED
 
-WRITERS = 255  # blocks are told apart modulo this
+WRITERS = 255  # numbers of blocks are kept modulo this
 
 
 @dataclass

@@ -1,5 +1,5 @@
-"""The CUDA driver's library as `cuda_driver.Driver` calls it, without a card: keeps every call, fails where it is told
-to, and hands launches to a machine.
+"""The CUDA driver's library as `cuda_driver.Driver` calls it, without a card: keeps every call, fails on
+request, and hands launches to a machine.
 """
 
 from __future__ import annotations

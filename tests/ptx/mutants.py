@@ -9,7 +9,7 @@ Mutant = Callable[[str], str]
 
 
 def swap(pattern: str, by: str, number: int | None = 0) -> Mutant:
-    """A mutant that replaces the match of this number, or all of them. Fails where there is none."""
+    """A mutant that replaces the match of this number, or all of them. Raises where nothing matches."""
 
     def mutant(text: str) -> str:
         found = [*re.finditer(pattern, text, re.M)]
