@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class TokenGrid:
+class TokenGrid(NamedTuple):
     """Video tokens in raster order (frames, height, width; width fastest) between text or reference tokens.
 
-    The sequence is [prefix | frames * height * width video tokens | suffix]. Sizes are tokens after patchify.
-
-    Raises:
-        ValueError: a size that is not a whole number, a video axis below 1, a text count below 0.
+    The sequence is [prefix | frames * height * width video tokens | suffix]. Sizes are tokens after patchify. A named
+    tuple, as compilers follow it through a model's code.
     """
 
     frames: int
@@ -22,7 +19,8 @@ class TokenGrid:
     prefix: int = 0
     suffix: int = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError where a size is no whole number, a video axis is below 1 or a text count below 0."""
         for name, least in (("frames", 1), ("height", 1), ("width", 1), ("prefix", 0), ("suffix", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:

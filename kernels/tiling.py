@@ -27,7 +27,8 @@ class Tiling:
     """How one grid in one token order is cut. Pure bookkeeping on the CPU; `index` is what kernels read.
 
     Raises:
-        ValueError: tile sizes below 1, or a query tile that is no multiple of the key tile.
+        ValueError: a token grid with a size out of range, tile sizes below 1, or a query tile that is no multiple of the
+            key tile.
     """
 
     grid: TokenGrid
@@ -36,6 +37,7 @@ class Tiling:
     key_tile: int = KEY_TILE
 
     def __post_init__(self) -> None:
+        self.grid.check()
         if self.key_tile < 1 or self.query_tile < 1 or self.query_tile % self.key_tile:
             raise ValueError(
                 f"tiles of {self.query_tile} queries and {self.key_tile} keys: "

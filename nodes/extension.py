@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .compare_videos import CompareVideos
-from .host.plan_choice import plan_folders
-from .host.reports import viewer
+from .host.library import folders
+from .host.ui import viewer
 from .load_plan import LoadPlan
 from .patch_model import PatchModel
 from .preview_plan import PreviewPlan
@@ -22,7 +22,7 @@ class SparseVDiTExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         """Registers the folder of the user's plans, and what the plan viewer asks for."""
-        plan_folders.register()
+        folders.register()
         viewer.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

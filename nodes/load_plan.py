@@ -8,14 +8,12 @@ import logging
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..plans.files import PlanError, load_plan
-from ..plans.kept_dense import kept_dense, with_dense
-from ..plans.plan_text import plan_from_text
-from ..plans.profile_files import ProfileError, load_profile
-from .host.plan_choice.plan_folders import FOLDER, plan_files, profile_beside
-from .host.plan_choice.plan_names import named
-from .host.reports.viewer import SHOWN, shown_plan
-from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, keeps_dense
+from ..plans.plan.files import PlanError, load_plan
+from ..plans.plan.text import plan_from_text
+from ..plans.profile.profile_files import ProfileError, load_profile
+from .host.library.folders import FOLDER, plan_files, profile_beside
+from .host.ui.viewer import SHOWN, shown_plan
+from .sockets import CATEGORY, PlanType, ProfileType
 
 LOG = logging.getLogger("sparse_vdit")
 NOTHING = "(no plan yet: the patch node finds one, or make one with Profile Heads)"
@@ -44,7 +42,6 @@ class LoadPlan(io.ComfyNode):
                     tooltip="Plans that ship with the pack stand under their model's family, your own under user. "
                     f"Put plan files into models/{FOLDER} and press R to see them here.",
                 ),
-                keep_dense_input("The plan that comes out has those heads dense."),
                 io.Combo.Input(
                     "if_missing",
                     options=[STOP, CHOOSE],
@@ -73,27 +70,27 @@ class LoadPlan(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, plan_name: str | None, keep_dense: str | None = "", if_missing: str = STOP, plan_text: str | None = ""
+        cls, plan_name: str | None, if_missing: str = STOP, plan_text: str | None = ""
     ) -> bool | str:
         """Name the mend when a workflow asks for a plan that is not here, or holds a text that is none. What another
         node gives is None here, and looked at when it is there."""
         if plan_text is None or (plan_name is None and not plan_text.strip()):
-            return keeps_dense(keep_dense)
+            return True
         if plan_text.strip():
             try:
                 plan_from_text(plan_text)
             except PlanError as error:
                 return str(error)
-            return keeps_dense(keep_dense)
+            return True
         if plan_name in plan_files() or if_missing == CHOOSE:
-            return keeps_dense(keep_dense)
+            return True
         if plan_name == NOTHING:
             return "no plan is chosen: choose one, or make it with Profile Heads, Search Sparse Plan, Save Sparse Plan"
         return missing(plan_name)
 
     @classmethod
     def fingerprint_inputs(
-        cls, plan_name: str | None, keep_dense: str | None = "", if_missing: str = STOP, plan_text: str | None = ""
+        cls, plan_name: str | None, if_missing: str = STOP, plan_text: str | None = ""
     ) -> str:
         """The file's content and the profile's age, so that what was edited is read again."""
         path = plan_files().get(plan_name)
@@ -104,24 +101,19 @@ class LoadPlan(io.ComfyNode):
         return hashlib.sha256(path.read_bytes()).hexdigest() + changed
 
     @classmethod
-    def execute(
-        cls, plan_name: str, keep_dense: str = "", if_missing: str = STOP, plan_text: str = ""
-    ) -> io.NodeOutput:
+    def execute(cls, plan_name: str, if_missing: str = STOP, plan_text: str = "") -> io.NodeOutput:
         """The checked plan, None where it is missing and may be; and the profile beside it where something wants it.
 
         Raises:
-            ValueError: no plan of the name, or a layer to keep dense that it does not have.
+            ValueError: no plan of the name.
         """
-        kept = kept_dense(keep_dense)
         if plan_text.strip():
-            shared = plan_from_text(plan_text)
+            shared = plan_from_text(plan_text).named(SHARED)
             nothing = _no_profile(f"a plan {SHARED} has no profile")
-            handed_on = named(with_dense(shared, kept), SHARED)
-            view = shown_plan(shared, SHARED, None, handed_on)  # without what is kept dense, which the browser adds
-            return io.NodeOutput(handed_on, nothing, ui={SHOWN: [view]})
+            return io.NodeOutput(shared, nothing, ui={SHOWN: [shown_plan(shared, SHARED, None)]})
         path = plan_files().get(plan_name)
         if path is None:
-            allowed = cls.validate_inputs(plan_name, keep_dense, if_missing)
+            allowed = cls.validate_inputs(plan_name, if_missing)
             if allowed is not True:
                 raise ValueError(allowed)
             LOG.warning("Sparse-vDiT: plan %r is not here, the patch node chooses", plan_name)
@@ -131,7 +123,7 @@ class LoadPlan(io.ComfyNode):
             profile = load_profile(beside)
         except (ProfileError, OSError) as error:  # matters to those alone who want it
             profile = _no_profile(f"no profile beside plan {plan_name!r}: {error}")
-        return io.NodeOutput(named(with_dense(load_plan(path), kept), plan_name), profile)
+        return io.NodeOutput(load_plan(path).named(plan_name), profile)
 
 
 def _no_profile(why: str) -> ExecutionBlocker:

@@ -7,17 +7,18 @@ from functools import partial
 from comfy_api.latest import io
 
 from ..kernels.attention import AUTO, BACKENDS
-from ..plans.kept_dense import kept_dense, mismatch
-from ..plans.plan import Plan
-from ..plans.presets import DEFAULT_PRESET, PRESETS
-from .host.calibration.calibration import CalibrationEngine
-from .host.plan_choice.choice import Wishes, choose
-from .host.reports.progress import end_progress
-from .host.reports.report import report
-from .host.runs.install import install
-from .host.runs.run import Run
-from .host.runs.sampling import DEFAULT_START
-from .sockets import CATEGORY, PlanType, keep_dense_input, keeps_dense
+from ..plans.plan.plan import Plan
+from ..plans.plan.presets import DEFAULT_PRESET, PRESETS
+from ..plans.search.kept_dense import kept_dense, mismatch
+from .host.core.fallback import Dense
+from .host.hooks.install import install
+from .host.hooks.sampling import DEFAULT_START
+from .host.policies.calibrate import CalibrationPolicy
+from .host.select import PatchOptions, select_policy
+from .host.session.run import Run
+from .host.ui.progress import end_progress
+from .host.ui.report import report
+from .sockets import CATEGORY, PlanType
 
 
 class PatchModel(io.ComfyNode):
@@ -44,8 +45,8 @@ class PatchModel(io.ComfyNode):
                     "plan",
                     optional=True,
                     tooltip="Which pattern each head runs, from Load Sparse Plan or Search Sparse Plan. Without one, "
-                    "your own saved plan of this very model is used, else what ships for it; where nothing measured "
-                    "ships, one is found in the dense steps of the first run, and kept for the next.",
+                    "what ships for the model is used; where nothing measured ships, a plan is found in the dense steps "
+                    "of the first run, and kept for the next.",
                 ),
                 io.Combo.Input(
                     "preset",
@@ -110,21 +111,32 @@ class PatchModel(io.ComfyNode):
                     default=True,
                     optional=True,
                     advanced=True,
-                    tooltip="Measure the heads in the first runs, up to four prompts, and keep the plan they give in "
-                    "models/sparse_vdit_plans/calibrated: for models without a measured plan. Off leaves such models "
-                    "dense, kept plans unused, and runs a prior as it ships. Models with a measured plan are not "
-                    "affected.",
+                    tooltip="Measure the heads in the first run, and in the second what the first has left out, and keep the "
+                    "plan they give in models/sparse_vdit_plans/calibrated: for models without a measured plan. From "
+                    "the third run on it stays as it is. Off leaves such models dense, kept plans unused, and runs a "
+                    "prior as it ships.",
                 ),
-                keep_dense_input("It holds for every plan that runs, connected or found."),
+                io.String.Input(
+                    "keep_dense",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Layers and kinds of patterns to keep dense, separated by commas: 0, 3-5, skip. The map on "
+                    "this node writes it. It holds for every plan that runs, connected or found.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with sparse attention.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, keep_dense: str = "") -> bool | str:
-        """Refuse what cannot be kept dense before anything is loaded."""
-        return keeps_dense(keep_dense)
+    def validate_inputs(cls, keep_dense: str | None = "") -> bool | str:
+        """Refuse what cannot be kept dense before anything is loaded; None is what another node gives later."""
+        try:
+            kept_dense(keep_dense or "")
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(
@@ -156,14 +168,16 @@ class PatchModel(io.ComfyNode):
         if why is not None:
             raise ValueError(why)
         node_id = cls.hidden.unique_id
-        wishes = Wishes(plan, preset, start_percent, end_percent, backend, only_if_faster, calibrate, node_id, kept)
+        options = PatchOptions(
+            plan, preset, start_percent, end_percent, backend, only_if_faster, calibrate, node_id, kept
+        )
 
-        def finish(run: Run) -> None:
-            if isinstance(run.engine, CalibrationEngine):
-                run.engine.keep()
+        def finish(run: Run | Dense) -> None:
+            if isinstance(run, Run) and isinstance(run.policy, CalibrationPolicy):
+                run.policy.keep()
                 end_progress(node_id)  # of what was measured, where not all was
             report(run, node_id, strict, verbose)
 
         patched = model.clone()
-        install(patched, partial(choose, wishes), finish)
+        install(patched, partial(select_policy, options), finish)
         return io.NodeOutput(patched)

@@ -14,21 +14,18 @@ import latent_preview
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..plans.candidates import default_candidates
-from ..plans.profile import Profile
-from ..plans.profiler import Profiler
-from .host.calibration.calibrated_plan import noted
-from .host.families import describe
-from .host.plan_choice.fingerprint import fingerprint
-from .host.plan_choice.own_plans import told_by
-from .host.reports import reasons
-from .host.reports.report import show_on_node
-from .host.runs.extra_steps import ExtraSteps
-from .host.runs.install import install
-from .host.runs.plan_engine import SIGMA_SLACK
-from .host.runs.profile_engine import ProfileEngine
-from .host.runs.run import Run
-from .host.runs.sampling import DEFAULT_START, Sampling
+from ..plans.profile.candidates import default_candidates
+from ..plans.profile.profile import Profile
+from ..plans.profile.profiler import Profiler
+from .host.core import fallback
+from .host.core.fallback import Dense
+from .host.hooks.install import install
+from .host.hooks.sampling import DEFAULT_START, Sampling
+from .host.models import describe
+from .host.policies.plan import SIGMA_SLACK
+from .host.policies.profile import ProfilePolicy
+from .host.session.run import Run
+from .host.ui.report import show_on_node
 from .sockets import CATEGORY, ProfileType, paper_inputs
 
 DENSE, SEQUENTIAL = "dense", "sequential"
@@ -105,17 +102,6 @@ class ProfileHeads(io.ComfyNode):
                     tooltip="As on the patch node: what stays dense there need not be measured, and would count in the "
                     "plan's density.",
                 ),
-                io.Int.Input(
-                    "sensitivity_steps",
-                    default=0,
-                    min=0,
-                    max=256,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Extra steps that measure in which layers and at which noise levels errors of attention "
-                    "harm the video most; the budget then weighs errors by it. Each takes as long as a step, two for "
-                    "each band are the least. 0 weighs all errors alike, which was as good where both were tried.",
-                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The generated video's latent."),
@@ -138,7 +124,6 @@ class ProfileHeads(io.ComfyNode):
         prompt_label: str = "",
         start_percent: float = DEFAULT_START,
         previous_profile: Profile | None = None,
-        sensitivity_steps: int = 0,
     ) -> io.NodeOutput:
         """Latent and profile.
 
@@ -147,11 +132,9 @@ class ProfileHeads(io.ComfyNode):
                 measured otherwise; says why, the last at the first step.
         """
         node_id = cls.hidden.unique_id
-        engines: list[ProfileEngine] = []
-        known: dict[str, str] = {}
-        extra = ExtraSteps(sensitivity_steps if flow["flow"] == DENSE else 0, sigmas[:-1].tolist())
+        policies: list[ProfilePolicy] = []
 
-        def make_engine(sampling: Sampling) -> ProfileEngine:
+        def select(sampling: Sampling) -> ProfilePolicy:
             model, family = sampling.model, sampling.family
             layers, heads, head_dim = family.shape(model)
             choice = {name: flow[name] for name in ("lam", "epsilon") if name in flow}
@@ -172,29 +155,26 @@ class ProfileHeads(io.ComfyNode):
                 maps=True,
                 **choice,
             )
-            engines.append(ProfileEngine(profiler, model, family))
-            known.update(told_by(fingerprint(sampling.patcher, model, family)))
-            return engines[-1]
+            policies.append(ProfilePolicy(profiler, model, family))
+            return policies[-1]
 
-        def finish(run: Run) -> None:
-            if run.refusal is not None:
-                raise ValueError(f"heads cannot be measured: {run.refusal}")
-            text = f"Sparse-vDiT: measured {engines[-1].observed} calls in {run.ledger.seconds:.1f} s"
-            other = {name: n for name, n in run.ledger.dense_reasons().items() if name != reasons.PROFILING}
-            text += "".join(f", {name} {count}" for name, count in other.items())
-            text = "; ".join(filter(None, (text, extra.told())))
+        def finish(run: Run | Dense) -> None:
+            if isinstance(run, Dense):
+                raise ValueError(f"heads cannot be measured: {run}")
+            text = f"Sparse-vDiT: measured {run.policy.observed} calls in {run.policy.seconds:.1f} s"
+            other = {why: n for why, n in run.stats.total().self_attention().items() if why != fallback.PROFILING}
+            text += "".join(f", {why} {count}" for why, count in other.items())
             LOG.info(text)
             show_on_node(text, node_id)
-            if not engines[-1].observed:
+            if not run.policy.observed:
                 raise ValueError(f"no attention call could be measured: {text}")
 
         guider = copy.copy(guider)
         guider.model_patcher = guider.model_patcher.clone()
         guider.model_options = guider.model_patcher.model_options
-        extra.install(guider.model_patcher)
-        install(guider.model_patcher, make_engine, finish)
+        install(guider.model_patcher, select, finish)
         latent = sample(noise, guider, sampler, sigmas, latent_image)
-        return io.NodeOutput(latent, noted(engines[-1].profiler.profile(), known))
+        return io.NodeOutput(latent, policies[-1].profiler.profile())
 
 
 def noise_bands(sigmas: Tensor, count: int, start: float) -> tuple[tuple[float, float], ...]:

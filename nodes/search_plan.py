@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
 import comfy.utils
 from comfy_api.latest import io
 
-from ..plans.cost import HeadCosts, profile_costs
-from ..plans.kept_dense import kept_dense, with_dense
-from ..plans.plan import Plan
-from ..plans.presets import DEFAULT_PRESET, PRESETS
-from ..plans.profile import Profile
-from ..plans.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
-from .host.plan_choice.own_plans import models_in
-from .host.reports.report import warn
-from .host.reports.viewer import SHOWN, shown_plan
-from .host.speed.latencies import latencies
-from .sockets import CATEGORY, PlanType, ProfileType, keep_dense_input, paper_inputs
+from ..plans.plan.plan import Plan
+from ..plans.plan.presets import DEFAULT_PRESET, PRESETS
+from ..plans.profile.profile import Profile
+from ..plans.search.cost import HeadCosts, profile_costs
+from ..plans.search.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
+from .host.library.latency_table import latencies
+from .host.ui.report import say, warn
+from .host.ui.viewer import SHOWN, shown_plan
+from .sockets import CATEGORY, PlanType, ProfileType, paper_inputs
 
 BUDGETS = {"preset": "preset", "budget: speed-up": "speedup", "budget: density": "density", "budget: error": "error"}
 """Names of the rules by one budget, and of their target, an input of the node as of `search_budget`."""
@@ -60,40 +58,27 @@ class SearchPlan(io.ComfyNode):
                     tooltip="Largest share of heads that may be left out altogether. Not for the paper's rule, which "
                     "leaves out what it likes.",
                 ),
-                keep_dense_input("The plan that comes out has those heads dense, whatever the target is."),
             ],
             outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model or Save Sparse Plan.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(
-        cls, profile: Profile, rule: dict, most_skipped: float = MOST_SKIPPED, keep_dense: str = ""
-    ) -> io.NodeOutput:
-        """The plan that the rule chooses; errors of the search are passed on as they are.
-
-        Raises:
-            ValueError: a layer to keep dense that the plan does not have.
-        """
-        kept = kept_dense(keep_dense)  # first, as it may be refused
+    def execute(cls, profile: Profile, rule: dict, most_skipped: float = MOST_SKIPPED) -> io.NodeOutput:
+        """The plan that the rule chooses; errors of the search are passed on as they are."""
+        node_id = cls.hidden.unique_id
         bar = comfy.utils.ProgressBar(3)  # after the latencies, which have a bar of their own, the search and the view
-        costs = profile_costs(profile.header, latencies(profile.header, cls.hidden.unique_id))
+        table = latencies(profile.header, partial(say, node_id=node_id), partial(warn, node_id=node_id))
+        costs = profile_costs(profile.header, table)
         bar.update_absolute(1)
-        plan = of_model(search(profile, rule, most_skipped, costs), profile)
+        plan = search(profile, rule, most_skipped, costs)
         bar.update_absolute(2)
         warning = skip_warning(plan)
         if warning is not None:
-            warn(warning, cls.hidden.unique_id)
-        handed_on = with_dense(plan, kept)
-        view = shown_plan(plan, "", profile, handed_on)
+            warn(warning, node_id)
+        view = shown_plan(plan, "", profile)
         bar.update_absolute(3)
-        return io.NodeOutput(handed_on, ui={SHOWN: [view]})
-
-
-def of_model(plan: Plan, profile: Profile) -> Plan:
-    """The plan with what tells the profile's model, by which the patch node finds it."""
-    parameters = {**plan.provenance.parameters, **models_in(profile.header.parameters)}
-    return replace(plan, provenance=replace(plan.provenance, parameters=parameters))
+        return io.NodeOutput(plan, ui={SHOWN: [view]})
 
 
 def search(profile: Profile, rule: dict, most_skipped: float, costs: HeadCosts) -> Plan:

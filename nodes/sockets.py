@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..plans.kept_dense import kept_dense
-from ..plans.plan import Plan
-from ..plans.rules import DEFAULT_EPSILON, DEFAULT_LAMBDA
+from ..plans.plan.plan import Plan
+from ..plans.profile.rules import DEFAULT_EPSILON, DEFAULT_LAMBDA
 
 PlanType = io.Custom("SPARSE_VDIT_PLAN")
 ProfileType = io.Custom("SPARSE_VDIT_PROFILE")
@@ -22,28 +21,6 @@ def given(plan: Plan | None) -> Plan:
     if plan is None:
         raise ValueError("Load Sparse Plan found no plan here and leaves the choice to the patch node: choose a plan")
     return plan
-
-
-def keep_dense_input(takes: str) -> io.String.Input:
-    """What to keep dense of a plan, which the map on the node writes; `takes` says what follows it."""
-    return io.String.Input(
-        "keep_dense",
-        default="",
-        optional=True,
-        advanced=True,
-        tooltip="Layers and kinds of patterns to keep dense, separated by commas: 0, 3-5, skip. The map on this node "
-        f"writes it. {takes}",
-    )
-
-
-def keeps_dense(text: str | None) -> bool | str:
-    """Whether a text says what to keep dense, else why not: for `validate_inputs`, which gets None for what another
-    node gives later."""
-    try:
-        kept_dense(text or "")
-    except ValueError as error:
-        return str(error)
-    return True
 
 
 def paper_inputs() -> list[io.Float.Input]:

@@ -1,1 +1,0 @@
-"""Plans found while sampling: what is measured, searched and kept."""

@@ -1,0 +1,1 @@
+"""What every layer above needs: the reasons for dense attention, counts, times."""

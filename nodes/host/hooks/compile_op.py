@@ -1,0 +1,177 @@
+"""Attention in compiled models: an opaque operator, and what compiled code is guarded by.
+
+A compiler bakes Python branches in, so compiled code calls `sparse_vdit::attention`, which asks the current run when it
+is executed. Without a run it is plain dense attention: compiled code outlives the node that put it there.
+
+ComfyUI drops the compiler's guards on transformer_options, so code that read them there would be used for other videos
+and other blocks, unnoticed. What differs between videos is in globals of this module, whose guards stay: the token grid
+is a constant of the code. The block's number is a tensor on the CPU, an input of the code, so that blocks share theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ....kernels.grid import TokenGrid
+from ..core import fallback
+from ..session.block_tracker import COUNTED
+from ..session.call import Call
+from ..session.run import current_run, timing_dense
+from .own_attention import merge_heads, model_attention, own_attention, split_heads, undecorated
+
+REFUSED = "sparse_vdit_refused"
+"""Key in transformer_options: list of reasons of the calls that compiled code computed dense without asking the run."""
+
+CHAINED = "sparse_vdit_chained"
+"""Key in transformer_options: the override that was there before ours."""
+
+MAX_BLOCKS = 512
+_NUMBERS = tuple(torch.tensor(number) for number in range(MAX_BLOCKS))
+_COUNTED = torch.tensor(COUNTED)
+
+_sampling = False
+_grid: TokenGrid | str = fallback.UNSEEN_FORWARD.reason
+_outside: str = fallback.NO_LAYER.reason
+_number: Tensor | None = None
+_counted = False
+_attended = False
+
+
+def set_sampling(on: bool) -> None:
+    """Whether a run is on. Code that a compiler makes of the override is guarded by it: never used without a run."""
+    global _sampling
+    _sampling = on
+
+
+def sampling() -> bool:
+    """What `set_sampling` was told last."""
+    return _sampling
+
+
+def begin_forward(grid: TokenGrid | str, outside: str, counted: bool) -> None:
+    """The model's forward begins: its grid or why that is unknown, and why calls outside of blocks stay dense."""
+    global _grid, _outside, _number, _counted, _attended
+    _grid, _outside, _number, _counted, _attended = grid, outside, _COUNTED if counted else None, counted, False
+
+
+def end_forward() -> None:
+    """No forward runs, or one whose grid is not known yet."""
+    begin_forward(fallback.UNSEEN_FORWARD.reason, fallback.NO_LAYER.reason, False)
+
+
+def begin_block(number: int) -> None:
+    """A block begins."""
+    global _number, _attended
+    _number, _attended = _NUMBERS[number], False
+
+
+def end_block() -> None:
+    """The block has ended."""
+    global _number
+    _number = None
+
+
+def set_attended() -> None:
+    """The block has made its self-attention call."""
+    global _attended
+    _attended = True
+
+
+def state() -> tuple[TokenGrid | str, str, Tensor | None, bool]:
+    """Grid of the forward or why it is unknown, why calls outside of blocks stay dense, number of the running block
+    (0-d int64 on the CPU, COUNTED where calls are counted, None outside of blocks), whether it has attended already;
+    of counted blocks nothing says where one begins."""
+    return _grid, _outside, _number, _attended and not _counted
+
+
+# inductor then leaves it out of CUDA graphs, which would replay one decision for every step
+_TAGS = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+
+
+@torch.library.custom_op("sparse_vdit::attention", mutates_args=(), **_TAGS)
+def attention_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    layer: Tensor,
+    grid: Sequence[int],
+    by_head: bool,
+    out_by_head: bool,
+    words: str,
+    numbers: Sequence[int],
+    mask: Tensor | None = None,
+) -> Tensor:
+    """What compiled code calls: the same attention, decided when it is executed. Output contiguous.
+
+    `layer` is the block's number or COUNTED; `words` and `numbers` are what the model had written into
+    transformer_options (`pack`).
+    """
+
+    def dense() -> Tensor:
+        kwargs = {"skip_reshape": by_head, "skip_output_reshape": out_by_head, "_inside_attn_wrapper": True}
+        if mask is not None:
+            kwargs["mask"] = mask
+        function = undecorated(model_attention())
+        if run is None:
+            return function(q, k, v, heads, **kwargs)
+        options = run.call_options(unpack(words, numbers))
+        if options is not None:
+            kwargs["transformer_options"] = options
+        function, chained = run.own or (function, None)
+        with timing_dense():
+            return own_attention(chained, function, q, k, v, heads, **kwargs)
+
+    run = current_run()
+    if run is None:
+        return dense().contiguous()
+    split = (split_heads(x, heads, by_head) for x in (q, k, v))
+    out = run.attend(Call(int(layer), TokenGrid(*grid), *split, mask, dense))
+    return (dense() if out is None else merge_heads(out, out_by_head)).contiguous()
+
+
+@attention_op.register_fake
+def _(q, k, v, heads, layer, grid, by_head, out_by_head, words, numbers, mask=None):
+    if by_head == out_by_head:
+        return torch.empty_like(q, memory_format=torch.contiguous_format)
+    if by_head:
+        return q.new_empty(q.shape[0], q.shape[2], q.shape[1] * q.shape[3])
+    return q.new_empty(q.shape[0], heads, q.shape[1], q.shape[2] // heads)
+
+
+LISTS = {"grid_sizes": torch.Size, "img_slice": list}
+"""What models write into transformer_options while they run, part of the call for attention of other nodes: keys of
+lists of numbers, and what makes one of them as models do."""
+
+NUMBERS = ("block_index", "total_blocks")
+TEXTS = ("block_type",)
+
+
+def pack(options: Mapping) -> tuple[str, list[int]]:
+    """What a model has written so far, as a text and numbers, which operators take. Code that is compiled as a whole
+    has a dict of its own, which nobody sees while it runs."""
+    words = [f"{name}={options[name]}" for name in TEXTS if name in options]
+    numbers = []
+    for name in (*NUMBERS, *LISTS):
+        if name in options:
+            value = options[name] if name in LISTS else (options[name],)
+            words.append(f"{name}:{len(value)}")
+            numbers.extend(value)
+    return " ".join(words), numbers
+
+
+def unpack(words: str, numbers: Sequence[int]) -> dict:
+    """The same as it was in transformer_options."""
+    found, rest = {}, list(numbers)
+    for word in words.split():
+        name, is_text, value = word.partition("=")
+        if is_text:
+            found[name] = value
+            continue
+        name, _, count = word.partition(":")
+        mine, rest = rest[: int(count)], rest[int(count) :]
+        found[name] = LISTS[name](mine) if name in LISTS else mine[0]
+    return found

@@ -1,1 +1,0 @@
-"""Which plan a model gets, and where plans lie."""

@@ -1,0 +1,1 @@
+"""What decides about an attention call: a plan, a profiler, calibration; and the tuner of kernels."""

@@ -1,1 +1,0 @@
-"""What attention costs on this device, and which way is the fastest."""
