@@ -30,7 +30,7 @@ from small_wan_runs import MODEL, PROMPT_SEED, ROOT, STEPS, load_model, random_s
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.order import FLAT, ORDERS
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
-from sparse_vdit.plans.candidates import static_candidates
+from sparse_vdit.plans.profile.candidates import static_candidates
 from torch import Tensor
 
 MASS = 0.95

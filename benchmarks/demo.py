@@ -31,11 +31,11 @@ from small_wan_runs import (
     profile_scenes,
     random_scene,
 )
-from sparse_vdit.plans.drawing import draw_plan
-from sparse_vdit.plans.files import save_plan
-from sparse_vdit.plans.metrics import ssim, video_psnr
-from sparse_vdit.plans.profile_files import save_profile
-from sparse_vdit.plans.search import SearchError, search_budget
+from sparse_vdit.plans.plan.files import save_plan
+from sparse_vdit.plans.profile.profile_files import save_profile
+from sparse_vdit.plans.search.search import SearchError, search_budget
+from sparse_vdit.plans.view.drawing import draw_plan
+from sparse_vdit.plans.view.metrics import ssim, video_psnr
 
 RESULTS = ("side_by_side.webp", "plan.png", "plan.json", "profile.safetensors", "demo_result.json")
 PROFILE_SEED, PROMPT_SEED = 501, 60  # scenes of the profile, and a scene it has not seen

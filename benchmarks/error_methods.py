@@ -12,10 +12,10 @@ from kernel_methods import EXTRA_TOKENS, METHODS, Method, ours, sol
 from kernel_shapes import Shape
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.patterns import Dense, Routed
-from sparse_vdit.plans.candidates import default_candidates
-from sparse_vdit.plans.profile import Profile
-from sparse_vdit.plans.profiler import Profiler
-from sparse_vdit.plans.search import search_budget
+from sparse_vdit.plans.profile.candidates import default_candidates
+from sparse_vdit.plans.profile.profile import Profile
+from sparse_vdit.plans.profile.profiler import Profiler
+from sparse_vdit.plans.search.search import search_budget
 from torch import Tensor
 
 TAUS = (1.0, 1.3)

@@ -18,10 +18,10 @@ from plan_tables import BESIDE, METHODS, methods_by_density
 from small_wan_runs import KEY_TILE, QUERY_TILE, ROOT, WEIGHTS, generate, load_model, random_scene
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
-from sparse_vdit.plans.colours import COLOURS, head_cell
-from sparse_vdit.plans.drawing import draw_pattern, draw_plan
-from sparse_vdit.plans.files import PlanError, load_plan
-from sparse_vdit.plans.plan import Plan
+from sparse_vdit.plans.plan.files import PlanError, load_plan
+from sparse_vdit.plans.plan.plan import Plan
+from sparse_vdit.plans.view.colours import COLOURS, head_cell
+from sparse_vdit.plans.view.drawing import draw_pattern, draw_plan
 from tables import QUALITY, newest
 
 DOCS = ROOT / "docs"

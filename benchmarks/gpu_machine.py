@@ -12,7 +12,7 @@ from pathlib import Path
 
 import small_wan_runs  # noqa: F401
 import torch
-from sparse_vdit.plans.versions import installed_versions
+from sparse_vdit.plans.plan.versions import installed_versions
 from whole_costs import forward_flops, tokens_of
 from whole_models import MODELS, WholeModel
 

@@ -9,7 +9,7 @@ import small_wan_runs  # noqa: F401
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder, TileLists
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip
-from sparse_vdit.plans.candidates import static_candidates
+from sparse_vdit.plans.profile.candidates import static_candidates
 
 LIKE = 3  # patterns near the wanted density that a head may get
 

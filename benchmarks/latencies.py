@@ -20,10 +20,10 @@ from small_wan_runs import FAMILY
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
-from sparse_vdit.plans.candidates import default_candidates
-from sparse_vdit.plans.columns import ProfiledStripe
-from sparse_vdit.plans.latency import Latencies, measure_latencies
-from sparse_vdit.plans.profile import ProfileHeader
+from sparse_vdit.plans.profile.candidates import default_candidates
+from sparse_vdit.plans.profile.columns import ProfiledStripe
+from sparse_vdit.plans.profile.profile import ProfileHeader
+from sparse_vdit.plans.search.latency import Latencies, measure_latencies
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 

@@ -8,8 +8,8 @@ from kernel_shapes import mix, pool
 from sparse_vdit.kernels.backends.triton_backend import INTERPRETED
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
-from sparse_vdit.plans.plan import EVERY_SIGMA, Band, Plan, Provenance
-from sparse_vdit.plans.presets import DEFAULT_PRESET
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, Plan, Provenance
+from sparse_vdit.plans.plan.presets import DEFAULT_PRESET
 from torch import Tensor
 from whole_targets import Attach, MissingError, Target
 

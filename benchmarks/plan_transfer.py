@@ -35,9 +35,9 @@ from small_wan_runs import (
     warmup_sigma,
 )
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.plans.metrics import video_psnr
-from sparse_vdit.plans.plan import Plan
-from sparse_vdit.plans.search import search_budget
+from sparse_vdit.plans.plan.plan import Plan
+from sparse_vdit.plans.search.search import search_budget
+from sparse_vdit.plans.view.metrics import video_psnr
 from torch import Tensor
 
 LARGE_GRID = (9, 17, 21)  # 3,213 tokens

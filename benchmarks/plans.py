@@ -48,10 +48,10 @@ from small_wan_runs import (
     profile_scenes,
 )
 from sparse_vdit.kernels.patterns import Pattern
-from sparse_vdit.plans.plan import Band, Plan, uniform_plan
-from sparse_vdit.plans.profile import Profile
-from sparse_vdit.plans.rules import paper_choice, paper_kinds, saving
-from sparse_vdit.plans.search import search_budget, search_paper
+from sparse_vdit.plans.plan.plan import Band, Plan, uniform_plan
+from sparse_vdit.plans.profile.profile import Profile
+from sparse_vdit.plans.profile.rules import paper_choice, paper_kinds, saving
+from sparse_vdit.plans.search.search import search_budget, search_paper
 from torch import Tensor
 
 DENSITIES = (0.1, 0.2, 0.3, 0.5)

@@ -45,12 +45,12 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.nodes.host.calibration.calibrated_plan import LATER_BANDS
 from sparse_vdit.plans.building.parts import routed
 from sparse_vdit.plans.building.rule import RULES, Rule
-from sparse_vdit.plans.candidates import default_candidates
-from sparse_vdit.plans.card import Card
-from sparse_vdit.plans.limits import limits_of
-from sparse_vdit.plans.plan import EVERY_SIGMA, Band, Plan, Provenance
-from sparse_vdit.plans.profiler import Profiler
-from sparse_vdit.plans.search import search_budget
+from sparse_vdit.plans.plan.card import Card
+from sparse_vdit.plans.plan.limits import limits_of
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, Plan, Provenance
+from sparse_vdit.plans.profile.candidates import default_candidates
+from sparse_vdit.plans.profile.profiler import Profiler
+from sparse_vdit.plans.search.search import search_budget
 
 STEPS = 12
 CALIBRATION_SEED = PROFILE_SEED + 100

@@ -22,8 +22,8 @@ import torch
 from small_wan_runs import GRID
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
-from sparse_vdit.plans.candidates import default_candidates
-from sparse_vdit.plans.errors import CandidateJudge
+from sparse_vdit.plans.profile.candidates import default_candidates
+from sparse_vdit.plans.profile.errors import CandidateJudge
 from torch.utils.flop_counter import FlopCounterMode
 
 WAN_720P = (21, 45, 80)

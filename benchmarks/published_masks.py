@@ -22,8 +22,8 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.order import ORDERS
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
-from sparse_vdit.plans.candidates import static_candidates
-from sparse_vdit.plans.rules import MOST_DENSITY
+from sparse_vdit.plans.profile.candidates import static_candidates
+from sparse_vdit.plans.profile.rules import MOST_DENSITY
 from torch import Tensor
 
 SAMPLED = 96  # queries

@@ -47,12 +47,12 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.order import FLAT
 from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal, Pattern, Union, VerticalStripe
-from sparse_vdit.plans.candidates import FIRST_FRAME, LAST_FRAME
-from sparse_vdit.plans.files import save_plan
-from sparse_vdit.plans.metrics import flicker, ssim, video_psnr
-from sparse_vdit.plans.plan import EVERY_SIGMA, Plan, uniform_plan
-from sparse_vdit.plans.profile import Profile
-from sparse_vdit.plans.search import SearchError, search_budget, search_paper
+from sparse_vdit.plans.plan.files import save_plan
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Plan, uniform_plan
+from sparse_vdit.plans.profile.candidates import FIRST_FRAME, LAST_FRAME
+from sparse_vdit.plans.profile.profile import Profile
+from sparse_vdit.plans.search.search import SearchError, search_budget, search_paper
+from sparse_vdit.plans.view.metrics import flicker, ssim, video_psnr
 from truth import Truth, held_out_loss
 
 PROFILE_SEED, NOISE_SEED = 501, 3

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from small_wan_runs import ROOT
-from sparse_vdit.plans.versions import installed_versions
+from sparse_vdit.plans.plan.versions import installed_versions
 
 FOLDER = ROOT / "benchmarks" / "results"
 

@@ -40,12 +40,12 @@ from small_wan_runs import (
     random_scene,
 )
 from sparse_vdit.kernels.patterns import Pattern
-from sparse_vdit.plans.chosen import pattern_of
-from sparse_vdit.plans.columns import ProfiledStripe
-from sparse_vdit.plans.metrics import video_psnr
-from sparse_vdit.plans.plan import Plan
-from sparse_vdit.plans.profile import Profile
-from sparse_vdit.plans.search import search_budget
+from sparse_vdit.plans.plan.plan import Plan
+from sparse_vdit.plans.profile.columns import ProfiledStripe
+from sparse_vdit.plans.profile.profile import Profile
+from sparse_vdit.plans.search.chosen import pattern_of
+from sparse_vdit.plans.search.search import search_budget
+from sparse_vdit.plans.view.metrics import video_psnr
 from torch import Tensor
 
 BANDS = 2

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from result_files import ROOT, made_by, newest
-from sparse_vdit.plans.cost import attention_share
-from sparse_vdit.plans.files import load_plan
-from sparse_vdit.plans.plan import Plan
-from sparse_vdit.plans.presets import PRESETS
+from sparse_vdit.plans.plan.files import load_plan
+from sparse_vdit.plans.plan.plan import Plan
+from sparse_vdit.plans.plan.presets import PRESETS
+from sparse_vdit.plans.search.cost import attention_share
 
 ANY, BALANCED = "calibrate", "balanced"
 GRADES = {

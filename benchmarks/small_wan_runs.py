@@ -27,11 +27,11 @@ from small_wan.video import Scene, encode, random_scene, to_video  # noqa: E402
 from sparse_vdit.kernels.attention import sparse_attention  # noqa: E402
 from sparse_vdit.kernels.grid import TokenGrid  # noqa: E402
 from sparse_vdit.kernels.patterns import Pattern  # noqa: E402
-from sparse_vdit.plans.binding import BoundPlan  # noqa: E402
-from sparse_vdit.plans.candidates import default_candidates  # noqa: E402
-from sparse_vdit.plans.plan import EVERY_SIGMA, Plan  # noqa: E402
-from sparse_vdit.plans.profile import Profile  # noqa: E402
-from sparse_vdit.plans.profiler import Profiler  # noqa: E402
+from sparse_vdit.plans.plan.binding import BoundPlan  # noqa: E402
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Plan  # noqa: E402
+from sparse_vdit.plans.profile.candidates import default_candidates  # noqa: E402
+from sparse_vdit.plans.profile.profile import Profile  # noqa: E402
+from sparse_vdit.plans.profile.profiler import Profiler  # noqa: E402
 
 GRID = (9, 12, 15)  # odd sizes on purpose: 1,620 tokens fill no whole number of tiles
 STEPS = 20

@@ -20,10 +20,10 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.patterns import Skip
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
-from sparse_vdit.plans.candidates import default_candidates
-from sparse_vdit.plans.columns import Cells, ProfiledStripe
-from sparse_vdit.plans.profile import MEASURES, Profile, ProfileHeader
-from sparse_vdit.plans.search import search_budget
+from sparse_vdit.plans.profile.candidates import default_candidates
+from sparse_vdit.plans.profile.columns import Cells, ProfiledStripe
+from sparse_vdit.plans.profile.profile import MEASURES, Profile, ProfileHeader
+from sparse_vdit.plans.search.search import search_budget
 
 BANDS, LAYERS, HEADS, HEAD_DIM = 8, 40, 40, 128
 GRID = (21, 30, 52)

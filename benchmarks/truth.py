@@ -15,7 +15,7 @@ from small_wan.model import SmallWan
 from small_wan.sample import sigma_schedule
 from small_wan.video import Scene, render, sample_batch
 from small_wan_runs import GRID, STEPS, Attention, plan_attention, warmup_steps
-from sparse_vdit.plans.plan import Plan
+from sparse_vdit.plans.plan.plan import Plan
 from torch import Tensor
 
 TRUTH_SEED = 20_000_000  # far from the seeds of the shipped weights' training

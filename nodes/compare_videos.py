@@ -8,8 +8,8 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..plans.comparison import Comparison, compare, draw_comparison, side_by_side
-from ..plans.metrics import together
+from ..plans.view.comparison import Comparison, compare, draw_comparison, side_by_side
+from ..plans.view.metrics import together
 from .sockets import CATEGORY
 
 

@@ -8,10 +8,10 @@ import logging
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..plans.files import PlanError, load_plan
-from ..plans.kept_dense import kept_dense, with_dense
-from ..plans.plan_text import plan_from_text
-from ..plans.profile_files import ProfileError, load_profile
+from ..plans.plan.files import PlanError, load_plan
+from ..plans.plan.text import plan_from_text
+from ..plans.profile.profile_files import ProfileError, load_profile
+from ..plans.search.kept_dense import kept_dense, with_dense
 from .host.plan_choice.plan_folders import FOLDER, plan_files, profile_beside
 from .host.plan_choice.plan_names import named
 from .host.reports.viewer import SHOWN, shown_plan

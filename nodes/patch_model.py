@@ -7,9 +7,9 @@ from functools import partial
 from comfy_api.latest import io
 
 from ..kernels.attention import AUTO, BACKENDS
-from ..plans.kept_dense import kept_dense, mismatch
-from ..plans.plan import Plan
-from ..plans.presets import DEFAULT_PRESET, PRESETS
+from ..plans.plan.plan import Plan
+from ..plans.plan.presets import DEFAULT_PRESET, PRESETS
+from ..plans.search.kept_dense import kept_dense, mismatch
 from .host.calibration.calibration import CalibrationEngine
 from .host.plan_choice.choice import Wishes, choose
 from .host.reports.progress import end_progress

@@ -7,12 +7,12 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..plans.cost import NO_ATTENTION, attention_share, plan_speedup, step_speedup
-from ..plans.drawing import draw_plan
-from ..plans.head_drawing import draw_head, fitting_maps
-from ..plans.plan import MOST_BANDS, MOST_HEADS, MOST_LAYERS, Plan
-from ..plans.profile import Profile
-from ..plans.search import skip_warning
+from ..plans.plan.plan import MOST_BANDS, MOST_HEADS, MOST_LAYERS, Plan
+from ..plans.profile.profile import Profile
+from ..plans.search.cost import NO_ATTENTION, attention_share, plan_speedup, step_speedup
+from ..plans.search.search import skip_warning
+from ..plans.view.drawing import draw_plan
+from ..plans.view.head_drawing import draw_head, fitting_maps
 from .sockets import CATEGORY, PlanType, ProfileType, given
 
 TARGETS = ("preset", "speedup", "density", "error", "lambda", "epsilon")  # as plans name them

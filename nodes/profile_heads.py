@@ -14,9 +14,9 @@ import latent_preview
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..plans.candidates import default_candidates
-from ..plans.profile import Profile
-from ..plans.profiler import Profiler
+from ..plans.profile.candidates import default_candidates
+from ..plans.profile.profile import Profile
+from ..plans.profile.profiler import Profiler
 from .host.calibration.calibrated_plan import noted
 from .host.families import describe
 from .host.plan_choice.fingerprint import fingerprint

@@ -7,12 +7,12 @@ import itertools
 
 from comfy_api.latest import io, ui
 
-from ..plans.files import PlanError, plan_bytes
-from ..plans.plan import Plan
-from ..plans.plan_text import plan_to_text
-from ..plans.profile import Profile
-from ..plans.profile_files import profile_bytes
-from ..plans.writing import write_all
+from ..plans.plan.files import PlanError, plan_bytes
+from ..plans.plan.plan import Plan
+from ..plans.plan.text import plan_to_text
+from ..plans.plan.writing import write_all
+from ..plans.profile.profile import Profile
+from ..plans.profile.profile_files import profile_bytes
 from .host.plan_choice.plan_folders import FOLDER, plain_name, user_file
 from .sockets import CATEGORY, PlanType, ProfileType, given
 

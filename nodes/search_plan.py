@@ -7,12 +7,12 @@ from dataclasses import replace
 import comfy.utils
 from comfy_api.latest import io
 
-from ..plans.cost import HeadCosts, profile_costs
-from ..plans.kept_dense import kept_dense, with_dense
-from ..plans.plan import Plan
-from ..plans.presets import DEFAULT_PRESET, PRESETS
-from ..plans.profile import Profile
-from ..plans.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
+from ..plans.plan.plan import Plan
+from ..plans.plan.presets import DEFAULT_PRESET, PRESETS
+from ..plans.profile.profile import Profile
+from ..plans.search.cost import HeadCosts, profile_costs
+from ..plans.search.kept_dense import kept_dense, with_dense
+from ..plans.search.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
 from .host.plan_choice.own_plans import models_in
 from .host.reports.report import warn
 from .host.reports.viewer import SHOWN, shown_plan

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..plans.kept_dense import kept_dense
-from ..plans.plan import Plan
-from ..plans.rules import DEFAULT_EPSILON, DEFAULT_LAMBDA
+from ..plans.plan.plan import Plan
+from ..plans.profile.rules import DEFAULT_EPSILON, DEFAULT_LAMBDA
+from ..plans.search.kept_dense import kept_dense
 
 PlanType = io.Custom("SPARSE_VDIT_PLAN")
 ProfileType = io.Custom("SPARSE_VDIT_PROFILE")

@@ -12,9 +12,9 @@ from .building.cards import cogvideox_2b, unmeasured
 from .building.models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, UNMEASURED, Published
 from .building.priors import prior
 from .building.windows import windows
-from .files import plan_bytes
-from .plan import Plan
-from .presets import PRESETS
+from .plan.files import plan_bytes
+from .plan.plan import Plan
+from .plan.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent
 ANY = "calibrate"

@@ -26,11 +26,11 @@ from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.nodes.host.speed.kernel_choice import KernelChoice
 from sparse_vdit.nodes.host.speed.race import Race
-from sparse_vdit.plans.card import Card
-from sparse_vdit.plans.cost import HeadCosts, profile_costs
-from sparse_vdit.plans.plan import EVERY_SIGMA, Band, Plan, Provenance
-from sparse_vdit.plans.profile import ProfileHeader
-from sparse_vdit.plans.profiler import Profiler
+from sparse_vdit.plans.plan.card import Card
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, Plan, Provenance
+from sparse_vdit.plans.profile.profile import ProfileHeader
+from sparse_vdit.plans.profile.profiler import Profiler
+from sparse_vdit.plans.search.cost import HeadCosts, profile_costs
 
 GRID = (5, 8, 9)
 LAYERS, START = 3, 0.9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 
 GRID = (5, 8, 11)
 TOKENS = 5 * 8 * 11

@@ -6,7 +6,7 @@ import itertools
 
 import torch
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip
-from sparse_vdit.plans.profile import MEASURES, Profile, ProfileHeader
+from sparse_vdit.plans.profile.profile import MEASURES, Profile, ProfileHeader
 
 CANDIDATES = (Dense(), Skip(), Diagonal(0), Diagonal(1), MultiDiagonal(0.1, 0.1))
 DENSITIES = (1.0, 0.0, 0.2, 0.5, 0.3)

@@ -10,7 +10,7 @@ from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host.runs.current import pop_run, push_run
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 from torch import Tensor, nn
 
 GRID = (5, 7, 9)

@@ -14,7 +14,7 @@ from sparse_vdit.nodes.host.runs.current import pop_run, push_run, timing_dense
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.nodes.host.speed.race import Race
-from sparse_vdit.plans.plan import Band, Plan, Provenance
+from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
 
 GRID, LAYERS, HEADS = (3, 8, 11), 4, 2
 LAYOUT = (*GRID, 0, 0)

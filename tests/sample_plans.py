@@ -4,7 +4,7 @@ import dataclasses
 import random
 
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
-from sparse_vdit.plans.plan import Band, Plan, Provenance
+from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
 
 PATTERNS = (Dense(), Skip(), Diagonal(frames=1), MultiDiagonal(height=0.1, width=None), VerticalStripe())
 PROVENANCE = Provenance(

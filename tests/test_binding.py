@@ -3,8 +3,8 @@
 import pytest
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal
-from sparse_vdit.plans.binding import KEPT_GRIDS, BoundPlan
-from sparse_vdit.plans.plan import Band, Plan, Provenance
+from sparse_vdit.plans.plan.binding import KEPT_GRIDS, BoundPlan
+from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
 
 PATTERNS = (Dense(), Diagonal(1), MultiDiagonal(0.1, 0.1))
 PLAN = Plan(

@@ -5,7 +5,7 @@ import os
 
 import pytest
 from sample_plans import listing, small_plan
-from sparse_vdit.plans.files import PlanError, load_plan, plan_from_json, plan_to_json
+from sparse_vdit.plans.plan.files import PlanError, load_plan, plan_from_json, plan_to_json
 
 
 def at(*keys_and_value):

@@ -29,8 +29,8 @@ from sparse_vdit.nodes.host.reports.pictured import pictured_plans
 from sparse_vdit.nodes.host.runs.engine import Call, Engine
 from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.speed.race import Race
-from sparse_vdit.plans.plan import EVERY_SIGMA
-from sparse_vdit.plans.profile_files import load_profile
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA
+from sparse_vdit.plans.profile.profile_files import load_profile
 
 
 def test_takes_what_the_protocol_says() -> None:

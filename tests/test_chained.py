@@ -21,7 +21,7 @@ from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.nodes.host.speed import speeds
 from sparse_vdit.nodes.host.speed.race import Race
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 
 GRID, HEADS, DOUBLES, SINGLES = (3, 8, 11), 2, 2, 3
 TOKENS = GRID[0] * GRID[1] * GRID[2]

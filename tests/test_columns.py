@@ -11,13 +11,13 @@ from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.oracle import pattern_attention
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip, VerticalStripe, pattern_from_dict
 from sparse_vdit.kernels.tiling import Tiling
-from sparse_vdit.plans import search
-from sparse_vdit.plans.candidates import default_candidates
-from sparse_vdit.plans.chosen import pattern_of
-from sparse_vdit.plans.columns import Cells, ProfiledStripe, candidate_from_dict, cell_grid
-from sparse_vdit.plans.errors import CandidateJudge
-from sparse_vdit.plans.profile import merge_profiles
-from sparse_vdit.plans.profiler import Profiler
+from sparse_vdit.plans.profile.candidates import default_candidates
+from sparse_vdit.plans.profile.columns import Cells, ProfiledStripe, candidate_from_dict, cell_grid
+from sparse_vdit.plans.profile.errors import CandidateJudge
+from sparse_vdit.plans.profile.profile import merge_profiles
+from sparse_vdit.plans.profile.profiler import Profiler
+from sparse_vdit.plans.search import search
+from sparse_vdit.plans.search.chosen import pattern_of
 
 GRID = TokenGrid(5, 9, 11, prefix=3, suffix=2)
 TILES = (32, 16)

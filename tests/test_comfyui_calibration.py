@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from sparse_vdit.nodes.host.calibration.calibration import NO_WARM_UP
 from sparse_vdit.nodes.host.calibration.measuring import NO_FULL_TILE
 from sparse_vdit.nodes.host.reports import reasons
-from sparse_vdit.plans.files import load_plan
-from sparse_vdit.plans.profile_files import load_header, load_profile
+from sparse_vdit.plans.plan.files import load_plan
+from sparse_vdit.plans.profile.profile_files import load_header, load_profile
 from tolerances import SAMPLED, SAMPLED_DENSE
 
 pytestmark = pytest.mark.comfyui

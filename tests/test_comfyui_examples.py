@@ -22,7 +22,7 @@ from comfyui.models import write_lora
 from comfyui.results import PLANS, counts
 from comfyui.server import WEB_FOLDER, Server
 from safetensors.torch import load_file
-from sparse_vdit.plans.files import load_plan
+from sparse_vdit.plans.plan.files import load_plan
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 FOLDER = ROOT / "example_workflows"

@@ -14,7 +14,7 @@ from comfyui.results import PLANS, counts, latents, relative_difference, report
 from comfyui.server import Server
 from sparse_vdit.nodes.host.families import FAMILIES
 from sparse_vdit.nodes.host.reports import reasons
-from sparse_vdit.plans.files import load_plan, save_plan
+from sparse_vdit.plans.plan.files import load_plan, save_plan
 from tolerances import SAMPLED, SAMPLED_DENSE
 
 pytestmark = pytest.mark.comfyui

@@ -14,8 +14,8 @@ from comfyui.recording import record
 from comfyui.results import PLANS, counts, latents, report
 from comfyui.server import Server
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Pattern
-from sparse_vdit.plans.files import save_plan
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.files import save_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 

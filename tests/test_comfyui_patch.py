@@ -9,8 +9,8 @@ from comfyui.prompts import base, ksampler, node, patch, patched
 from comfyui.results import PLANS, counts, latents, relative_difference, report
 from comfyui.server import PromptError, Server
 from sparse_vdit.kernels.patterns import Dense, Diagonal
-from sparse_vdit.plans.files import save_plan
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.files import save_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 from tolerances import SAMPLED_DENSE
 
 pytestmark = pytest.mark.comfyui

@@ -7,9 +7,9 @@ import torch
 from comfyui.prompts import base, ksampler, node, patch, patched, profiled, save_latent
 from comfyui.results import PLANS, counts, latents, new_log, report
 from comfyui.server import PromptError, Server
-from sparse_vdit.plans.files import load_plan
-from sparse_vdit.plans.profile_files import load_profile
-from sparse_vdit.plans.versions import pack_version
+from sparse_vdit.plans.plan.files import load_plan
+from sparse_vdit.plans.plan.versions import pack_version
+from sparse_vdit.plans.profile.profile_files import load_profile
 
 pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]

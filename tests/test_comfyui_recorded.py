@@ -13,7 +13,7 @@ from comfyui.prompts import node
 from comfyui.results import PLANS, counts, latents, new_log, report
 from comfyui.server import Server
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Routed
-from sparse_vdit.plans.files import save_plan
+from sparse_vdit.plans.plan.files import save_plan
 
 pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]

@@ -16,9 +16,9 @@ from comfyui.results import PLANS, counts, latents, new_log, report
 from comfyui.server import PromptError, Server
 from sparse_vdit.nodes.host.plan_choice.shipped_plans import SHIPPED
 from sparse_vdit.nodes.host.reports import reasons
-from sparse_vdit.plans.files import load_plan, save_plan
-from sparse_vdit.plans.plan import Plan
-from sparse_vdit.plans.plan_text import plan_from_text, plan_to_text
+from sparse_vdit.plans.plan.files import load_plan, save_plan
+from sparse_vdit.plans.plan.plan import Plan
+from sparse_vdit.plans.plan.text import plan_from_text, plan_to_text
 
 pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]

@@ -17,10 +17,10 @@ from comfyui.server import Server
 from comfyui.viewing import both_renderers, mixed_plan, numbered, shown
 from sample_plans import large_plan
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.plans.cost import plan_speedup
-from sparse_vdit.plans.kept_dense import kept_dense, with_dense
-from sparse_vdit.plans.plan import Band, Plan, Provenance
-from sparse_vdit.plans.plan_text import plan_to_text
+from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
+from sparse_vdit.plans.plan.text import plan_to_text
+from sparse_vdit.plans.search.cost import plan_speedup
+from sparse_vdit.plans.search.kept_dense import kept_dense, with_dense
 
 pytest_plugins = ["comfyui.fixtures"]
 pytestmark = pytest.mark.comfyui

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from sparse_vdit.plans.comparison import _LINE, HEAT, compare, draw_comparison, heat_map, side_by_side
+from sparse_vdit.plans.view.comparison import _LINE, HEAT, compare, draw_comparison, heat_map, side_by_side
 from torch.profiler import ProfilerActivity, profile
 
 FRAMES_HELD = 10.1

@@ -13,7 +13,7 @@ from sparse_vdit.nodes.host.attention.attention_op import attention_op
 from sparse_vdit.nodes.host.runs.current import pop_run, push_run
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.plans.plan import Band, Plan, Provenance
+from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
 from tolerances import SAMPLED, relative_l2
 from torch._dynamo.testing import CompileCounterWithBackend
 

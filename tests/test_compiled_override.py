@@ -14,7 +14,7 @@ from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.nodes.host.runs.current import pop_run, push_run
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 
 GRID, HEADS = (5, 8, 11), 3
 TOKENS = GRID[0] * GRID[1] * GRID[2]

@@ -7,7 +7,9 @@ import pytest
 import torch
 from sample_plans import small_plan
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Routed, Skip
-from sparse_vdit.plans.cost import (
+from sparse_vdit.plans.plan.plan import Provenance, uniform_plan
+from sparse_vdit.plans.profile.profile import ProfileHeader
+from sparse_vdit.plans.search.cost import (
     FLOP_MODEL,
     HeadCosts,
     attention_share,
@@ -16,9 +18,7 @@ from sparse_vdit.plans.cost import (
     profile_costs,
     step_speedup,
 )
-from sparse_vdit.plans.latency import Latencies
-from sparse_vdit.plans.plan import Provenance, uniform_plan
-from sparse_vdit.plans.profile import ProfileHeader
+from sparse_vdit.plans.search.latency import Latencies
 
 TABLE = Latencies("a card", 12.0, 0.25, ((0.1, 2.0), (1.0, 11.0)), ((0.1, 5.0), (0.5, 9.0)), 0.03)
 

@@ -25,8 +25,8 @@ from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.nodes.host.speed import kernel_choice, speeds
 from sparse_vdit.nodes.host.speed.race import Race
-from sparse_vdit.plans.binding import BoundPlan
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.binding import BoundPlan
+from sparse_vdit.plans.plan.plan import uniform_plan
 from test_trust import broken, fake_backend, out_of_memory, spoiled
 
 LAYERS, HEADS, GRID = 3, 3, (5, 8, 11)

@@ -7,7 +7,8 @@ import pytest
 from sample_plans import large_plan, small_plan
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import PATTERNS, Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
-from sparse_vdit.plans.colours import (
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, uniform_plan
+from sparse_vdit.plans.view.colours import (
     COLOURS,
     MARKS,
     PLAIN,
@@ -17,8 +18,7 @@ from sparse_vdit.plans.colours import (
     kind_colour,
     shaded_colour,
 )
-from sparse_vdit.plans.drawing import draw_pattern, draw_plan
-from sparse_vdit.plans.plan import EVERY_SIGMA, Band, uniform_plan
+from sparse_vdit.plans.view.drawing import draw_pattern, draw_plan
 
 pytest.importorskip("PIL")
 

@@ -18,7 +18,7 @@ from sparse_vdit.nodes.host.runs.output_check import MOST_FAILURES
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.nodes.host.speed import kernel_choice
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 
 GRID, LAYERS, HEADS = (5, 8, 11), 6, 3
 TOKENS, LAYOUT = 5 * 8 * 11, (*GRID, 0, 0)

@@ -11,11 +11,11 @@ from calibrations import ALL, COPY, KNOWN, NONE, SIGMAS, calibration, fingerprin
 from sample_plans import listing
 from sparse_vdit.nodes.host.calibration.calibrated_plan import FINGERPRINT, noted
 from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
-from sparse_vdit.plans import profile_files
-from sparse_vdit.plans.cost import HeadCosts, profile_costs
-from sparse_vdit.plans.files import load_plan
-from sparse_vdit.plans.profile import Profile, ProfileHeader
-from sparse_vdit.plans.profile_files import load_profile, save_profile
+from sparse_vdit.plans.plan.files import load_plan
+from sparse_vdit.plans.profile import profile_files
+from sparse_vdit.plans.profile.profile import Profile, ProfileHeader
+from sparse_vdit.plans.profile.profile_files import load_profile, save_profile
+from sparse_vdit.plans.search.cost import HeadCosts, profile_costs
 
 
 @pytest.fixture

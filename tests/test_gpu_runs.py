@@ -13,7 +13,7 @@ from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.nodes.host.speed import kernel_choice, race, speeds
 from sparse_vdit.nodes.host.speed.race import EXACT, Race, device_name
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 from test_failures import nan_in_head_1, trouble
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]

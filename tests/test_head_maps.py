@@ -12,12 +12,12 @@ from made_up_profiles import made_up, random_errors
 from sample_plans import small_plan
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip
-from sparse_vdit.plans.errors import CandidateJudge
-from sparse_vdit.plans.head_drawing import draw_head, fitting_maps
-from sparse_vdit.plans.head_maps import as_shares, part_count, part_grid, part_mass, part_of_token, pattern_map
-from sparse_vdit.plans.profile import merge_profiles
-from sparse_vdit.plans.profile_files import load_profile, save_profile
-from sparse_vdit.plans.profiler import Profiler
+from sparse_vdit.plans.profile.errors import CandidateJudge
+from sparse_vdit.plans.profile.head_maps import as_shares, part_count, part_grid, part_mass, part_of_token, pattern_map
+from sparse_vdit.plans.profile.profile import merge_profiles
+from sparse_vdit.plans.profile.profile_files import load_profile, save_profile
+from sparse_vdit.plans.profile.profiler import Profiler
+from sparse_vdit.plans.view.head_drawing import draw_head, fitting_maps
 
 GRID = (7, 9, 5)  # more frames and rows than parts, and no multiple of them
 TEXT = TokenGrid(*GRID, 4, 3)

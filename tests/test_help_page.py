@@ -35,9 +35,9 @@ from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.nodes.host.reports.ledger import Ledger
 from sparse_vdit.nodes.host.runs import output_check
 from sparse_vdit.nodes.host.speed import kernel_choice
-from sparse_vdit.plans import kept_dense, search
-from sparse_vdit.plans.binding import BoundPlan
-from sparse_vdit.plans.plan import Provenance, uniform_plan
+from sparse_vdit.plans.plan.binding import BoundPlan
+from sparse_vdit.plans.plan.plan import Provenance, uniform_plan
+from sparse_vdit.plans.search import kept_dense, search
 from torch import nn
 
 PAGES = ROOT / "web" / "docs"

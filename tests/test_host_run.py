@@ -16,7 +16,7 @@ from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.nodes.host.runs.current import current_run, pop_run, push_run
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.plans.plan import Band, Plan, Provenance
+from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
 from torch import nn
 
 

@@ -189,4 +189,4 @@ def test_pack_can_be_imported_from_any_folder(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     modules = result.stdout.split()
-    assert {"kernels/grid", "kernels/patterns/dense", "plans/plan", "plans/files"} <= {*modules}
+    assert {"kernels/grid", "kernels/patterns/dense", "plans/plan/plan", "plans/plan/files"} <= {*modules}

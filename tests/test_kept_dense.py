@@ -6,9 +6,9 @@ import pytest
 import torch
 from sample_plans import small_plan
 from sparse_vdit.kernels.patterns import Dense
-from sparse_vdit.plans.cost import head_costs, plan_speedup
-from sparse_vdit.plans.files import plan_from_json, plan_to_json
-from sparse_vdit.plans.kept_dense import KeptDense, kept_dense, kept_of, mismatch, with_dense
+from sparse_vdit.plans.plan.files import plan_from_json, plan_to_json
+from sparse_vdit.plans.search.cost import head_costs, plan_speedup
+from sparse_vdit.plans.search.kept_dense import KeptDense, kept_dense, kept_of, mismatch, with_dense
 
 
 @pytest.mark.parametrize("text, layers, kinds, told", [

@@ -14,8 +14,8 @@ from sparse_vdit.nodes.host.calibration.calibrated_plan import noise_levels, not
 from sparse_vdit.nodes.host.calibration.kept_plans import plan_path
 from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
 from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.plans.files import load_plan, save_plan
-from sparse_vdit.plans.profile_files import load_profile, save_profile
+from sparse_vdit.plans.plan.files import load_plan, save_plan
+from sparse_vdit.plans.profile.profile_files import load_profile, save_profile
 
 OTHER = fingerprint_like(1.1)
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from sparse_vdit.plans.lagrange import OutOfReachError, solve
+from sparse_vdit.plans.search.lagrange import OutOfReachError, solve
 
 
 def random_costs(seed, *shape):

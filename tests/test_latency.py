@@ -8,10 +8,10 @@ import torch
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
-from sparse_vdit.plans import latency
-from sparse_vdit.plans.columns import ProfiledStripe
-from sparse_vdit.plans.latency import Latencies, LatencyError, Launch, fit, knot_patterns, launch_heads
-from sparse_vdit.plans.profile import ProfileHeader
+from sparse_vdit.plans.profile.columns import ProfiledStripe
+from sparse_vdit.plans.profile.profile import ProfileHeader
+from sparse_vdit.plans.search import latency
+from sparse_vdit.plans.search.latency import Latencies, LatencyError, Launch, fit, knot_patterns, launch_heads
 
 GRID = (7, 9, 13)
 CANDIDATES = (

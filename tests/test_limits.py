@@ -4,10 +4,10 @@ import pytest
 import torch
 from made_up_profiles import DENSITIES, chosen, made_up, random_errors
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Routed
-from sparse_vdit.plans.card import Card
-from sparse_vdit.plans.limits import HEAD_PART, Limits, limits_of
-from sparse_vdit.plans.plan import Band, Plan, Provenance
-from sparse_vdit.plans.search import search_budget
+from sparse_vdit.plans.plan.card import Card
+from sparse_vdit.plans.plan.limits import HEAD_PART, Limits, limits_of
+from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
+from sparse_vdit.plans.search.search import search_budget
 
 LAYERS, HEADS = 3, 4
 NONE = torch.zeros(LAYERS, HEADS, dtype=torch.float64)

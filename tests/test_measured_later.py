@@ -24,9 +24,9 @@ from sparse_vdit.nodes.host.calibration.measuring import NOT_FINITE
 from sparse_vdit.nodes.host.runs.engine import Call
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
-from sparse_vdit.plans.files import load_plan
-from sparse_vdit.plans.plan import EVERY_SIGMA
-from sparse_vdit.plans.profile_files import load_profile
+from sparse_vdit.plans.plan.files import load_plan
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA
+from sparse_vdit.plans.profile.profile_files import load_profile
 
 
 def test_later_noise_levels_are_measured_while_the_run_is_sparse_each_layer_once_in_a_band(tmp_path: Path) -> None:

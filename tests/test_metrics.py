@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from sparse_vdit.plans.metrics import flicker, psnr, ssim, video_psnr
+from sparse_vdit.plans.view.metrics import flicker, psnr, ssim, video_psnr
 
 
 def videos(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:

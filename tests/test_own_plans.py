@@ -12,8 +12,8 @@ from sparse_vdit.nodes.host.calibration.calibrated_plan import FINGERPRINT, HIGH
 from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
 from sparse_vdit.nodes.host.plan_choice.own_plans import models_in, own_plan, passed_over, told_by, unreadable
 from sparse_vdit.nodes.host.plan_choice.plan_names import plan_name
-from sparse_vdit.plans.files import save_plan
-from sparse_vdit.plans.plan import Plan, Provenance
+from sparse_vdit.plans.plan.files import save_plan
+from sparse_vdit.plans.plan.plan import Plan, Provenance
 
 SHAPE = 4, 3, 128
 OTHER = fingerprint_like(1.4)

@@ -5,8 +5,8 @@ import json
 
 import pytest
 from sample_plans import small_plan
-from sparse_vdit.plans.card import Card
-from sparse_vdit.plans.files import PlanError, plan_from_json, plan_to_json
+from sparse_vdit.plans.plan.card import Card
+from sparse_vdit.plans.plan.files import PlanError, plan_from_json, plan_to_json
 
 CARD = Card(
     "Wan 2.1 14B T2V", "density of each head", "patterns", 0.25, (0.5, 0.25, 0.125, 0.0625), ((0, 2), (3, 0))

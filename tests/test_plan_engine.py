@@ -18,8 +18,8 @@ from sparse_vdit.nodes.host.runs.engine import Call, Engine
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
 from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.plans.kept_dense import kept_dense, with_dense
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
+from sparse_vdit.plans.search.kept_dense import kept_dense, with_dense
 
 
 def test_what_launches_read_is_made_before_the_forward() -> None:

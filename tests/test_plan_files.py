@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sample_plans import PROVENANCE, large_plan, listing, small_plan
-from sparse_vdit.plans import files
-from sparse_vdit.plans.files import PlanError, load_plan, plan_from_json, plan_to_json, save_plan
-from sparse_vdit.plans.plan import Provenance
-from sparse_vdit.plans.writing import write_all
+from sparse_vdit.plans.plan import files
+from sparse_vdit.plans.plan.files import PlanError, load_plan, plan_from_json, plan_to_json, save_plan
+from sparse_vdit.plans.plan.plan import Provenance
+from sparse_vdit.plans.plan.writing import write_all
 
 
 @pytest.mark.parametrize("plan", [small_plan(), large_plan()], ids=["small", "large"])

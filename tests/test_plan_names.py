@@ -9,7 +9,7 @@ import pytest
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host.plan_choice import plan_names
 from sparse_vdit.nodes.host.plan_choice.plan_names import FOUND, graded, named, plan_name
-from sparse_vdit.plans.plan import Plan, Provenance, uniform_plan
+from sparse_vdit.plans.plan.plan import Plan, Provenance, uniform_plan
 
 
 def plan() -> Plan:

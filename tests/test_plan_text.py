@@ -19,12 +19,12 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.order import FLAT
 from sparse_vdit.kernels.patterns import Diagonal, VerticalStripe
 from sparse_vdit.kernels.tiling import Tiling
-from sparse_vdit.plans.candidates import default_candidates
-from sparse_vdit.plans.columns import STRIPE_SHARES, Cells, ProfiledStripe
-from sparse_vdit.plans.files import MOST_BYTES, PlanError, load_plan, plan_to_json
-from sparse_vdit.plans.plan import Band, Plan
-from sparse_vdit.plans.plan_text import MOST_CHARACTERS, plan_from_text, plan_to_text
-from sparse_vdit.plans.search import MOST_STRIPES
+from sparse_vdit.plans.plan.files import MOST_BYTES, PlanError, load_plan, plan_to_json
+from sparse_vdit.plans.plan.plan import Band, Plan
+from sparse_vdit.plans.plan.text import MOST_CHARACTERS, plan_from_text, plan_to_text
+from sparse_vdit.plans.profile.candidates import default_candidates
+from sparse_vdit.plans.profile.columns import STRIPE_SHARES, Cells, ProfiledStripe
+from sparse_vdit.plans.search.search import MOST_STRIPES
 
 SHIPPED = sorted(ROOT.glob("plans/*/*.json"))
 GOOD = plan_to_text(small_plan())

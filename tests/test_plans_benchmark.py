@@ -15,7 +15,7 @@ from small_wan_runs import GRID, KEY_TILE, QUERY_TILE, warmup_sigma
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.patterns import Dense
-from sparse_vdit.plans.profile import Profile
+from sparse_vdit.plans.profile.profile import Profile
 
 # by its file: a package of the pack has the same name
 SPEC = importlib.util.spec_from_file_location("plans_benchmark", ROOT / "benchmarks" / "plans.py")

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
-from sparse_vdit.plans import profile_files
-from sparse_vdit.plans.profile import MEASURES, check_mergeable, merge_profiles
-from sparse_vdit.plans.profile_files import ProfileError, load_header, load_profile, save_profile
-from sparse_vdit.plans.profiler import Profiler
-from sparse_vdit.plans.search import search_budget
+from sparse_vdit.plans.profile import profile_files
+from sparse_vdit.plans.profile.profile import MEASURES, check_mergeable, merge_profiles
+from sparse_vdit.plans.profile.profile_files import ProfileError, load_header, load_profile, save_profile
+from sparse_vdit.plans.profile.profiler import Profiler
+from sparse_vdit.plans.search.search import search_budget
 
 GRID = TokenGrid(5, 7, 9, prefix=3)
 

@@ -11,12 +11,12 @@ from sparse_vdit.kernels.lists import TileListBuilder, pattern_density
 from sparse_vdit.kernels.oracle import masked_attention, pattern_attention, sequence_mask
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, Union, VerticalStripe
 from sparse_vdit.kernels.tiling import Tiling
-from sparse_vdit.plans import errors
-from sparse_vdit.plans import profiler as profiler_module
-from sparse_vdit.plans.candidates import default_candidates
-from sparse_vdit.plans.errors import CandidateJudge, sample_rows
-from sparse_vdit.plans.profiler import Profiler
-from sparse_vdit.plans.rules import paper_choice, paper_kinds, saving
+from sparse_vdit.plans.profile import errors
+from sparse_vdit.plans.profile import profiler as profiler_module
+from sparse_vdit.plans.profile.candidates import default_candidates
+from sparse_vdit.plans.profile.errors import CandidateJudge, sample_rows
+from sparse_vdit.plans.profile.profiler import Profiler
+from sparse_vdit.plans.profile.rules import paper_choice, paper_kinds, saving
 from tolerances import assert_close
 
 GRID = TokenGrid(5, 7, 9, prefix=3, suffix=2)

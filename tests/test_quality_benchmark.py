@@ -11,7 +11,7 @@ from small_wan.video import random_scene
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip
-from sparse_vdit.plans.plan import EVERY_SIGMA, uniform_plan
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA, uniform_plan
 
 sys.path.append(str(ROOT / "benchmarks"))
 import tables

@@ -17,7 +17,7 @@ from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.nodes.host.speed import kernel_choice, race, speeds
 from sparse_vdit.nodes.host.speed.race import DENSE, EXACT, INT8, Race
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 
 
 @pytest.fixture(autouse=True)

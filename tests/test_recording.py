@@ -22,8 +22,8 @@ from sparse_vdit.nodes.host.runs.recording import pause_again, recording_paused
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.nodes.host.speed import speeds
 from sparse_vdit.nodes.host.speed.race import Race
-from sparse_vdit.plans.plan import Band, Plan, Provenance
-from sparse_vdit.plans.profiler import Profiler
+from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
+from sparse_vdit.plans.profile.profiler import Profiler
 from torch import nn
 
 GRIDS = (3, 6, 9), (2, 7, 5)

@@ -13,8 +13,8 @@ from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Routed
 from sparse_vdit.kernels.routing import MAX_EXTRA, routed_call, score_chunks
-from sparse_vdit.plans.binding import BoundPlan
-from sparse_vdit.plans.files import load_plan
+from sparse_vdit.plans.plan.binding import BoundPlan
+from sparse_vdit.plans.plan.files import load_plan
 
 PLANS = {path.stem: load_plan(path) for path in sorted(ROOT.glob("plans/*/*.json")) if "calibrate" not in path.stem}
 GRID = TokenGrid(3, 9, 14, prefix=3, suffix=11)

@@ -10,7 +10,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 from result_files import newest
 from sass_model import count
 from sass_shipped import attention_files, compiled
-from sparse_vdit.plans.versions import installed_versions
+from sparse_vdit.plans.plan.versions import installed_versions
 
 ALLOWED = 0.02
 ACCEPT = "If that is meant, run benchmarks/sass_speeds.py and benchmarks/tables.py and commit what they write."

@@ -10,10 +10,10 @@ from planted import KINDS, planted_head
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.oracle import pattern_attention
 from sparse_vdit.kernels.patterns import Dense
-from sparse_vdit.plans import search
-from sparse_vdit.plans.candidates import default_candidates
-from sparse_vdit.plans.profiler import Profiler
-from sparse_vdit.plans.search import SKIP_LIMIT, SearchError, search_budget, search_paper, skip_warning
+from sparse_vdit.plans.profile.candidates import default_candidates
+from sparse_vdit.plans.profile.profiler import Profiler
+from sparse_vdit.plans.search import search
+from sparse_vdit.plans.search.search import SKIP_LIMIT, SearchError, search_budget, search_paper, skip_warning
 
 GRID = TokenGrid(7, 9, 13, prefix=5)
 LAYERS, HEADS, HEAD_DIM = 10, 20, 64

@@ -6,10 +6,10 @@ import pytest
 import torch
 from made_up_profiles import CANDIDATES, DENSITIES, brute_force, chosen, made_up, random_errors
 from sparse_vdit.kernels.patterns import Routed
-from sparse_vdit.plans.cost import FLOP_MODEL, profile_costs
-from sparse_vdit.plans.latency import Latencies
-from sparse_vdit.plans.presets import PRESETS
-from sparse_vdit.plans.search import SearchError, search_budget, search_paper
+from sparse_vdit.plans.plan.presets import PRESETS
+from sparse_vdit.plans.search.cost import FLOP_MODEL, profile_costs
+from sparse_vdit.plans.search.latency import Latencies
+from sparse_vdit.plans.search.search import SearchError, search_budget, search_paper
 
 
 def with_routed(errors):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from made_up_profiles import chosen, made_up
-from sparse_vdit.plans.profile import merge_profiles, one_band
-from sparse_vdit.plans.search import MEASURED, UNMEASURED, search_budget
-from sparse_vdit.plans.sensitivity import MOST, error_weights, layer_groups
+from sparse_vdit.plans.profile.profile import merge_profiles, one_band
+from sparse_vdit.plans.search.search import MEASURED, UNMEASURED, search_budget
+from sparse_vdit.plans.search.sensitivity import MOST, error_weights, layer_groups
 
 ERRORS = [[[[0, 1, 0.4, 0.2, 0.3]] * 3, [[0, 1, 0.4, 0.2, 0.3]] * 3]]  # (1 band, 2 layers, 3 heads, 5 candidates)
 

@@ -13,9 +13,9 @@ from sparse_vdit.nodes.host.families import detect
 from sparse_vdit.nodes.host.plan_choice.shipped_plans import SHIPPED, shipped_plan
 from sparse_vdit.nodes.host.plan_choice.variants import variant
 from sparse_vdit.nodes.host.runs.sampling import Sampling
-from sparse_vdit.plans.files import load_plan
-from sparse_vdit.plans.plan import Plan
-from sparse_vdit.plans.presets import PRESETS
+from sparse_vdit.plans.plan.files import load_plan
+from sparse_vdit.plans.plan.plan import Plan
+from sparse_vdit.plans.plan.presets import PRESETS
 from torch import nn
 
 WHOLE, FIRST, SECOND = (1.0, 0.9, 0.5, 0.0), (1.0, 0.9), (0.9, 0.5, 0.0)

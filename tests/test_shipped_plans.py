@@ -16,9 +16,9 @@ from sparse_vdit.plans.building import measurements
 from sparse_vdit.plans.building.models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, UNMEASURED
 from sparse_vdit.plans.building.rule import MOST_ROUTED, RULES, stepped
 from sparse_vdit.plans.building.windows import window_pattern
-from sparse_vdit.plans.cost import plan_speedup
-from sparse_vdit.plans.files import load_plan, plan_bytes
-from sparse_vdit.plans.presets import PRESETS
+from sparse_vdit.plans.plan.files import load_plan, plan_bytes
+from sparse_vdit.plans.plan.presets import PRESETS
+from sparse_vdit.plans.search.cost import plan_speedup
 
 sys.path.append(str(ROOT / "benchmarks"))
 from hold_out import MOST_UNSAFE, hold_outs

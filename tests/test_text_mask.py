@@ -13,7 +13,7 @@ from sparse_vdit.nodes.host.reports import reasons
 from sparse_vdit.nodes.host.runs.engine import Call
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.plans.plan import uniform_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 from tolerances import assert_close
 from torch.multiprocessing.reductions import StorageWeakRef
 

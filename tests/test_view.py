@@ -8,10 +8,10 @@ import torch
 from made_up_profiles import CANDIDATES, made_up, random_errors
 from sample_plans import small_plan
 from sparse_vdit.kernels.patterns import Diagonal, VerticalStripe
-from sparse_vdit.plans.chosen import plan_of
-from sparse_vdit.plans.columns import ProfiledStripe
-from sparse_vdit.plans.cost import plan_speedup
-from sparse_vdit.plans.view import measured_errors, plan_view
+from sparse_vdit.plans.profile.columns import ProfiledStripe
+from sparse_vdit.plans.search.chosen import plan_of
+from sparse_vdit.plans.search.cost import plan_speedup
+from sparse_vdit.plans.view.view import measured_errors, plan_view
 
 
 def test_all_that_is_shown_is_there_as_plain_json() -> None:

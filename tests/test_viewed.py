@@ -16,7 +16,7 @@ from sparse_vdit.nodes.host.runs.engine import NOT_VIEWED
 from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
 from sparse_vdit.nodes.host.runs.run import Run
 from sparse_vdit.nodes.host.speed import speeds
-from sparse_vdit.plans.kept_dense import kept_dense
+from sparse_vdit.plans.search.kept_dense import kept_dense
 
 
 @pytest.fixture(autouse=True)

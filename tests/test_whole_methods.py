@@ -9,7 +9,7 @@ import pytest
 import torch
 from load_pack import ROOT
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.plans.files import load_plan
+from sparse_vdit.plans.plan.files import load_plan
 from tolerances import RELATIVE_L2, relative_l2
 
 sys.path.append(str(ROOT / "benchmarks"))

@@ -5,8 +5,8 @@ found patterns. They bound what may be found: never sparser than the densest of 
 from __future__ import annotations
 
 from ...kernels.patterns import Dense
-from ..card import Card
-from ..plan import Plan, Provenance
+from ..plan.card import Card
+from ..plan.plan import Plan, Provenance
 from .measurements import COMMITS, SPARGE, never_sparse_cogvideox_2b
 from .models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, Published
 from .parts import DATE, least_density, plan_of

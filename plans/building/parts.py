@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from ...kernels.patterns import Dense, Pattern, Routed
-from ..card import Card
-from ..cost import plan_speedup, step_speedup
-from ..plan import Band, Plan, Provenance
+from ..plan.card import Card
+from ..plan.plan import Band, Plan, Provenance
+from ..search.cost import plan_speedup, step_speedup
 from .measurements import mean_key_densities
 from .models import Part, Published
 from .rule import Rule, stepped

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..card import Card
-from ..plan import Plan, Provenance
+from ..plan.card import Card
+from ..plan.plan import Plan, Provenance
 from .measurements import COMMITS, SVOO
 from .models import Published
 from .parts import DATE, keys_of, least_density, plan_of, routed, rule_parameters

@@ -10,8 +10,8 @@ from ...kernels.grid import TokenGrid
 from ...kernels.lists import pattern_density
 from ...kernels.order import DEEP
 from ...kernels.patterns import Diagonal, MultiDiagonal, Pattern
-from ..card import Card
-from ..plan import Plan, Provenance
+from ..plan.card import Card
+from ..plan.plan import Plan, Provenance
 from .measurements import COMMITS, STA, STA_FIRST, SVOO, key_densities, sta_grid, sta_windows
 from .models import HUNYUAN_T2V, Part
 from .parts import DATE, keys_of, least_density, plan_of, routed, rule_parameters

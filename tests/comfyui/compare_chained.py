@@ -49,7 +49,7 @@ def given(model, text: int, inputs: tuple, kwargs: dict) -> dict[str, list[dict]
     from sparse_vdit.nodes.host.runs.run import Run
     from sparse_vdit.nodes.host.speed import speeds
     from sparse_vdit.nodes.host.speed.race import Race
-    from sparse_vdit.plans.plan import uniform_plan
+    from sparse_vdit.plans.plan.plan import uniform_plan
 
     family, _ = detect(model)
     tokens = TOKENS + text

@@ -31,7 +31,7 @@ def compared(model, text: int, inputs: tuple, more: dict) -> dict[str, list[dict
     from sparse_vdit.nodes.host.runs.install import _diffusion_model
     from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
     from sparse_vdit.nodes.host.runs.run import Run
-    from sparse_vdit.plans.plan import Band, Plan, Provenance
+    from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
 
     family, _ = detect(model)
     layers, heads, head_dim = family.shape(model)

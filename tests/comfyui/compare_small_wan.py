@@ -48,7 +48,7 @@ def variants() -> dict[str, tuple[float, float, int]]:
     from sparse_vdit.nodes.host.runs.install import _diffusion_model
     from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
     from sparse_vdit.nodes.host.runs.run import Run
-    from sparse_vdit.plans.plan import uniform_plan
+    from sparse_vdit.plans.plan.plan import uniform_plan
 
     found = {}
     settings = {"dim": 384, "ffn_dim": 256, "num_heads": 3, "num_layers": 2, "dtype": torch.float32, "device": "cpu"}

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from sparse_vdit.kernels.patterns import Dense, Diagonal
-from sparse_vdit.plans.files import save_plan
-from sparse_vdit.plans.plan import Plan
+from sparse_vdit.plans.plan.files import save_plan
+from sparse_vdit.plans.plan.plan import Plan
 from tolerances import SAMPLED, SAMPLED_DENSE
 
 from .plans import LAYERS, wan_plan

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, VerticalStripe
-from sparse_vdit.plans.candidates import FIRST_FRAME
-from sparse_vdit.plans.plan import EVERY_SIGMA, Band, Plan, Provenance
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, Plan, Provenance
+from sparse_vdit.plans.profile.candidates import FIRST_FRAME
 
 from .prompts import ksampler, node, patch
 

@@ -62,7 +62,7 @@ def measured(sparse: bool, knows: bool | None = None) -> dict:
     from sparse_vdit.nodes.host.runs.current import pop_run, push_run
     from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
     from sparse_vdit.nodes.host.runs.run import Run
-    from sparse_vdit.plans.plan import uniform_plan
+    from sparse_vdit.plans.plan.plan import uniform_plan
 
     engine = PlanEngine(uniform_plan("wan", 1, HEADS, HEAD_DIM, GRID, Diagonal(0)), 1.0, 0.0, "torch")
     run = Run(engine, None)

@@ -30,8 +30,8 @@ def found() -> dict:
     from sparse_vdit.kernels.patterns import Dense, Diagonal, Routed, Skip
     from sparse_vdit.nodes.host.reports import report
     from sparse_vdit.nodes.host.speed import latencies
-    from sparse_vdit.plans import latency
-    from sparse_vdit.plans.profile import ProfileHeader
+    from sparse_vdit.plans.profile.profile import ProfileHeader
+    from sparse_vdit.plans.search import latency
 
     candidates, grid = (Dense(), Skip(), Diagonal(0), Diagonal(1), Routed(0.2)), (5, 9, 13)
     densities = tuple(pattern_density(pattern, TokenGrid(*grid), 32, 16) for pattern in candidates)

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from sparse_vdit.kernels.patterns import Pattern
-from sparse_vdit.plans.files import save_plan
-from sparse_vdit.plans.plan import Plan, uniform_plan
+from sparse_vdit.plans.plan.files import save_plan
+from sparse_vdit.plans.plan.plan import Plan, uniform_plan
 
 from .results import PLANS
 from .server import Server

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
-from sparse_vdit.plans.files import save_plan
-from sparse_vdit.plans.plan import Band, Plan
+from sparse_vdit.plans.plan.files import save_plan
+from sparse_vdit.plans.plan.plan import Band, Plan
 
 from .plans import wan_plan
 from .prompts import node, patched, save_latent

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from ....plans.cost import HeadCosts, profile_costs
-from ....plans.plan import Plan
-from ....plans.profile import Profile, ProfileHeader
-from ....plans.search import SearchError
+from ....plans.plan.plan import Plan
+from ....plans.profile.profile import Profile, ProfileHeader
+from ....plans.search.cost import HeadCosts, profile_costs
+from ....plans.search.search import SearchError
 from ..plan_choice.plan_names import named, plan_name
 from .calibrated_plan import joined, noise_levels, searched, up_to_date
 from .kept_plans import KEPT_AS, Kept, KeptPlans

@@ -13,13 +13,13 @@ from dataclasses import replace
 
 from ....kernels.patterns import Pattern
 from ....kernels.tiling import KEY_TILE, QUERY_TILE
-from ....plans.cost import FLOP_MODEL, HeadCosts
-from ....plans.files import plan_bytes
-from ....plans.limits import limits_of
-from ....plans.plan import EVERY_SIGMA, Band, Plan, Provenance
-from ....plans.presets import PRESETS
-from ....plans.profile import FLOWS, Profile, ProfileHeader, differing_candidates, merge_profiles
-from ....plans.search import search_budget
+from ....plans.plan.files import plan_bytes
+from ....plans.plan.limits import limits_of
+from ....plans.plan.plan import EVERY_SIGMA, Band, Plan, Provenance
+from ....plans.plan.presets import PRESETS
+from ....plans.profile.profile import FLOWS, Profile, ProfileHeader, differing_candidates, merge_profiles
+from ....plans.search.cost import FLOP_MODEL, HeadCosts
+from ....plans.search.search import search_budget
 from ..plan_choice.plan_names import FOUND
 from ..runs.plan_engine import SIGMA_SLACK
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ....kernels.memory import out_of_memory
-from ....plans.head_drawing import fitting_maps
-from ....plans.plan import Plan
-from ....plans.profile import Profile
-from ....plans.search import SearchError
+from ....plans.plan.plan import Plan
+from ....plans.profile.profile import Profile
+from ....plans.search.search import SearchError
+from ....plans.view.head_drawing import fitting_maps
 from ..families import Layout
 from ..plan_choice.plan_names import plan_name
 from ..reports import reasons

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from ....kernels.patterns import Pattern
-from ....plans.binding import FAR, BoundPlan
-from ....plans.files import PlanError, load_plan, plan_bytes
-from ....plans.plan import Plan
-from ....plans.profile import Profile, ProfileHeader
-from ....plans.profile_files import ProfileError, load_header, load_profile, profile_bytes
-from ....plans.writing import write_new
+from ....plans.plan.binding import FAR, BoundPlan
+from ....plans.plan.files import PlanError, load_plan, plan_bytes
+from ....plans.plan.plan import Plan
+from ....plans.plan.writing import write_new
+from ....plans.profile.profile import Profile, ProfileHeader
+from ....plans.profile.profile_files import ProfileError, load_header, load_profile, profile_bytes
 from ..plan_choice.fingerprint import Fingerprint, read_fingerprint
 from ..plan_choice.plan_names import named
 from .calibrated_plan import FINGERPRINT, measured_among, outdated

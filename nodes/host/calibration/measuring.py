@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ....kernels.tiling import QUERY_TILE
-from ....plans.profile import Profile
+from ....plans.profile.profile import Profile
 from ..runs.engine import Call
 from ..runs.profile_engine import ProfileEngine
 from ..runs.run import Run

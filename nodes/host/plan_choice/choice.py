@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import comfyui_version
 
-from ....plans.binding import BoundPlan
-from ....plans.candidates import default_candidates
-from ....plans.cost import profile_costs
-from ....plans.kept_dense import NOTHING_KEPT, KeptDense, kept_of, mismatch
-from ....plans.plan import Plan
-from ....plans.presets import DEFAULT_PRESET, PRESETS
-from ....plans.profiler import Profiler
-from ....plans.versions import installed_versions
+from ....plans.plan.binding import BoundPlan
+from ....plans.plan.plan import Plan
+from ....plans.plan.presets import DEFAULT_PRESET, PRESETS
+from ....plans.plan.versions import installed_versions
+from ....plans.profile.candidates import default_candidates
+from ....plans.profile.profiler import Profiler
+from ....plans.search.cost import profile_costs
+from ....plans.search.kept_dense import NOTHING_KEPT, KeptDense, kept_of, mismatch
 from ..calibration.calibrated_model import CalibratedModel
 from ..calibration.calibrated_plan import FINGERPRINT, PATCHED, calibration_bands
 from ..calibration.calibration import NO_WARM_UP, CalibrationEngine, begun

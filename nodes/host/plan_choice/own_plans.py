@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from ....plans.binding import BoundPlan
-from ....plans.files import PlanError, load_plan
-from ....plans.plan import Plan
+from ....plans.plan.binding import BoundPlan
+from ....plans.plan.files import PlanError, load_plan
+from ....plans.plan.plan import Plan
 from ..calibration.calibrated_plan import FINGERPRINT, measured_among
 from .fingerprint import Fingerprint, read_fingerprint
 from .plan_names import named, plan_name

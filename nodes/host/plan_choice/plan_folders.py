@@ -11,7 +11,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ....plans.presets import PRESETS
+from ....plans.plan.presets import PRESETS
 from ..calibration.kept_plans import CALIBRATED, PREFIX
 from ..families import FAMILIES
 from .shipped_plans import SHIPPED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 
-from ....plans.plan import Plan
+from ....plans.plan.plan import Plan
 
 FOUND = "measured while sampling"
 """Source of plans that runs have found."""

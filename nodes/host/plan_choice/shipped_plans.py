@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ....plans.binding import BoundPlan
-from ....plans.files import PlanError, load_plan
-from ....plans.plan import Plan
+from ....plans.plan.binding import BoundPlan
+from ....plans.plan.files import PlanError, load_plan
+from ....plans.plan.plan import Plan
 from .plan_names import named
 
 LOG = logging.getLogger("sparse_vdit")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ....plans.plan import Plan
+from ....plans.plan.plan import Plan
 from ..runs.sampling import Sampling
 
 LATE_START = 0.1  # part of the schedule; one that begins later is the second part of one that was begun elsewhere

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ....plans.plan import Plan
+from ....plans.plan.plan import Plan
 
 MOST = 6  # maps of 40 x 40 heads take 8 MB
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import folder_paths
 from server import PromptServer
 
-from ....plans.writing import write_new
+from ....plans.plan.writing import write_new
 from ..runs.run import Run
 from .viewer import show_run
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from aiohttp import web
 from server import PromptServer
 
-from ....plans.files import load_plan
-from ....plans.head_drawing import as_png, draw_head, fitting_maps
-from ....plans.plan import Plan
-from ....plans.profile import Profile
-from ....plans.profile_files import ProfileError, load_profile
-from ....plans.view import measured_errors, plan_view
+from ....plans.plan.files import load_plan
+from ....plans.plan.plan import Plan
+from ....plans.profile.profile import Profile
+from ....plans.profile.profile_files import ProfileError, load_profile
+from ....plans.view.head_drawing import as_png, draw_head, fitting_maps
+from ....plans.view.view import measured_errors, plan_view
 from ..plan_choice.plan_folders import plan_files, profile_beside
 from ..runs.engine import NOT_VIEWED
 from ..runs.run import Run

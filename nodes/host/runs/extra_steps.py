@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ....plans.sensitivity import layer_groups
+from ....plans.search.sensitivity import layer_groups
 from .current import current_run
 from .failures import MOST_CHARACTERS, passes_through
 from .injection import begin_injection

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ....kernels.attention import sparse_attention
 from ....kernels.grid import TokenGrid
-from ....plans.binding import BoundPlan
-from ....plans.errors import CandidateJudge
-from ....plans.plan import Plan
-from ....plans.profile import one_band
-from ....plans.profiler import Profiler
-from ....plans.search import search_budget
+from ....plans.plan.binding import BoundPlan
+from ....plans.plan.plan import Plan
+from ....plans.profile.errors import CandidateJudge
+from ....plans.profile.profile import one_band
+from ....plans.profile.profiler import Profiler
+from ....plans.search.search import search_budget
 from ..reports import reasons
 from .engine import Call
 from .free_memory import free_memory

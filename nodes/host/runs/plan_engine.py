@@ -15,11 +15,11 @@ from ....kernels.grid import TokenGrid
 from ....kernels.lists import TileLists
 from ....kernels.memory import out_of_memory
 from ....kernels.patterns import Routed
-from ....plans.binding import BoundPlan, Table, own_densities
-from ....plans.kept_dense import NOTHING_KEPT, KeptDense, with_dense
-from ....plans.plan import Plan
-from ....plans.search import skip_warning
-from ....plans.view import plan_view
+from ....plans.plan.binding import BoundPlan, Table, own_densities
+from ....plans.plan.plan import Plan
+from ....plans.search.kept_dense import NOTHING_KEPT, KeptDense, with_dense
+from ....plans.search.search import skip_warning
+from ....plans.view.view import plan_view
 from ..families import Layout
 from ..plan_choice.plan_names import graded, plan_name
 from ..reports import reasons

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ....kernels.grid import TokenGrid
-from ....plans.profiler import Profiler
+from ....plans.profile.profiler import Profiler
 from ..families import Family, Layout
 from ..reports import reasons
 from .engine import NOT_VIEWED, Call

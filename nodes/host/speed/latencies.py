@@ -11,9 +11,9 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ....plans.latency import HEAD_TOKENS, Latencies, LatencyError, measure_latencies
-from ....plans.profile import ProfileHeader
-from ....plans.versions import installed_versions
+from ....plans.plan.versions import installed_versions
+from ....plans.profile.profile import ProfileHeader
+from ....plans.search.latency import HEAD_TOKENS, Latencies, LatencyError, measure_latencies
 from ..reports.report import say, speeds_file, warn
 from ..runs.failures import failure_text, passes_through
 from .race import backend_name, device_name, facts

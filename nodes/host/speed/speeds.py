@@ -7,7 +7,7 @@ import logging
 import math
 from pathlib import Path
 
-from ....plans.writing import write_new
+from ....plans.plan.writing import write_new
 
 LOG = logging.getLogger("sparse_vdit")
 

@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import torch
 
-from ..kernels.grid import TokenGrid
-from ..kernels.lists import TileListBuilder, TileLists
-from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from ...kernels.grid import TokenGrid
+from ...kernels.lists import TileListBuilder, TileLists
+from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from .plan import Plan
 
 KEPT_GRIDS = 4  # context windows alternate between two or three lengths; older grids are rebuilt when they return

@@ -6,8 +6,8 @@ relative to the video. Steps between local windows are small, as most heads are 
 
 from __future__ import annotations
 
-from ..kernels.order import DEEP, FLAT
-from ..kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip, Union, VerticalStripe
+from ...kernels.order import DEEP, FLAT
+from ...kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip, Union, VerticalStripe
 from .columns import STRIPE_SHARES, ProfiledStripe
 
 FIRST_FRAME = (0.0, 0.0, 0.0, 1.0, 0.0, 1.0)

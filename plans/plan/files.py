@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
-from ..kernels.patterns import Pattern, pattern_from_dict
+from ...kernels.patterns import Pattern, pattern_from_dict
 from .card import Card
 from .plan import Band, Plan, Provenance
 from .writing import write_new

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels.grid import TokenGrid
-from ..kernels.lists import skip_density, tile_density
-from ..kernels.patterns import Pattern, Routed, Skip
-from ..kernels.routing import best_tiles
-from ..kernels.tiling import Tiling
+from ...kernels.grid import TokenGrid
+from ...kernels.lists import skip_density, tile_density
+from ...kernels.patterns import Pattern, Routed, Skip
+from ...kernels.routing import best_tiles
+from ...kernels.tiling import Tiling
 from .columns import Cells, ProfiledStripe
 from .head_maps import part_count, part_mass, part_of_token
 

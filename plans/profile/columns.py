@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..kernels.lists import tile_density
-from ..kernels.patterns import Pattern, VerticalStripe, pattern_from_dict
-from ..kernels.patterns.base import check_fraction
-from ..kernels.patterns.vertical_stripe import MOST_BOXES
-from ..kernels.tiling import Tiling
+from ...kernels.lists import tile_density
+from ...kernels.patterns import Pattern, VerticalStripe, pattern_from_dict
+from ...kernels.patterns.base import check_fraction
+from ...kernels.patterns.vertical_stripe import MOST_BOXES
+from ...kernels.tiling import Tiling
 
 MOST_CELLS = 8  # of each axis
 STRIPE_SHARES = (0.03, 0.06, 0.12)

@@ -7,12 +7,12 @@ import io
 import numpy as np
 from torch import Tensor
 
-from ..kernels.patterns import Routed
+from ...kernels.patterns import Routed
+from ..plan.plan import Plan
+from ..profile.head_maps import part_grid, pattern_map
+from ..profile.profile import Profile
 from .colours import PLAIN, Colour, kind_colour
-from .head_maps import part_grid, pattern_map
 from .pictures import GAP, GREY, INK, PAPER, TEXT, TITLE, from_share, stack, text_block, with_axes
-from .plan import Plan
-from .profile import Profile
 
 _PIXELS = 324  # of a map's side
 _MEASURED: Colour = (64, 64, 64)

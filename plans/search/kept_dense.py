@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..kernels.patterns import PATTERNS, Dense, Pattern
+from ...kernels.patterns import PATTERNS, Dense, Pattern
+from ..plan.plan import MOST_LAYERS, Band, Plan
 from .cost import head_costs
-from .plan import MOST_LAYERS, Band, Plan
 
 KINDS = tuple(kind for kind in PATTERNS if kind != Dense.kind)
 STALE = ("mean_density", "predicted_error", "predicted_error_margin")

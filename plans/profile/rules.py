@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..kernels.patterns import Pattern
+from ...kernels.patterns import Pattern
 
 DEFAULT_LAMBDA = 0.5
 DEFAULT_EPSILON = 1.0

@@ -8,13 +8,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..kernels.grid import TokenGrid
-from ..kernels.patterns import Pattern
-from ..kernels.tiling import Tiling
-from .columns import Cells, ProfiledStripe
+from ...kernels.grid import TokenGrid
+from ...kernels.patterns import Pattern
+from ...kernels.tiling import Tiling
+from ..plan.plan import Band, Plan, Provenance
+from ..profile.columns import Cells, ProfiledStripe
+from ..profile.profile import Profile
 from .cost import HeadCosts, profile_costs
-from .plan import Band, Plan, Provenance
-from .profile import Profile
 
 
 def plan_of(

@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..kernels.attention import sparse_attention
-from ..kernels.grid import TokenGrid
-from ..kernels.lists import TileListBuilder, TileLists
-from ..kernels.patterns import Dense, Pattern
-from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from ...kernels.attention import sparse_attention
+from ...kernels.grid import TokenGrid
+from ...kernels.lists import TileListBuilder, TileLists
+from ...kernels.patterns import Dense, Pattern
+from ...kernels.tiling import KEY_TILE, QUERY_TILE
+from ..plan.plan import clean_text
+from ..plan.versions import installed_versions
 from .errors import CandidateJudge
 from .head_maps import as_shares, part_count
-from .plan import clean_text
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader, check_mergeable, merge_profiles
 from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
-from .versions import installed_versions
 
 
 class Profiler:

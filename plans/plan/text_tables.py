@@ -1,4 +1,4 @@
-"""The numbers of a plan as few bytes: tables of heads, and the columns of stripes (`plan_text.py`)."""
+"""The numbers of a plan as few bytes: tables of heads, and the columns of stripes (`text.py`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ..kernels.patterns.vertical_stripe import MOST_BOXES
+from ...kernels.patterns.vertical_stripe import MOST_BOXES
 from .plan import MOST_PATTERNS
 
 _WIDE = 255  # patterns, beyond which a head takes two bytes

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.attention import choose_backend, keep_tables, run_call
-from ..kernels.call import AttentionCall
-from ..kernels.grid import TokenGrid
-from ..kernels.lists import TileListBuilder
-from ..kernels.patterns import Dense, Pattern, Routed, Skip
-from .columns import ProfiledStripe
-from .profile import ProfileHeader
+from ...kernels.attention import choose_backend, keep_tables, run_call
+from ...kernels.call import AttentionCall
+from ...kernels.grid import TokenGrid
+from ...kernels.lists import TileListBuilder
+from ...kernels.patterns import Dense, Pattern, Routed, Skip
+from ..profile.columns import ProfiledStripe
+from ..profile.profile import ProfileHeader
 
 STATIC_DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 ROUTED_DENSITIES = (0.02, 0.1, 0.25, 0.5)

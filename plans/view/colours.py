@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..kernels.patterns import PATTERNS
+from ...kernels.patterns import PATTERNS
 
 Colour = tuple[int, int, int]
 

@@ -7,10 +7,10 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ..kernels.grid import TokenGrid
-from ..kernels.lists import TileListBuilder
-from ..kernels.patterns import PATTERNS, Pattern
-from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from ...kernels.grid import TokenGrid
+from ...kernels.lists import TileListBuilder
+from ...kernels.patterns import PATTERNS, Pattern
+from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from .card import Card, check_card
 from .checks import MOST_ENTRIES, MOST_TEXT, check_items, check_name, check_number, check_text, check_whole, show
 

@@ -7,16 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from ..kernels.patterns import Skip
+from ...kernels.patterns import Skip
+from ..plan.limits import Limits
+from ..plan.plan import Plan
+from ..plan.presets import PRESETS
+from ..profile.columns import ProfiledStripe
+from ..profile.profile import Profile
+from ..profile.rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
 from .chosen import plan_of
-from .columns import ProfiledStripe
 from .cost import HeadCosts, profile_costs
 from .lagrange import OutOfReachError, solve
-from .limits import Limits
-from .plan import Plan
-from .presets import PRESETS
-from .profile import Profile
-from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
 from .sensitivity import error_weights
 
 MOST_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)

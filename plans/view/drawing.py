@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.grid import TokenGrid
-from ..kernels.lists import pattern_density
-from ..kernels.patterns import Pattern
-from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from ...kernels.grid import TokenGrid
+from ...kernels.lists import pattern_density
+from ...kernels.patterns import Pattern
+from ...kernels.tiling import KEY_TILE, QUERY_TILE
+from ..plan.plan import Band, Plan
+from ..search.cost import NO_ATTENTION, plan_speedup, step_speedup
 from .colours import PLAIN, head_cell, kind_colour
-from .cost import NO_ATTENTION, plan_speedup, step_speedup
 from .pictures import (
     GAP,
     GREY,
@@ -31,7 +32,6 @@ from .pictures import (
     widened,
     with_axes,
 )
-from .plan import Band, Plan
 
 if TYPE_CHECKING:
     from PIL import Image

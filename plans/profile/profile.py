@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..kernels.patterns import Pattern
-from .checks import MOST_ENTRIES, MOST_NAME
+from ...kernels.patterns import Pattern
+from ..plan.checks import MOST_ENTRIES, MOST_NAME
 from .columns import cell_grid
 from .head_maps import part_count
 

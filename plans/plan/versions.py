@@ -23,7 +23,7 @@ def installed_versions() -> dict[str, str]:
 
 def pack_version() -> str:
     """Version in the pack's pyproject.toml, which ComfyUI's registry goes by; `unknown` where the file was left out."""
-    file = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    file = Path(__file__).resolve().parents[2] / "pyproject.toml"
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
     return found[1] if found else "unknown"

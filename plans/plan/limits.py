@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from .plan import Plan
 
 HEAD_PART = 0.5

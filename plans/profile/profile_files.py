@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, safe_open, save
 
+from ..plan.plan import Provenance, check_provenance
+from ..plan.writing import write_new
 from .columns import candidate_from_dict
-from .plan import Provenance, check_provenance
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader
-from .writing import write_new
 
 FORMAT, VERSION = "sparse-vdit-profile", 4  # 1 had no measure `square`, 2 no columns, 3 nothing injected
 MOST_BYTES = 1 << 30

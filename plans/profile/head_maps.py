@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.grid import TokenGrid
-from ..kernels.patterns import Pattern
-from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from ...kernels.grid import TokenGrid
+from ...kernels.patterns import Pattern
+from ...kernels.tiling import KEY_TILE, QUERY_TILE
 
 MOST_PARTS = 6  # along the frames, and along the rows of a frame
 

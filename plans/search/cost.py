@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels.patterns import Dense, Pattern, Routed
-from ..kernels.tiling import KEY_TILE, QUERY_TILE
+from ...kernels.patterns import Dense, Pattern, Routed
+from ...kernels.tiling import KEY_TILE, QUERY_TILE
+from ..plan.plan import Plan
+from ..profile.profile import ProfileHeader
 from .latency import Latencies, head_milliseconds
-from .plan import Plan
-from .profile import ProfileHeader
 
 NO_ATTENTION = 1e6  # times as fast: every head is skipped
 FLOP_MODEL = "by a FLOP model"

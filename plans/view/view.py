@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..kernels.patterns import PATTERNS, Pattern
-from .chosen import pattern_of
+from ...kernels.patterns import PATTERNS, Pattern
+from ..plan.plan import Plan
+from ..profile.columns import ProfiledStripe
+from ..profile.profile import Profile
+from ..search.chosen import pattern_of
+from ..search.cost import attention_share, head_costs, plan_speedup
 from .colours import MARKS, PLAIN, Colour, ink_on, kind_colour, shaded_colour
-from .columns import ProfiledStripe
-from .cost import attention_share, head_costs, plan_speedup
-from .plan import Plan
-from .profile import Profile
 
 HeadNumbers = list[list[list[float]]]
 """[band][layer][head]"""
