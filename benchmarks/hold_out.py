@@ -1,6 +1,6 @@
 """Do the shipped plans' densities carry over? One of the measured models is held out and predicted from another.
 
-Real models' densities of keys (`plans/measurements`), the shipped plans' rule (`plans/building/rule.py`):
+Real models' densities of keys (`tools/measurements`), the shipped plans' rule (`tools/plans/rule.py`):
 
     model to model     Wan 2.1 -> 2.2, text -> image to video: means over the steps after the first fifth
     steps              0-14 -> 15 to the last, of each model
@@ -24,14 +24,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from results import save_results
-from sparse_vdit.plans.building.measurements import (
+
+from tools.plans.measurements import (
     STA_FIRST,
     WARM_UP,
     key_densities,
     mean_key_densities,
     measured_models,
 )
-from sparse_vdit.plans.building.rule import RULES, Rule
+from tools.plans.rule import RULES, Rule
 
 MOST_UNSAFE = 0.02
 TRANSFERS = (

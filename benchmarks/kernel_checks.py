@@ -2,7 +2,7 @@
 
     python benchmarks/kernel_checks.py
 
-Rows of the result file by their `check`: `code` (one kernel of one architecture, from `tests/aot.py`), `numbers` (one
+Rows of the result file by their `check`: `code` (one kernel of one architecture, from `tools/aot.py`), `numbers` (one
 case of the tests, interpreted, against the fp64 oracle) and `memory` (one model's shape). Needs Triton; some minutes.
 """
 
@@ -25,10 +25,11 @@ from sparse_vdit.kernels.backends.triton_backend import run as run_kernels
 from sparse_vdit.kernels.configs import AMD_ARCHS, NVIDIA_ARCHS, KernelConfig, kernel_config, packed_config
 from sparse_vdit.kernels.oracle import call_attention
 from sparse_vdit.kernels.routing import MAX_EXTRA
-from sparse_vdit.kernels.schedule import imbalance
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
 from test_kernel_variants import CASES, make_call, run
 from tolerances import INT8_RELATIVE_L2, RELATIVE_L2, relative_l2
+
+from tools.schedule import imbalance
 
 WORKERS = 132  # multiprocessors of an H100 or H200
 DENSITIES = (0.1, 0.25, 0.5)
@@ -42,8 +43,10 @@ def code_rows() -> list[dict]:
     found = []
     for arch in (*NVIDIA_ARCHS, *AMD_ARCHS):
         start = time.perf_counter()
-        command = [sys.executable, results.ROOT / "tests" / "aot.py", arch]
-        output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        command = [sys.executable, "-m", "tools.aot", arch]
+        output = subprocess.run(
+            command, cwd=results.ROOT, env=environment, check=True, capture_output=True, text=True
+        ).stdout
         found += json.loads(output)
         print(f"{arch}: {time.perf_counter() - start:.0f} s", flush=True)
     return [{"check": "code"} | row for row in found]

@@ -24,9 +24,10 @@ from kernel_cases import Case, random_qkv
 from kernel_methods import METHODS, Finish, Method, Run
 from kernel_shapes import CPU, SHAPES, TINY, Shape, build_lists
 from PIL import Image, ImageDraw
-from sparse_vdit.kernels.schedule import imbalance
 from timing import median_ms
 from torch import Tensor
+
+from tools.schedule import imbalance
 
 DENSITIES = (1.0, 0.2, 0.3, 0.1, 0.5)  # dense first: every other is measured against it
 SHOWN = {

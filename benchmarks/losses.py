@@ -14,8 +14,9 @@ import torch
 from kernel_cases import Case
 from kernel_methods import METHODS, Method
 from sparse_vdit.kernels.lists import TileLists
-from sparse_vdit.kernels.schedule import imbalance
 from timing import median_ms
+
+from tools.schedule import imbalance
 
 SHOWN = 8  # kernels of a call, those that take longest
 ISSUED = 5  # calls of which the fastest to issue counts

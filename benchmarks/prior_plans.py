@@ -43,14 +43,15 @@ from small_wan_runs import (
 )
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.nodes.host.calibration.calibrated_plan import LATER_BANDS
-from sparse_vdit.plans.building.parts import routed
-from sparse_vdit.plans.building.rule import RULES, Rule
 from sparse_vdit.plans.plan.card import Card
 from sparse_vdit.plans.plan.limits import limits_of
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, Plan, Provenance
 from sparse_vdit.plans.profile.candidates import default_candidates
 from sparse_vdit.plans.profile.profiler import Profiler
 from sparse_vdit.plans.search.search import search_budget
+
+from tools.plans.parts import routed
+from tools.plans.rule import RULES, Rule
 
 STEPS = 12
 CALIBRATION_SEED = PROFILE_SEED + 100
@@ -78,7 +79,7 @@ def key_densities(run: Comparison) -> np.ndarray:
 
 
 def prior_plan(keys: np.ndarray, rule: Rule, steps: int) -> Plan:
-    """Every head routed by the rule, as `plans/building/priors.py` has it, dense in the warm-up."""
+    """Every head routed by the rule, as `tools/plans/priors.py` has it, dense in the warm-up."""
     table = [[routed(share) for share in row] for row in rule.planned(keys)]
     patterns = tuple(dict.fromkeys(pattern for row in table for pattern in row))
     heads = tuple(tuple(map(patterns.index, row)) for row in table)

@@ -1,4 +1,4 @@
-"""Heads of real models as they were measured: how sparse, and which windows suit them. Data of plans/measurements.
+"""Heads of real models as they were measured: how sparse, and which windows suit them. Data of tools/measurements.
 
 Densities are SVOO's (arXiv 2603.18636): the mean over queries of the smallest part of the keys with 95 % of the softmax
 mass. Windows are those that STA chose for HunyuanVideo (arXiv 2502.04507).
@@ -13,7 +13,7 @@ import numpy as np
 from head_generator import KINDS, Head
 from result_files import ROOT
 
-FOLDER = ROOT / "plans" / "measurements"
+FOLDER = ROOT / "tools" / "measurements"
 DENSITIES, WINDOWS = "svoo_density.npz", "sta_hunyuan.npz"
 WARMUP = 0.2  # of the steps
 RECORDED = {"wan14b_720p": "wan_14B_t2v", "hunyuan_720p": "hunyuan10_13B_t2v"}
@@ -46,7 +46,7 @@ def read(file: Path, name: str) -> np.ndarray:
         FileNotFoundError: says where the file belongs.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there: it belongs to plans/measurements, --data names another folder")
+        raise FileNotFoundError(f"{file} is not there: it belongs to tools/measurements, --data names another folder")
     with np.load(file, allow_pickle=False) as arrays:
         return arrays[name]
 

@@ -30,7 +30,7 @@ def compiled(name: str) -> Compiled:
 
 def compiled_from_source(name: str) -> Compiled:
     """Machine code of what the Triton sources would now ship under a name. Needs TRITON_INTERPRET unset."""
-    from sparse_vdit.kernels.backends.ahead_of_time import attention_kernel
+    from tools.ahead_of_time import attention_kernel
 
     arch, (_, dtype, head_dim, *options) = name.split("/")[0], name.split("/")[1].split("-")
     made = attention_kernel(arch, dtype, int(head_dim), "int8" in options)

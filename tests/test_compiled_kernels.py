@@ -43,7 +43,7 @@ def test_manifest_and_files_are_complete():
 
 
 def test_files_are_built_from_the_sources_of_today():
-    assert shipped.manifest()["sources"] == shipped.sources_digest(), "run benchmarks/build_kernels.py"
+    assert shipped.manifest()["sources"] == shipped.sources_digest(), "run python -m tools.build_kernels"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,8 +83,8 @@ def test_parameters_are_the_kernels_own_in_order(kernel):
 def check(only):
     """What the build command says of the shipped files whose names start so."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, ROOT / "benchmarks/build_kernels.py", "--check", "--only", only]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-m", "tools.build_kernels", "--check", "--only", only]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
 @needs_triton

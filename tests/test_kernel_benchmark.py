@@ -14,7 +14,8 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.oracle import pattern_attention
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
-from sparse_vdit.kernels.schedule import imbalance, makespan, program_work
+
+from tools.schedule import imbalance, makespan, program_work
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 GRIDS = [TokenGrid(5, 7, 11, 5, 3), TokenGrid(3, 9, 13), TokenGrid(1, 7, 5, 0, 40)]

@@ -11,14 +11,15 @@ import pytest
 from load_pack import ROOT
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed
 from sparse_vdit.nodes.host.families import FAMILIES
-from sparse_vdit.plans import build
-from sparse_vdit.plans.building import measurements
-from sparse_vdit.plans.building.models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, UNMEASURED
-from sparse_vdit.plans.building.rule import MOST_ROUTED, RULES, stepped
-from sparse_vdit.plans.building.windows import window_pattern
 from sparse_vdit.plans.plan.files import load_plan, plan_bytes
 from sparse_vdit.plans.plan.presets import PRESETS
 from sparse_vdit.plans.search.cost import plan_speedup
+
+from tools import build_plans as build
+from tools.plans import measurements
+from tools.plans.models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, UNMEASURED
+from tools.plans.rule import MOST_ROUTED, RULES, stepped
+from tools.plans.windows import window_pattern
 
 sys.path.append(str(ROOT / "benchmarks"))
 from hold_out import MOST_UNSAFE, hold_outs

@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from load_pack import ROOT
 from sparse_vdit.kernels.configs import AMD_ARCHS, NVIDIA_ARCHS, packed_config
 
 ARCHS = (*NVIDIA_ARCHS, *AMD_ARCHS)
@@ -21,11 +21,12 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 @pytest.fixture(scope="module")
 def compiled() -> dict:
     """What `aot.py` read out, by case and kernel; processes of their own, because the interpreter must be off there."""
-    script = Path(__file__).with_name("aot.py")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
     def rows(arch: str) -> list[dict]:
-        result = subprocess.run([sys.executable, script, arch], capture_output=True, text=True, env=environment)
+        result = subprocess.run(
+            [sys.executable, "-m", "tools.aot", arch], cwd=ROOT, capture_output=True, text=True, env=environment
+        )
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
 

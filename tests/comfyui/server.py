@@ -18,7 +18,7 @@ from .installation import ROOT, comfyui_python
 
 PACK_FOLDER = "odd name, sparse.vdit (1)"  # folders are called what users call them
 WEB_FOLDER = "Sparse-vDiT"  # of odd names ComfyUI serves no files to browsers
-_NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "benchmarks", "tests")
+_NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "benchmarks", "tests", "tools")
 
 
 class PromptError(RuntimeError):

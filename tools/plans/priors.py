@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..plan.card import Card
-from ..plan.plan import Plan, Provenance
+from sparse_vdit.plans.plan.card import Card
+from sparse_vdit.plans.plan.plan import Plan, Provenance
+
 from .measurements import COMMITS, SVOO
 from .models import Published
 from .parts import DATE, keys_of, least_density, plan_of, routed, rule_parameters

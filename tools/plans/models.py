@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..plan.plan import EVERY_SIGMA
+from sparse_vdit.plans.plan.plan import EVERY_SIGMA
 
 WAN_720P, HUNYUAN_720P = (21, 45, 80), (33, 45, 80)  # tokens of 720x1280 in 81 and 129 frames
 

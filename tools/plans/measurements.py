@@ -1,4 +1,4 @@
-"""Reads the public measurements under plans/measurements; its README says what they are."""
+"""Reads the public measurements under tools/measurements; its README says what they are."""
 
 from __future__ import annotations
 

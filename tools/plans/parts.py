@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from sparse_vdit.kernels.patterns import Dense, Pattern, Routed
+from sparse_vdit.plans.plan.card import Card
+from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
+from sparse_vdit.plans.search.cost import plan_speedup, step_speedup
 
-from ...kernels.patterns import Dense, Pattern, Routed
-from ..plan.card import Card
-from ..plan.plan import Band, Plan, Provenance
-from ..search.cost import plan_speedup, step_speedup
 from .measurements import mean_key_densities
 from .models import Part, Published
 from .rule import Rule, stepped

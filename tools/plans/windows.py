@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.lists import pattern_density
+from sparse_vdit.kernels.order import DEEP
+from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal, Pattern
+from sparse_vdit.plans.plan.card import Card
+from sparse_vdit.plans.plan.plan import Plan, Provenance
 
-from ...kernels.grid import TokenGrid
-from ...kernels.lists import pattern_density
-from ...kernels.order import DEEP
-from ...kernels.patterns import Diagonal, MultiDiagonal, Pattern
-from ..plan.card import Card
-from ..plan.plan import Plan, Provenance
 from .measurements import COMMITS, STA, STA_FIRST, SVOO, key_densities, sta_grid, sta_windows
 from .models import HUNYUAN_T2V, Part
 from .parts import DATE, keys_of, least_density, plan_of, routed, rule_parameters

@@ -4,9 +4,10 @@ found patterns. They bound what may be found: never sparser than the densest of 
 
 from __future__ import annotations
 
-from ...kernels.patterns import Dense
-from ..plan.card import Card
-from ..plan.plan import Plan, Provenance
+from sparse_vdit.kernels.patterns import Dense
+from sparse_vdit.plans.plan.card import Card
+from sparse_vdit.plans.plan.plan import Plan, Provenance
+
 from .measurements import COMMITS, SPARGE, never_sparse_cogvideox_2b
 from .models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, Published
 from .parts import DATE, least_density, plan_of

@@ -1,8 +1,8 @@
 """Builds the kernels that ship compiled, `kernels/compiled/`, from the Triton sources. Needs Triton, no GPU.
 
-    python benchmarks/build_kernels.py                     build all, some minutes
-    python benchmarks/build_kernels.py --check             build all again and compare with what ships
-    python benchmarks/build_kernels.py --check --only sm_80/attention-bf16-64    the same for names that start so
+    python -m tools.build_kernels                     build all, some minutes
+    python -m tools.build_kernels --check             build all again and compare with what ships
+    python -m tools.build_kernels --check --only sm_80/attention-bf16-64    the same for names that start so
 
 The same sources and the same Triton give the same PTX on every machine.
 """
@@ -23,14 +23,11 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from sparse_vdit.kernels.backends import shipped
+from sparse_vdit.kernels.configs import HEAD_DIMS, NVIDIA_ARCHS
+from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-import load_pack  # noqa: E402, F401
-from sparse_vdit.kernels.backends import shipped  # noqa: E402
-from sparse_vdit.kernels.configs import HEAD_DIMS, NVIDIA_ARCHS  # noqa: E402
-from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE  # noqa: E402
-
 CUDA_OF_ISA = {74: (11, 4), 78: (11, 8), 80: (12, 0), 86: (12, 7), 87: (12, 8)}  # the first driver that reads a version
 HELPERS = {  # as `ahead_of_time.py` calls them: the kernel and what it is compiled for
     "quantize_tiles": ("quantize_tiles", {}),
@@ -63,7 +60,7 @@ def tasks(only: str) -> list[tuple[str, tuple]]:
 
 def compile_task(task: tuple[str, tuple]) -> tuple[str, dict, dict, bytes]:
     """Name, record of the file, record of the kernel, PTX. Runs in a process of its own."""
-    from sparse_vdit.kernels.backends.ahead_of_time import attention_kernel, helper_kernel
+    from tools.ahead_of_time import attention_kernel, helper_kernel
 
     name, (kernel, *variant) = task
     if kernel == "attention":
@@ -112,7 +109,8 @@ def _type(source: object, place: int) -> str:
 def build(only: str = "") -> tuple[dict, dict[str, bytes]]:
     """The manifest and the PTX of each file."""
     import triton
-    from sparse_vdit.kernels.backends.ahead_of_time import PTX_ISA
+
+    from tools.ahead_of_time import PTX_ISA
 
     sources = shipped.sources_digest()
     files, kernels, texts = {}, {}, {}

@@ -2,7 +2,7 @@
 
 Ahead-of-time compilation needs TRITON_INTERPRET unset, the numeric tests need it set, so tests run this as a script:
 
-    python tests/aot.py sm_80 gfx942
+    python -m tools.aot sm_80 gfx942
 """
 
 import dataclasses
@@ -23,8 +23,9 @@ os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
 
 import load_pack  # noqa: F401
 import triton
-from sparse_vdit.kernels.backends.ahead_of_time import HELPERS, attention_kernel, helper_kernel
 from sparse_vdit.kernels.configs import HEAD_DIMS, kernel_config, packed_config
+
+from tools.ahead_of_time import HELPERS, attention_kernel, helper_kernel
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_MEMORY = {

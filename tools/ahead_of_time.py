@@ -5,17 +5,16 @@ Needs Triton, with TRITON_INTERPRET unset; nothing at a user's imports this.
 
 from __future__ import annotations
 
+from sparse_vdit.kernels.backends.launcher import SELECT_BLOCK
+from sparse_vdit.kernels.backends.triton_kernels.pack_tiles import pack_tiles_kernel
+from sparse_vdit.kernels.backends.triton_kernels.quantize_tiles import quantize_tiles_kernel
+from sparse_vdit.kernels.backends.triton_kernels.select_tiles import select_tiles_kernel
+from sparse_vdit.kernels.backends.triton_kernels.sparse import block_sparse_fwd_kernel
+from sparse_vdit.kernels.backends.triton_kernels.tile_means import tile_means_kernel
+from sparse_vdit.kernels.configs import AMD_ARCHS, KernelConfig, kernel_config
+from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, compile
-
-from ..configs import AMD_ARCHS, KernelConfig, kernel_config
-from ..tiling import KEY_TILE, QUERY_TILE
-from .launcher import SELECT_BLOCK
-from .triton_kernels.pack_tiles import pack_tiles_kernel
-from .triton_kernels.quantize_tiles import quantize_tiles_kernel
-from .triton_kernels.select_tiles import select_tiles_kernel
-from .triton_kernels.sparse import block_sparse_fwd_kernel
-from .triton_kernels.tile_means import tile_means_kernel
 
 _TABLES = {"SLOTS": "*i32", "STARTS": "*i32", "COUNTS": "*i32", "COLUMNS": "*i16", "ORDERS": "*i32", "INDEX": "*i32"}
 _FLOATS = ("KEY_BIAS", "K_SCALE", "V_LARGEST", "K_MEAN", "SCORES", "qk_scale")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 
-from .lists import TileLists
-from .tiling import QUERY_TILE
+from sparse_vdit.kernels.lists import TileLists
+from sparse_vdit.kernels.tiling import QUERY_TILE
 
 SEGMENT_STEP = 32  # keys of the dense segment that a program takes at a time
 
