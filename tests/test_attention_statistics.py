@@ -1,6 +1,5 @@
 """The benchmark that compares the small Wan's heads with real models': known heads give known figures."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +7,7 @@ import torch
 from load_pack import ROOT
 from sparse_vdit.kernels.grid import TokenGrid
 
-sys.path.append(str(ROOT / "benchmarks"))
-import tables
-from attention_statistics import (
+from benchmarks.quality.attention_statistics import (
     README_GRID,
     HeadStatistics,
     coarse_map,
@@ -19,6 +16,7 @@ from attention_statistics import (
     picture_file,
     smallest_share,
 )
+from benchmarks.report import tables
 
 GRID = TokenGrid(9, 15, 17)
 

@@ -12,13 +12,10 @@ import pytest
 from load_pack import ROOT
 from PIL import Image
 
-sys.path.append(str(ROOT / "benchmarks"))
-import compositions
-import figures
-import result_files
-import results
-import small_wan_runs
-from pictures import plot
+from benchmarks.models import compositions
+from benchmarks.quality import small_wan_runs
+from benchmarks.report import figures, result_files, results
+from benchmarks.report.pictures import plot
 
 
 def last_line(capsys: pytest.CaptureFixture) -> str:
@@ -76,18 +73,23 @@ def test_workflows_without_a_comfyui_say_how_to_name_one(
     assert "COMFYUI_PATH" in last_line(capsys)
 
 
-SCRIPTS = [path.name for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text("utf-8")]
+SCRIPTS = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for folder in ("benchmarks", "tools")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "__main__" in path.read_text("utf-8") and path.stem != "aot"
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_asking_for_help_does_nothing_else(script: str) -> None:
     before = changes()
     said = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / script, "--help"],
+        [sys.executable, "-m", script, "--help"],
         capture_output=True, text=True, check=True, cwd=ROOT, timeout=120,
     ).stdout  # fmt: skip
     assert said.startswith("usage: ")
-    assert script != "compositions.py" or "ARGUMENTS OF PYTEST" in said
+    assert script != "benchmarks.models.compositions" or "ARGUMENTS OF PYTEST" in said
     assert changes() == before
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ from load_pack import ROOT
 from PIL import Image
 from tolerances import SAMPLED_DENSE
 
-sys.path.append(str(ROOT / "benchmarks"))
-import end_to_end_tables
-from whole_models import TINY
+from benchmarks.models import end_to_end_tables
+from benchmarks.models.whole_models import TINY
 
 pytestmark = pytest.mark.comfyui
 
@@ -31,12 +29,12 @@ def started(folder: Path, *options: str, interpreted: bool = False) -> subproces
     comfyui = comfyui_path()
     if comfyui is None:
         pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; the benchmark of whole models was not tried")
-    script = ROOT / "benchmarks" / "end_to_end.py"
-    command = [comfyui_python(comfyui), str(script), "--tiny", "--device", "cpu", "--folder", str(folder), *options]
+    command = [comfyui_python(comfyui), "-m", "benchmarks.models.end_to_end", "--tiny", "--device", "cpu"]
+    command += ["--folder", str(folder), *options]
     environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "OPENBLAS_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
     environment |= {"TRITON_INTERPRET": "1"} if interpreted else {}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=folder, env=environment)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment)
 
 
 def run(folder: Path, *options: str, interpreted: bool = False) -> dict:

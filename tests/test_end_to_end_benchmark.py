@@ -10,16 +10,11 @@ import pytest
 from load_pack import ROOT
 from PIL import Image
 
-sys.path.append(str(ROOT / "benchmarks"))
-import end_to_end
-import end_to_end_tables
-import result_files
-import results
-import whole_costs
-import whole_methods
-from end_to_end_figure import draw
-from projections import compare
-from whole_models import MODELS, TINY
+from benchmarks.models import end_to_end, end_to_end_tables, whole_costs, whole_methods
+from benchmarks.models.end_to_end_figure import draw
+from benchmarks.models.projections import compare
+from benchmarks.models.whole_models import MODELS, TINY
+from benchmarks.report import result_files, results
 
 
 def row(method: str, seconds: float, model: str = "wan14b_480p", **more: object) -> dict:

@@ -11,13 +11,9 @@ from pathlib import Path
 import pytest
 from load_pack import ROOT
 
-sys.path.append(str(ROOT / "benchmarks"))
-import gpu
-import gpu_machine
-import gpu_report
-import gpu_steps
-from gpu_steps import FAILED, LATE, NO_GPU, PASSED, SKIPPED, STEPS, Found, Step, Task
-from whole_models import MODELS
+from benchmarks.models.whole_models import MODELS
+from benchmarks.report import gpu, gpu_machine, gpu_report, gpu_steps
+from benchmarks.report.gpu_steps import FAILED, LATE, NO_GPU, PASSED, SKIPPED, STEPS, Found, Step, Task
 
 GIB = 2**30
 
@@ -156,8 +152,8 @@ def test_the_steps_take_nine_minutes_at_most() -> None:
 @pytest.mark.slow
 def test_the_whole_command_on_toys(tmp_path: Path) -> None:
     """The tests of hardware skip; all else runs, and what is missing here is named."""
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", "cpu", "--folder", tmp_path]
-    subprocess.run([*command, "--minutes", "6"], capture_output=True, timeout=400)
+    command = [sys.executable, "-m", "benchmarks.report.gpu", "--device", "cpu", "--folder", tmp_path]
+    subprocess.run([*command, "--minutes", "6"], cwd=ROOT, capture_output=True, timeout=400)
     steps = json.loads((tmp_path / "report.json").read_text())["steps"]
     assert list(steps) == [step.name for step in STEPS]
     assert steps["machine"]["said"].startswith(NO_GPU) and steps["tests"]["said"].startswith(NO_GPU)

@@ -9,19 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from load_pack import ROOT
 from PIL import Image
 from sparse_vdit.kernels.grid import TokenGrid
 from tolerances import RELATIVE_L2, relative_l2
 
-sys.path.append(str(ROOT / "benchmarks"))
-import calibrated_heads
-import error_time
-import head_generator
-import published_heads
-import yardstick_content
-from head_generator import Content, Head
-from kernel_shapes import Shape
+from benchmarks.kernels.kernel_shapes import Shape
+from benchmarks.quality import calibrated_heads, error_time, head_generator, published_heads, yardstick_content
+from benchmarks.quality.head_generator import Content, Head
 
 GRID = TokenGrid(7, 11, 13, prefix=5, suffix=3)
 STATIC, HEAVY = Content(0.0, 0.4), Content(0.6, 0.4)

@@ -26,6 +26,8 @@ FIELDS = (
     "fraction_of_ideal", "rel_l2", "extra_bytes_fraction",
 )  # fmt: skip
 
+KERNELS = (sys.executable, "-m", "benchmarks.kernels.kernels")
+
 
 def built(grid, patterns):
     builder = TileListBuilder(grid, *TILES)
@@ -34,21 +36,20 @@ def built(grid, patterns):
 
 
 @pytest.fixture
-def methods(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import kernel_methods
+def methods():
+    from benchmarks.kernels import kernel_methods
 
     return kernel_methods
 
 
 def test_whole_path_without_gpu(tmp_path):
-    command = [sys.executable, "benchmarks/kernels.py", "--device", "cpu", "--quick", "--folder", str(tmp_path)]
+    command = [*KERNELS, "--device", "cpu", "--quick", "--folder", str(tmp_path)]
     command += ["--densities", "0.3", "--methods", "sdpa", "ours_torch", "kitchen_sol_topk"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
     content = json.loads(next(tmp_path.glob("kernels-*.json")).read_text())
-    assert content["benchmark"] == "kernels" and content["command"].startswith("python benchmarks/kernels.py")
+    assert content["benchmark"] == "kernels" and content["command"].startswith("python -m benchmarks.kernels.kernels")
     measured = [row for row in content["rows"] if "ms" in row]
     assert [(row["method"], round(row["density"], 1)) for row in measured] == [
         ("sdpa", 1.0), ("ours_torch", 1.0), ("ours_torch", 0.3),
@@ -63,7 +64,7 @@ def test_whole_path_without_gpu(tmp_path):
 
 
 def test_nothing_begins_after_the_deadline(tmp_path):
-    command = [sys.executable, "benchmarks/kernels.py", "--device", "cpu", "--minutes", "0", "--folder", str(tmp_path)]
+    command = [*KERNELS, "--device", "cpu", "--minutes", "0", "--folder", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 1 and "nothing was measured" in result.stderr
     assert not [*tmp_path.iterdir()]
@@ -79,14 +80,14 @@ def test_nothing_begins_after_the_deadline(tmp_path):
     ],
 )
 def test_what_cannot_be_measured_is_said_in_a_line(options, message):
-    command = [sys.executable, "benchmarks/kernels.py", *options]
+    command = [*KERNELS, *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_exact_rows_are_the_oracles(grid, methods):
-    from kernel_cases import exact
+    from benchmarks.kernels.kernel_cases import exact
 
     generator = torch.Generator().manual_seed(1)
     patterns = PATTERNS[1:]
@@ -171,7 +172,7 @@ def test_imbalance(grid):
 
 
 def test_results_of_another_command_stay(tmp_path, methods, monkeypatch):
-    import results
+    from benchmarks.report import results
 
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     monkeypatch.setattr(results, "ROOT", tmp_path)

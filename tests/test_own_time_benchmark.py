@@ -8,19 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from load_pack import ROOT
 from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.order import ORDERS
-
-sys.path.append(str(ROOT / "benchmarks"))
-import losses
-import profile_own_time
-from kernel_cases import Case, random_qkv
-from kernel_methods import METHODS
-from kernel_shapes import TINY, build_lists
-from own_time_table import own_time_table
-from result_files import NOT_YET
 from tolerances import RELATIVE_L2, relative_l2
+
+from benchmarks.kernels import losses, profile_own_time
+from benchmarks.kernels.kernel_cases import Case, random_qkv
+from benchmarks.kernels.kernel_methods import METHODS
+from benchmarks.kernels.kernel_shapes import TINY, build_lists
+from benchmarks.report.own_time_table import own_time_table
+from benchmarks.report.result_files import NOT_YET
 
 DEVICE = torch.device("cpu")
 

@@ -1,17 +1,14 @@
 """Rules of other methods: against numbers of their papers, masks computed otherwise and heads of a known kind."""
 
-import sys
 
 import pytest
 import torch
-from load_pack import ROOT
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.patterns import Dense, Routed
 from tolerances import assert_close
 
-sys.path.append(str(ROOT / "benchmarks"))
-from peers import (
+from benchmarks.quality.peers import (
     MORE,
     PSA_BLOCK,
     RADIAL_BLOCK,
@@ -31,7 +28,7 @@ from peers import (
     svg_width,
     topk,
 )
-from small_wan_runs import GRID, KEY_TILE, QUERY_TILE
+from benchmarks.quality.small_wan_runs import GRID, KEY_TILE, QUERY_TILE
 
 ODD = (5, 6, 7)
 

@@ -1,27 +1,19 @@
 """The comparison with other methods: each rule reaches its density and keeps its own condition."""
 
 import dataclasses
-import importlib.util
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from load_pack import ROOT
 from made_up_profiles import made_up, random_errors
-
-sys.path.append(str(ROOT / "benchmarks"))
-from small_wan_runs import GRID, KEY_TILE, QUERY_TILE, warmup_sigma
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.patterns import Dense
 from sparse_vdit.plans.profile.profile import Profile
 
-# by its file: a package of the pack has the same name
-SPEC = importlib.util.spec_from_file_location("plans_benchmark", ROOT / "benchmarks" / "plans.py")
-plans = importlib.util.module_from_spec(SPEC)
-sys.modules[SPEC.name] = plans
-SPEC.loader.exec_module(plans)
+from benchmarks.quality import plans
+from benchmarks.quality.small_wan_runs import GRID, KEY_TILE, QUERY_TILE, warmup_sigma
+
 METHODS = plans.METHODS
 
 

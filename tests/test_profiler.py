@@ -4,7 +4,6 @@ import sys
 
 import pytest
 import torch
-from load_pack import ROOT
 from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder, pattern_density
@@ -287,8 +286,7 @@ def test_default_candidates_are_about_a_hundred_of_every_kind():
 @pytest.mark.slow
 def test_profiling_a_call_of_wan_in_720p_is_cheap():
     """At most 1 % of the dense call's operations and 400 MB, from at least 128 query tiles."""
-    sys.path.append(str(ROOT / "benchmarks"))
-    from profile_cost import WAN_720P, cost
+    from benchmarks.quality.profile_cost import WAN_720P, cost
 
     row = cost(TokenGrid(*WAN_720P), 256)
     assert row["tokens"] == 75_600 and row["candidates"] >= 100

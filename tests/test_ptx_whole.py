@@ -2,7 +2,6 @@
 the record that is committed beside the machine.
 """
 
-import sys
 import time
 
 import pytest
@@ -13,8 +12,7 @@ from ptx.counts import ORDER, class_of, per_key_tile
 from ptx.whole_run import COMMAND, Row
 from sparse_vdit.kernels.backends import shipped
 
-sys.path.append(str(ROOT / "benchmarks"))
-from instruction_table import instructions_table
+from benchmarks.kernels.instruction_table import instructions_table
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +60,7 @@ def test_the_last_whole_run_had_every_kernel():
 
 def test_the_table_is_of_the_last_whole_run():
     assert instructions_table() in (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"), (
-        "the table is not of the record: .venv/bin/python benchmarks/tables.py"
+        "the table is not of the record: .venv/bin/python -m benchmarks.report.tables"
     )
 
 

@@ -1,11 +1,9 @@
 """The quality benchmark: what it measures against true videos, and which patterns and plans it compares."""
 
 import itertools
-import sys
 
 import pytest
 import torch
-from load_pack import ROOT
 from small_wan.sample import load_model
 from small_wan.video import random_scene
 from sparse_vdit.kernels.grid import TokenGrid
@@ -13,11 +11,10 @@ from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA, uniform_plan
 
-sys.path.append(str(ROOT / "benchmarks"))
-import tables
-from quality import ROOM, SINGLE_KINDS, Comparison, closest_patterns, without_warmup
-from small_wan_runs import GRID, KEY_TILE, LEAST_STEPS, QUERY_TILE
-from truth import BLOCK, Truth, blocks, frechet_distance, held_out_loss
+from benchmarks.quality.quality import ROOM, SINGLE_KINDS, Comparison, closest_patterns, without_warmup
+from benchmarks.quality.small_wan_runs import GRID, KEY_TILE, LEAST_STEPS, QUERY_TILE
+from benchmarks.quality.truth import BLOCK, Truth, blocks, frechet_distance, held_out_loss
+from benchmarks.report import tables
 
 SCENES = [random_scene(torch.Generator().manual_seed(seed)) for seed in range(5)]
 

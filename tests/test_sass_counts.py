@@ -1,19 +1,19 @@
 """The main loops of the shipped kernels have as many instructions as the newest result of `sass_speeds.py` counted."""
 
 import importlib.util
-import sys
 
 import pytest
-from load_pack import ROOT
-
-sys.path.append(str(ROOT / "benchmarks"))
-from result_files import newest
-from sass_model import count
-from sass_shipped import attention_files, compiled
 from sparse_vdit.plans.plan.versions import installed_versions
 
+from benchmarks.kernels.sass_model import count
+from benchmarks.kernels.sass_shipped import attention_files, compiled
+from benchmarks.report.result_files import newest
+
 ALLOWED = 0.02
-ACCEPT = "If that is meant, run benchmarks/sass_speeds.py and benchmarks/tables.py and commit what they write."
+ACCEPT = (
+    "If that is meant, run python -m benchmarks.kernels.sass_speeds and python -m benchmarks.report.tables and commit "
+    "what they write."
+)
 FEW = [f"sm_{number}/attention-bf16-{rest}" for number, rest in (
     (80, "128"), (86, "64-int8"), (89, "128-int8"), (90, "128-int8"), (100, "64"), (120, "128-int8"),
 )]  # fmt: skip

@@ -1,20 +1,16 @@
 """The speed model: reading machine code, units, and the replay of loops whose cycles are known."""
 
-import sys
 from dataclasses import replace
 
 import pytest
-from load_pack import ROOT
 
-sys.path.append(str(ROOT / "benchmarks"))
-import sass_cards
-import sass_parsing
-from sass_cards import CARDS
-from sass_model import programs_at_once
-from sass_parsing import Instruction
-from sass_replay import Replay
-from sass_tables import mean_and_spread
-from sass_units import Step, Tile, steps, unit_cycles
+from benchmarks.kernels import sass_cards, sass_parsing
+from benchmarks.kernels.sass_cards import CARDS
+from benchmarks.kernels.sass_model import programs_at_once
+from benchmarks.kernels.sass_parsing import Instruction
+from benchmarks.kernels.sass_replay import Replay
+from benchmarks.kernels.sass_tables import mean_and_spread
+from benchmarks.kernels.sass_units import Step, Tile, steps, unit_cycles
 
 CARD = CARDS["RTX 4090"]
 TILE = Tile(rows=128, keys=64, head_dim=128)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,14 +14,12 @@ from sparse_vdit.plans.plan.files import load_plan, plan_bytes
 from sparse_vdit.plans.plan.presets import PRESETS
 from sparse_vdit.plans.search.cost import plan_speedup
 
+from benchmarks.quality.hold_out import MOST_UNSAFE, hold_outs
 from tools import build_plans as build
 from tools.plans import measurements
 from tools.plans.models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, UNMEASURED
 from tools.plans.rule import MOST_ROUTED, RULES, stepped
 from tools.plans.windows import window_pattern
-
-sys.path.append(str(ROOT / "benchmarks"))
-from hold_out import MOST_UNSAFE, hold_outs
 
 FILES = sorted(ROOT.glob("plans/*/*.json"))
 PLANS = {path.stem: load_plan(path) for path in FILES}

@@ -12,15 +12,11 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.plans.plan.files import load_plan
 from tolerances import RELATIVE_L2, relative_l2
 
-sys.path.append(str(ROOT / "benchmarks"))
-import comfyui_models
-import error_methods
-import pack_methods
-import whole_methods
-import whole_targets
-from kernel_cases import Case, random_qkv
-from kernel_shapes import Shape, build_lists
-from whole_targets import Target
+from benchmarks.kernels.kernel_cases import Case, random_qkv
+from benchmarks.kernels.kernel_shapes import Shape, build_lists
+from benchmarks.models import comfyui_models, pack_methods, whole_methods, whole_targets
+from benchmarks.models.whole_targets import Target
+from benchmarks.quality import error_methods
 
 
 @pytest.mark.parametrize("wanted", [0.15, 0.25, 0.35])

@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import load_pack  # noqa: E402, F401
+import load_pack  # noqa: F401

@@ -1,12 +1,12 @@
 """From the part of the keys that a head needs to the share of tiles that a plan gives it.
 
 Measured is d, the part of the keys that holds 95 % of the softmax mass. Whole tiles hold a mass m with a share d ** e
-of them; e hangs on m and was fitted on the small Wan (`benchmarks/tile_needs.py`). A plan gives more than that,
+of them; e hangs on m and was fitted on the small Wan (`benchmarks/quality/tile_needs.py`). A plan gives more than that,
 
     share = times * d ** e + added,
 
 by margins that leave at most 2 % of the heads short of the mass `at_least` where one model's densities are predicted
-from another's, or later steps' from earlier ones' (`benchmarks/hold_out.py`).
+from another's, or later steps' from earlier ones' (`benchmarks/quality/hold_out.py`).
 """
 
 from __future__ import annotations
