@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+sys.path[:0] = [str(TESTS / folder) for folder in ("support", "integration", "kernels", "")]
 
-import load_pack  # noqa: F401
+import load_pack  # noqa: E402, F401

@@ -1,4 +1,5 @@
-"""The house's rules: nodes -> plans -> kernels, ComfyUI under nodes/ alone, and a pack that works in any folder."""
+"""The house's rules: nodes -> plans -> kernels, in plans view -> search -> profile -> plan,
+ComfyUI under nodes/ alone, and a pack that works in any folder."""
 
 import ast
 import shutil
@@ -9,6 +10,7 @@ import pytest
 from load_pack import ROOT
 
 LAYERS = ("kernels", "plans", "nodes")
+PARTS = ("plan", "profile", "search", "view")  # of plans, each of which uses those before it
 MAY_USE = {
     "kernels": {"kernels"},
     "plans": {"plans", "kernels"},
@@ -61,7 +63,15 @@ def _relative(path, node):
         return [f"{path}: imports from above the pack"]
     if layer is None:
         return [f"{path}: imports the pack relatively, use sparse_vdit"] if {t[0] for t in targets} & {*LAYERS} else []
-    return [f"{path}: imports {'.'.join(t)}" for t in targets if t[0] not in MAY_USE[layer]]
+    return [f"{path}: imports {'.'.join(t)}" for t in targets if t[0] not in MAY_USE[layer] or _upwards(path, t)]
+
+
+def _upwards(path, target):
+    """Whether a part of plans imports a later one."""
+    source = path.split("/")
+    if source[0] != "plans" or source[1] not in PARTS or target[0] != "plans":
+        return False
+    return target[1:2] == () or target[1] not in PARTS[: PARTS.index(source[1]) + 1]
 
 
 def _absolute(path, name):
@@ -118,6 +128,10 @@ def test_folders_of_the_pack_are_packages():
         ("kernels/a.py", "import kernels.grid"),
         ("kernels/a.py", "from sparse_vdit.kernels.grid import TokenGrid"),
         ("plans/a.py", "from ..nodes.host import x"),
+        ("plans/plan/a.py", "from ..profile.profile import Profile"),
+        ("plans/profile/a.py", "from .. import search"),
+        ("plans/search/a.py", "from ..view import drawing"),
+        ("plans/search/a.py", "from ...plans import view"),
         ("plans/a.py", "import folder_paths"),
         ("plans/a.py", "from comfy_api.latest import io"),
         ("plans/a.py", "from server import PromptServer"),
@@ -145,6 +159,8 @@ def test_the_check_finds(path, source):
         ("kernels/patterns/a.py", "from ..grid import TokenGrid\nfrom .base import Pattern\nfrom . import window"),
         ("kernels/patterns/a.py", "from ... import kernels"),
         ("plans/a.py", "import numpy\nfrom PIL import Image\nfrom ..kernels.grid import TokenGrid\nfrom . import plan"),
+        ("plans/view/a.py", "from ..plan.plan import Plan\nfrom .. import search\nfrom ...kernels import grid"),
+        ("plans/search/a.py", "from ..profile import columns\nfrom .cost import head_costs"),
         ("nodes/host/a.py", "import comfy.utils, folder_paths, nodes\nfrom ...plans.plan import Plan"),
         ("__init__.py", "from .nodes import x"),
         ("tests/test_a.py", "import sparse_vdit, numpy, comfy\nfrom load_pack import ROOT\nfrom . import sample"),

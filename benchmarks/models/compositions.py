@@ -40,7 +40,7 @@ def main() -> None:
     _, arguments = parser.parse_known_args()
     if comfyui_path() is None:
         parser.error("there is no ComfyUI above this folder or in ~/comfy: set COMFYUI_PATH to one")
-    tests = [test for test in sorted((ROOT / "tests").glob("test_comfyui_*.py")) if records(test)]
+    tests = [test for test in sorted((ROOT / "tests" / "integration").glob("test_comfyui_*.py")) if records(test)]
     if pytest_ends(tests, ["--collect-only", "-qq", *arguments], stdout=subprocess.DEVNULL):
         parser.error(f"pytest finds no test to run with {shlex.join(arguments)}")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:

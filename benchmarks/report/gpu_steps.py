@@ -134,9 +134,9 @@ def kind(row: Row) -> str:
 
 def run_tests(task: Task) -> list[str]:
     """The files that have tests of hardware, the quickest to say something first."""
-    files = [file.name for file in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in file.read_text(encoding="utf-8")]
-    files.sort(key=lambda name: (name not in FIRST_TESTS, name))
-    paths = [f"tests/{name}" for name in files]
+    files = [file for file in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in file.read_text(encoding="utf-8")]
+    files.sort(key=lambda file: (file.name not in FIRST_TESTS, file.name))
+    paths = [file.relative_to(ROOT).as_posix() for file in files]
     return [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider", *paths]
 
 

@@ -1,4 +1,5 @@
-"""Writes the example workflows and their pictures, through the real frontend: python -m comfyui.make_examples in tests.
+"""Writes the example workflows and their pictures, through the real frontend: python -m comfyui.make_examples in
+tests/integration.
 
 wan_make_plan is made by hand in the frontend, and only gets the versions, the files' addresses and a new picture.
 """

@@ -149,8 +149,8 @@ def install_packs(folder: Path, name: str = PACK_FOLDER) -> None:
     """Copy this pack, under a name, and the test pack with the small Wan's words."""
     shutil.copytree(ROOT, folder / name, ignore=_NOT_COPIED)
     tests = ROOT / "tests"
-    shutil.copytree(tests / "comfyui" / "test_pack", folder / "test_pack", ignore=_NOT_COPIED)
-    shutil.copy(tests / "graph_recorder.py", folder / "test_pack")
+    shutil.copytree(tests / "integration" / "comfyui" / "test_pack", folder / "test_pack", ignore=_NOT_COPIED)
+    shutil.copy(tests / "support" / "graph_recorder.py", folder / "test_pack")
     shutil.copytree(tests / "ptx", folder / "test_pack" / "ptx", ignore=_NOT_COPIED)
     (folder / "test_pack" / "small_wan").mkdir()
     for name in ("__init__.py", "model.py", "video.py"):

@@ -24,7 +24,7 @@ def run_script(name: str, folder: Path, *arguments: str, untested: str) -> dict:
     if comfyui is None:
         pytest.skip(f"NO COMFYUI FOUND: set COMFYUI_PATH to one; {untested}")
     command = [comfyui_python(comfyui), str(Path(__file__).with_name(name)), str(comfyui), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "integration")}
     result = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=600)
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout.splitlines()[-1])

@@ -38,7 +38,7 @@ from sparse_vdit.nodes.host.runs.profile_engine import head_grams
 from tolerances import assert_close
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH to one; no example workflow was run")
     base = tmp_path_factory.mktemp("examples")
     command = [comfyui_python(comfyui), "example_models.py", str(comfyui), str(base / "models")]
-    made = subprocess.run(command, cwd=ROOT / "tests" / "comfyui", capture_output=True, text=True, timeout=600)
+    folder = ROOT / "tests" / "integration" / "comfyui"
+    made = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert made.returncode == 0, made.stderr[-3000:]
     write_loras(base / "models")
     add_image(base)

@@ -72,7 +72,8 @@ def write_families(base: Path, *names: str) -> None:
     """Small checkpoints of the families in a server's folder, of these names or all."""
     path = comfyui_path()
     command = [comfyui_python(path), "family_models.py", str(path), str(base / "models/diffusion_models"), *names]
-    made = subprocess.run(command, cwd=ROOT / "tests" / "comfyui", capture_output=True, text=True, timeout=600)
+    folder = ROOT / "tests" / "integration" / "comfyui"
+    made = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert made.returncode == 0, made.stderr[-3000:]
 
 
