@@ -26,10 +26,10 @@ CONSTRAINTS = ROOT / "constraints.txt"
 PACKAGES = ("numpy", "pillow", "pytest", "pytest-xdist", "ruff", "safetensors")
 WORKERS = min(4, os.cpu_count() or 1)  # each may start a ComfyUI of its own, which takes some GB
 COMMANDS = {
-    "demo": (ROOT / "benchmarks" / "demo.py",),
+    "demo": ("-P", "-m", "benchmarks.report.demo"),
     "test": ("-m", "pytest", "-m", "not slow", "-n", str(WORKERS), "--dist", "loadfile"),
     "lint": ("-m", "ruff", "check", "."),
-    "gpu": (ROOT / "benchmarks" / "gpu.py",),
+    "gpu": ("-m", "benchmarks.report.gpu"),
 }
 
 
@@ -73,6 +73,8 @@ def main() -> int:
     if sys.argv[1] == "test" and WORKERS > 1:
         environment.setdefault("OMP_NUM_THREADS", "1")  # workers side by side, instead of torch's threads
     folder = None if sys.argv[1] == "demo" else ROOT  # the demo takes paths, which are the caller's
+    if folder is None:
+        environment["PYTHONPATH"] = str(ROOT)
     return subprocess.run([python(), *COMMANDS[sys.argv[1]], *sys.argv[2:]], cwd=folder, env=environment).returncode
 
 

@@ -53,7 +53,7 @@ def test_a_scan_finds_every_node_once_by_a_literal_id() -> None:
 
 
 def test_a_scan_finds_no_node_among_tests_and_tools() -> None:
-    for path in sources("tests", "benchmarks"):
+    for path in sources("tests", "tools", "benchmarks"):
         text = path.read_text(encoding="utf-8")
         assert not list(node_classes(path)), path
         assert not re.search(r"^\s*NODE_CLASS_MAPPINGS\s*(?:=|\.update|\[)", text, re.MULTILINE), path
@@ -79,7 +79,7 @@ def test_the_changelog_tells_of_this_version() -> None:
 
 def test_what_is_published_has_no_tests_and_all_that_users_see() -> None:
     left_out = (ROOT / ".comfyignore").read_text(encoding="utf-8").split()
-    assert {"tests/", "benchmarks/*", ".github/"} <= set(left_out)
+    assert {"tests/", "tools/", "benchmarks/*", ".github/"} <= set(left_out)
     for needed in ("web", "locales", "example_workflows", "nodes", "plans", "kernels", "LICENSE", "README.md"):
         assert (ROOT / needed).exists(), needed
         assert not any(entry.rstrip("/") == needed for entry in left_out), needed

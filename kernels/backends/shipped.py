@@ -160,7 +160,7 @@ def sources_digest() -> str:
     """sha256 of all that the shipped files are made from; the manifest keeps the one they were made from."""
     kernels = FOLDER.parent
     paths = [*sorted((kernels / "backends/triton_kernels").glob("*.py"))]
-    paths += [kernels / "backends/ahead_of_time.py", kernels / "configs.py", kernels / "tiling.py"]
+    paths += [kernels.parent / "tools/ahead_of_time.py", kernels / "configs.py", kernels / "tiling.py"]
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_text(encoding="utf-8").encode())  # as text: git may have changed the line ends

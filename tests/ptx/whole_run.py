@@ -10,7 +10,7 @@ from pathlib import Path
 from sparse_vdit.kernels.backends import shipped
 
 RECORD = Path(__file__).with_name("whole_run.json")
-COMMAND = "python3 dev.py test -m slow tests/test_ptx_whole.py"
+COMMAND = "python3 dev.py test -m slow tests/kernels/test_ptx_whole.py"
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Kernels measured, checked and predicted."""

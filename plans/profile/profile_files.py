@@ -1,0 +1,141 @@
+"""Profiles as safetensors files: the measures as tensors, the header as JSON in the file's metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, safe_open, save
+
+from ..plan.plan import Provenance, check_provenance
+from ..plan.writing import write_new
+from .columns import candidate_from_dict
+from .profile import FLOWS, MEASURES, Profile, ProfileHeader
+
+FORMAT, VERSION = "sparse-vdit-profile", 4  # 1 had no measure `square`, 2 no columns, 3 nothing injected
+MOST_BYTES = 1 << 30
+ORIGIN = ("model", "parameters", "prompts", "versions", "date")
+
+
+class ProfileError(ValueError):
+    """A profile file that cannot be used; the message names the file and the field."""
+
+
+def save_profile(profile: Profile, path: str | Path, overwrite: bool = False) -> Path:
+    """Write a profile.
+
+    Raises:
+        FileExistsError: the file exists with other content and overwrite is False; nothing was written.
+    """
+    return write_new(Path(path), profile_bytes(profile), overwrite)
+
+
+def profile_bytes(profile: Profile) -> bytes:
+    """What a profile's file holds; equal profiles give equal bytes."""
+    header = dataclasses.asdict(dataclasses.replace(profile.header, candidates=()))
+    header["candidates"] = [pattern.to_dict() for pattern in profile.header.candidates]
+    # one entry only: safetensors writes several in no fixed order, and equal profiles shall be equal files
+    text = json.dumps({"format": FORMAT, "version": VERSION, "header": header}, sort_keys=True)
+    tensors = {**profile.measures, "votes": profile.votes, "samples": profile.samples}
+    tensors |= {"columns": profile.columns, "injected": profile.injected}
+    if profile.maps is not None:  # pictures need no more digits; files without them are read as before
+        tensors["maps"] = profile.maps.to(torch.float16)
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"profile": text})
+
+
+def load_profile(path: str | Path) -> Profile:
+    """Read a profile; a file of unknown origin is checked before use.
+
+    Raises:
+        ProfileError: no readable profile; the message says what is wrong with which field.
+        OSError: the file cannot be opened, and may well be a profile.
+    """
+    path = Path(path)
+    header = load_header(path)
+    try:
+        tensors = load(path.read_bytes())  # mapped, Windows would not let the file be renewed
+    except SafetensorError as error:
+        raise _unreadable(path, error) from error
+    missing = {*MEASURES, "votes", "samples", "columns", "injected"} - tensors.keys()
+    if missing:
+        raise ProfileError(f"{path.name}: lacks the tensor {sorted(missing)[0]!r}")
+    try:
+        measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
+        votes, samples = tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64)
+        columns, injected = tensors["columns"].to(torch.float32), tensors["injected"].to(torch.float64)
+        maps = tensors["maps"].to(torch.float32) if "maps" in tensors else None
+        return Profile(header, measures, votes, samples, columns, injected, maps)
+    except (ValueError, TypeError) as error:
+        raise ProfileError(f"{path.name}: header: {error}") from error
+
+
+def load_header(path: str | Path) -> ProfileHeader:
+    """Read what was measured, and not the measures, which are much larger.
+
+    Raises:
+        ProfileError, OSError: as `load_profile`.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise ProfileError(f"{path.name}: there is no such file")
+        if path.stat().st_size > MOST_BYTES:
+            raise ProfileError(f"{path.name}: {path.stat().st_size} bytes are too many for a profile")
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise _unreadable(path, error) from error
+    about = _about(path.name, metadata.get("profile"))
+    try:
+        return _header(about.get("header"))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise ProfileError(f"{path.name}: header: {error}") from error
+
+
+def _unreadable(path: Path, error: Exception) -> ProfileError:
+    return ProfileError(f"{path.name}: cannot be read as safetensors: {error}")
+
+
+def _about(name: str, text: str | None) -> dict:
+    try:
+        about = json.loads(text or "")
+    except (ValueError, RecursionError) as error:
+        raise ProfileError(f"{name}: its metadata has no readable entry 'profile': {error}") from error
+    found = (about.get("format"), about.get("version")) if isinstance(about, dict) else about
+    if found != (FORMAT, VERSION):
+        raise ProfileError(f"{name}: format and version are {found!r}, expected {(FORMAT, VERSION)!r}: profile again")
+    return about
+
+
+def _header(data: dict) -> ProfileHeader:
+    names = {field.name for field in dataclasses.fields(ProfileHeader)}
+    if not isinstance(data, dict) or data.keys() != names:
+        odd = sorted(names.symmetric_difference(data)) if isinstance(data, dict) else data
+        raise ValueError(f"missing or unknown fields: {odd!r}")
+    for name in ("layers", "heads", "head_dim", "query_tile", "key_tile"):
+        if isinstance(data[name], bool) or not isinstance(data[name], int) or not 1 <= data[name] <= 4096:
+            raise ValueError(f"{name}: {data[name]!r} is no whole number from 1 to 4096")
+    if data["flow"] not in FLOWS:
+        raise ValueError(f"flow: {data['flow']!r}, expected one of {', '.join(FLOWS)}")
+    if len(data["grid"]) != 3 or not all(isinstance(size, int) and size >= 1 for size in data["grid"]):
+        raise ValueError(f"grid: {data['grid']!r}, expected three numbers of tokens")
+    candidates = tuple(candidate_from_dict(pattern) for pattern in data["candidates"])
+    densities = tuple(float(value) for value in data["densities"])
+    if not all(0 <= value <= 1 for value in densities):
+        raise ValueError(f"densities: {densities!r}, expected numbers from 0 to 1")
+    if not isinstance(data["prompts"], list):
+        raise ValueError(f"prompts: {data['prompts']!r}, expected a list")
+    origin = {**{name: data[name] for name in ORIGIN}, "prompts": tuple(data["prompts"])}
+    check_provenance("origin", Provenance(**origin))  # which the plans that are searched from it have
+    if not candidates or candidates[0].kind != "dense" or len(candidates) != len(densities):
+        raise ValueError("candidates: expected dense first and one density for each")
+    bands = tuple((float(high), float(low)) for high, low in data["bands"])
+    if not all(0 <= low < high < math.inf for high, low in bands):
+        raise ValueError(f"bands: {bands!r}, expected pairs of a higher and a lower noise level")
+    return ProfileHeader(**{
+        **data, **origin, "candidates": candidates, "densities": densities, "bands": bands, "grid": tuple(data["grid"]),
+    })  # fmt: skip

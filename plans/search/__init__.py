@@ -1,0 +1,1 @@
+"""How patterns are chosen for heads by their errors and costs."""

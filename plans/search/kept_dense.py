@@ -1,0 +1,134 @@
+"""Layers and kinds of patterns that a user keeps dense, whatever a plan says: the one edit that people need."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...kernels.patterns import PATTERNS, Dense, Pattern
+from ..plan.plan import MOST_LAYERS, Band, Plan
+from .cost import head_costs
+
+KINDS = tuple(kind for kind in PATTERNS if kind != Dense.kind)
+STALE = ("mean_density", "predicted_error", "predicted_error_margin")
+"""What a plan says of itself that no longer holds once heads of it are dense."""
+
+_LAYERS = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
+
+
+@dataclass(frozen=True)
+class KeptDense:
+    """What is kept dense: numbers of layers, and kinds of patterns."""
+
+    layers: frozenset[int] = frozenset()
+    kinds: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.layers or self.kinds)
+
+    def __or__(self, other: KeptDense) -> KeptDense:
+        return KeptDense(self.layers | other.layers, self.kinds | other.kinds)
+
+    def __str__(self) -> str:
+        """The text that `kept_dense` reads: `0, 3-5, skip`."""
+        return ", ".join([*_ranges(sorted(self.layers)), *(kind for kind in KINDS if kind in self.kinds)])
+
+
+NOTHING_KEPT = KeptDense()
+
+
+def kept_dense(text: str) -> KeptDense:
+    """Layers and kinds out of a text like `0, 3-5, skip`; an empty one keeps nothing.
+
+    Raises:
+        ValueError: something that is neither.
+    """
+    layers, kinds = set(), set()
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        found = _LAYERS.fullmatch(word)
+        if found is None and word not in KINDS:
+            raise ValueError(
+                f"keep_dense: {word[:80]!r} is neither a layer (3), layers (3-5) nor a kind of pattern "
+                f"({', '.join(KINDS)}); separate them by commas"
+            )
+        if found is None:
+            kinds.add(word)
+            continue
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not first <= last < MOST_LAYERS:
+            raise ValueError(f"keep_dense: {word!r} is no range of layers, expected numbers from 0, the lower first")
+        layers.update(range(first, last + 1))
+    return KeptDense(frozenset(layers), frozenset(kinds))
+
+
+def kept_of(plan: Plan) -> KeptDense:
+    """What was kept dense of a plan, by what it says of itself: what completes it has to keep that too."""
+    try:
+        return kept_dense(str(plan.provenance.parameters.get("keep_dense", "")))
+    except ValueError:  # a file says something else by that name
+        return NOTHING_KEPT
+
+
+def mismatch(layers: int, kept: KeptDense) -> str | None:
+    """Why something cannot be kept dense in a model of so many layers, in words; None where it can."""
+    beyond = sorted(layer for layer in kept.layers if layer >= layers)
+    if not beyond:
+        return None
+    names = f"layers {', '.join(_ranges(beyond))}" if len(beyond) > 1 else f"layer {beyond[0]}"
+    return f"keep_dense: {names} cannot be kept dense, the model has the layers 0 to {layers - 1}; name those alone"
+
+
+def with_dense(plan: Plan, kept: KeptDense) -> Plan:
+    """The plan with dense heads where they are to be kept so; the same one where nothing is.
+
+    Raises:
+        ValueError: a layer that the plan does not have.
+    """
+    if not kept:
+        return plan
+    why = mismatch(plan.layers, kept)
+    if why is not None:
+        raise ValueError(why)
+    tables = [
+        [[Dense() if layer in kept.layers or plan.patterns[n].kind in kept.kinds else plan.patterns[n] for n in row]
+         for layer, row in enumerate(band.heads)]
+        for band in plan.bands
+    ]  # fmt: skip
+    patterns = tuple(dict.fromkeys(pattern for table in tables for row in table for pattern in row))
+    numbers = {pattern: number for number, pattern in enumerate(patterns)}
+    bands = tuple(
+        Band(band.sigma_high, band.sigma_low, tuple(tuple(numbers[pattern] for pattern in row) for row in table))
+        for band, table in zip(plan.bands, tables, strict=True)
+    )
+    told = {name: value for name, value in plan.provenance.parameters.items() if name not in STALE}
+    told |= {"keep_dense": str(kept), **_scaled(plan, tables)}
+    return replace(plan, patterns=patterns, bands=bands, provenance=replace(plan.provenance, parameters=told))
+
+
+def _scaled(plan: Plan, tables: list[list[list[Pattern]]]) -> dict[str, float]:
+    """The speed-up that a plan tells, less what the dense heads take back, by counted operations."""
+    told = plan.provenance.parameters.get("attention_speedup")
+    if not isinstance(told, int | float):
+        return {}
+    costs = head_costs(plan)
+    numbers = {pattern: number for number, pattern in enumerate(plan.patterns)}
+    dense = len(plan.patterns)  # one more candidate, which costs as much as the model's own attention
+    costs = replace(costs, candidates=torch.cat([costs.candidates, costs.candidates.new_tensor([costs.dense])]))
+    before = torch.tensor([band.heads for band in plan.bands])
+    after = torch.tensor([[[dense if pattern == Dense() else numbers[pattern] for pattern in row] for row in table]
+                          for table in tables])  # fmt: skip
+    return {"attention_speedup": round(told * costs.speedup(after) / costs.speedup(before), 3)}
+
+
+def _ranges(numbers: Iterable[int]) -> list[str]:
+    """Rising numbers as texts, neighbours joined: 0, 3-5."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return [f"{first}" if first == last else f"{first}-{last}" for first, last in found]

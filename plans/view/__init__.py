@@ -1,0 +1,1 @@
+"""Plans, heads and videos as pictures and numbers to look at."""

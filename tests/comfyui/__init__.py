@@ -1,5 +1,0 @@
-"""Helpers that run a real ComfyUI: `installation` finds it, `server` starts it, `prompts` are its workflows; `scripts`
-runs code beside its modules without a server, and `bare` is what such code begins with.
-
-`test_pack` is a custom node pack for tests alone, which stands in for text encoders of many gigabytes.
-"""

@@ -1,0 +1,219 @@
+"""Model families without ComfyUI: told by structure, sequences from shapes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from model_stand_ins import (
+    GRID,
+    TOKENS,
+    AnimateWanModel,
+    CameraWanModel,
+    CogVideoXTransformer3DModel,
+    HunyuanVideo,
+    LTXAVModel,
+    LTXVModel,
+    MiniMaxH3Model,
+    OddLTX,
+    VaceWanModel,
+    WanModel,
+)
+from sparse_vdit.nodes.host.families import (
+    COGVIDEOX,
+    FAMILIES,
+    HUNYUAN_VIDEO,
+    LTX,
+    MINIMAX_H3,
+    WAN,
+    Family,
+    detect,
+    read_layout,
+)
+from sparse_vdit.nodes.host.families.table import families_table
+from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.runs.profile_engine import head_grams
+from tolerances import assert_close
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "shape"),
+    [
+        (WanModel(), WAN, (4, 3, 128)),
+        (VaceWanModel(), WAN, (4, 3, 128)),
+        (CameraWanModel(), WAN, (4, 3, 128)),
+        (HunyuanVideo(), HUNYUAN_VIDEO, (5, 2, 128)),
+        (HunyuanVideo((1, 1, 1)), HUNYUAN_VIDEO, (5, 2, 128)),
+        (CogVideoXTransformer3DModel(), COGVIDEOX, (3, 2, 64)),
+        (CogVideoXTransformer3DModel(2), COGVIDEOX, (3, 2, 64)),
+        (MiniMaxH3Model(), MINIMAX_H3, (3, 2, 128)),
+        (LTXVModel(), LTX, (3, 2, 64)),
+        (LTXAVModel(), LTX, (3, 2, 64)),
+    ],
+)
+def test_a_family_is_told_by_structure(model: nn.Module, family: Family, shape: tuple) -> None:
+    assert detect(model) == (family, None)
+    assert family.shape(model) == shape
+    assert sum(count for _, count in family.blocks(model)) == shape[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (AnimateWanModel(), "AnimateWanModel is a variant of Wan"),
+        (WanModel((1, 1, 1)), "patches of (1, 1, 1)"),
+        (HunyuanVideo((2, 2)), "patches of (2, 2)"),  # images
+        (LTXVModel(2), "patches of (1, 2, 2)"),
+        (OddLTX(), "OddLTX is a variant of LTX"),
+        (type("MyCog", (CogVideoXTransformer3DModel,), {})(), "MyCog is a variant of CogVideoX"),
+        (type("MyHunyuan", (HunyuanVideo,), {})(), "MyHunyuan is a variant of HunyuanVideo"),
+        (type("MyH3", (MiniMaxH3Model,), {})(), "MyH3 is a variant of MiniMax H3"),
+        (type("WanModel", (nn.Module,), {"patch_size": (1, 2, 2)})(), "WanModel without blocks, num_heads, dim"),
+        (type("HunyuanVideo", (nn.Module,), {"patch_size": (1, 2, 2)})(), "without double_blocks, single_blocks"),
+        (nn.Linear(2, 2), "Linear is no model the pack knows"),
+    ],
+)
+def test_what_is_no_family_says_why(model: nn.Module, says: str) -> None:
+    family, reason = detect(model)
+    assert family is None
+    assert says in reason
+
+
+def zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, device="meta")
+
+
+X = zeros(1, 16, 5, 13, 17)
+TEXT = zeros(1, 11, 96)
+
+
+@pytest.mark.parametrize(
+    ("extra", "layout"),
+    [
+        ({}, (*GRID, 0, 0)),
+        ({"x": zeros(2, 16, 5, 14, 18)}, (*GRID, 0, 0)),
+        ({"time_dim_concat": zeros(1, 16, 2, 13, 17)}, (7, 7, 9, 0, 0)),
+        ({"reference_latent": zeros(1, 16, 14, 18)}, (*GRID, 63, 0)),
+        ({"context_latents": [zeros(1, 16, 1, 13, 17)]}, (*GRID, 0, 63)),
+        ({"context_latents": [zeros(1, 16, 2, 7, 11)] * 2}, (*GRID, 0, 96)),
+    ],
+)
+def test_wan_sequence(extra: dict, layout: tuple) -> None:
+    assert WAN.layout(WanModel(ref_conv=nn.Identity()), {"x": X, "context": TEXT, **extra}) == layout
+
+
+def test_wan_sequence_that_is_not_known() -> None:
+    reference = {"x": X, "reference_latent": zeros(1, 16, 14, 18)}
+    assert WAN.layout(WanModel(), reference) == (*GRID, 0, 0)  # no layer takes it
+    assert "axes" in WAN.layout(WanModel(), {"x": zeros(1, 16, 16, 22)})
+    strange = {"x": X, "reference_latent": zeros(1, 16, 1, 14, 18)}
+    assert "axes" in WAN.layout(WanModel(ref_conv=nn.Identity()), strange)
+    talking = type("MultiTalkCrossAttnPatch", (), {})()
+    options = {"patches": {"attn2_patch": [talking]}}
+    assert "MultiTalkCrossAttnPatch" in WAN.layout(WanModel(), {"x": X, "transformer_options": options})
+
+
+@pytest.mark.parametrize(
+    ("extra", "layout"),
+    [
+        ({}, (*GRID, 11, 0)),
+        ({"ref_latent": zeros(1, 16, 1, 13, 18)}, (*GRID, 11 + 63, 0)),
+        ({"txt_byt5": zeros(1, 4, 1472), "clip_fea": zeros(1, 6, 1152)}, (*GRID, 11 + 4 + 6, 0)),
+        ({"guiding_frame_index": 0}, (*GRID, 11, 0)),
+    ],
+)
+def test_hunyuan_video_sequence(extra: dict, layout: tuple) -> None:
+    assert HUNYUAN_VIDEO.layout(HunyuanVideo(byt5=True), {"x": X, "context": TEXT, **extra}) == layout
+
+
+def test_hunyuan_video_15_has_a_token_for_each_latent() -> None:
+    inputs = {"x": zeros(1, 65, 5, 7, 9), "context": TEXT, "txt_byt5": zeros(1, 4, 1472)}
+    assert HUNYUAN_VIDEO.layout(HunyuanVideo((1, 1, 1)), inputs) == (*GRID, 11, 0)  # no layer takes glyphs here
+    assert HUNYUAN_VIDEO.layout(HunyuanVideo(), {"x": X}) == reasons.NO_TEXT
+
+
+def test_cogvideox_sequence_with_odd_frames() -> None:
+    inputs = {"x": zeros(1, 16, 9, 13, 17), "context": zeros(1, 226, 96)}
+    assert COGVIDEOX.layout(CogVideoXTransformer3DModel(2), inputs) == (*GRID, 226, 0)
+    assert COGVIDEOX.layout(CogVideoXTransformer3DModel(), inputs) == (9, 7, 9, 226, 0)
+
+
+def test_minimax_h3_sequence_ends_with_the_video() -> None:
+    inputs = {"x": [zeros(1, 24, 5, 13, 17), zeros(1, 32, 2, 11)], "context": TEXT}
+    assert MINIMAX_H3.layout(MiniMaxH3Model(), inputs) == (*GRID, 11 + 22, 0)
+    payload = {"cond_video_latents": [zeros(1, 24, 1, 14, 18)], "cond_audio_latents": [zeros(1, 32, 2, 3)]}
+    assert MINIMAX_H3.layout(MiniMaxH3Model(), {**inputs, "minimax_payload": payload}) == (*GRID, 11 + 22 + 63 + 6, 0)
+    assert "not one video and one sound" in MINIMAX_H3.layout(MiniMaxH3Model(), {"x": X, "context": TEXT})
+
+
+def test_ltx_sequence_with_guides_after_the_video() -> None:
+    model, video = LTXAVModel(), zeros(1, 128, 5, 7, 9)
+    assert LTX.layout(model, {"x": video, "context": TEXT}) == (*GRID, 0, 0)
+    sound = {"x": [video, zeros(1, 8, 13, 16)], "context": TEXT}
+    assert LTX.layout(model, sound) == (*GRID, 0, 0)
+    assert LTX.layout(model, {**sound, "keyframe_idxs": zeros(1, 3, 63, 2)}) == (4, 7, 9, 0, 63)
+    for strange in (
+        {"keyframe_idxs": zeros(1, 3, 62, 2)},
+        {"keyframe_idxs": zeros(1, 3, TOKENS, 2)},
+        {"generated_keyframes": {}},
+        {"context": zeros(1, TOKENS, 96)},
+        {"x": [video, zeros(1, 8, TOKENS, 16)]},
+        {"ref_audio": {"tokens": zeros(1, TOKENS - 13, 128)}},
+    ):
+        assert isinstance(LTX.layout(model, {**sound, **strange}), str), strange
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"time_dim_concat": 3},
+        {"context_latents": [zeros(4)]},
+        {"context_latents": 5},
+        {"transformer_options": {"patches": 1}},
+        {"x": None},
+    ],
+)
+def test_arguments_of_another_form_are_a_reason_and_no_error(strange: dict) -> None:
+    found = read_layout(WanModel(), WAN, {"x": X, "context": TEXT, **strange})
+    assert "not as the pack knows" in found or "axes" in found
+    assert "KeyError" in read_layout(WanModel(), WAN, {})
+
+
+class Linears(nn.Module):
+    """A Hunyuan single block's last layer, and a double block's."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear2, self.mlp_hidden_dim = nn.Linear(256 + 40, 24), 40
+        self.img_attn = nn.Identity()
+        self.img_attn.proj = nn.Linear(256, 24)
+
+
+@torch.inference_mode()
+def test_hunyuan_video_output_matrices() -> None:
+    """Of single blocks only the columns that attention goes through."""
+    model = HunyuanVideo()
+    model.double_blocks, model.single_blocks = (nn.ModuleList([Linears() for _ in range(2)]) for _ in range(2))
+    q = torch.randn(1, 3, 2, 128)
+    cases = ((1, model.double_blocks[1].img_attn.proj.weight), (3, model.single_blocks[1].linear2.weight[:, :256]))
+    for layer, weight in cases:
+        grams = head_grams(HUNYUAN_VIDEO.output(model, layer), q)
+        for head in range(2):
+            columns = weight[:, 128 * head : 128 * (head + 1)].double()
+            assert_close(grams[head], columns.T @ columns)
+
+
+def test_the_readmes_table_is_current() -> None:
+    assert f"<!-- table: families -->\n{families_table()}\n<!-- end -->" in (ROOT / "README.md").read_text()
+    assert not any(name == "comfy" or name.startswith("comfy.") for name in sys.modules)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family_says_all_there_is_to_say(family: Family) -> None:
+    assert family.models and family.order.count("video") >= 1
+    assert family.arguments[0] == "x" and "transformer_options" in family.arguments
