@@ -45,8 +45,8 @@ class PatchModel(io.ComfyNode):
                     "plan",
                     optional=True,
                     tooltip="Which pattern each head runs, from Load Sparse Plan or Search Sparse Plan. Without one, "
-                    "what ships for the model is used; where nothing measured ships, a plan is found in the dense steps "
-                    "of the first run, and kept for the next.",
+                    "what ships for the model is used; where nothing measured ships, a plan is found in the dense "
+                    "steps of the first run, and kept for the next.",
                 ),
                 io.Combo.Input(
                     "preset",
@@ -111,9 +111,9 @@ class PatchModel(io.ComfyNode):
                     default=True,
                     optional=True,
                     advanced=True,
-                    tooltip="Measure the heads in the first run, and in the second what the first has left out, and keep the "
-                    "plan they give in models/sparse_vdit_plans/calibrated: for models without a measured plan. From "
-                    "the third run on it stays as it is. Off leaves such models dense, kept plans unused, and runs a "
+                    tooltip="Measure the heads in the first run, and in the second what the first has left out, and keep "
+                    "the plan they give in models/sparse_vdit_plans/calibrated: for models without a measured plan. "
+                    "From the third run on it stays as it is. Off leaves such models dense, kept plans unused, and runs a "
                     "prior as it ships.",
                 ),
                 io.String.Input(

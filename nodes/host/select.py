@@ -1,5 +1,5 @@
-"""Which policy a run of the patch node gets: that of the connected plan, of one that was found for the model or ships for
-it, or calibration, which has yet to find one."""
+"""Which policy a run of the patch node gets: that of the connected plan, of one that was found for the model or ships
+for it, or calibration, which has yet to find one."""
 
 from __future__ import annotations
 

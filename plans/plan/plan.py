@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...kernels.grid import TokenGrid
 from ...kernels.lists import TileListBuilder
@@ -13,6 +13,9 @@ from ...kernels.patterns import PATTERNS, Pattern
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from .card import Card, check_card
 from .checks import MOST_ENTRIES, MOST_TEXT, check_items, check_name, check_number, check_text, check_whole, show
+
+FOUND = "measured while sampling"
+"""Source of plans that runs have found."""
 
 GRADES = ("measured", "prior", "calibrate")
 
@@ -72,6 +75,7 @@ class Plan:
         grade: `measured` on the model itself, `prior` where less than the patterns was measured, or `calibrate`, not
             measured yet.
         card: what a plan that ships with the pack says of itself, None for all others.
+        name: under which it was loaded; no part of its file, nor of what makes plans equal.
 
     Raises:
         ValueError: anything out of range; the message begins with the field, named as in the plan's JSON form.
@@ -87,6 +91,7 @@ class Plan:
     grade: str
     provenance: Provenance
     card: Card | None = None
+    name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         check_name("family", self.family)
@@ -107,6 +112,21 @@ class Plan:
         check_provenance("provenance", self.provenance)
         if self.card is not None:
             check_card("card", self.card, self.layers, self.heads)
+
+    def named(self, name: str) -> Plan:
+        """The same plan under a name."""
+        return replace(self, name=name)
+
+    @property
+    def label(self) -> str:
+        """The name, or where the plan comes from."""
+        return self.name or self.provenance.rule or self.provenance.source or self.grade
+
+    def title(self) -> str:
+        """The label with what was measured of the plan, for reports."""
+        if self.grade == "calibrate":  # nothing
+            return self.label
+        return f"{self.label} ({FOUND if self.provenance.source == FOUND else self.grade})"
 
     def band_at(self, sigma: float) -> int | None:
         """Number of the band that covers a noise level, None where attention stays dense."""
