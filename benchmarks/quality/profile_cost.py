@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
+from sparse_vdit.plans.plan.published import WAN_720P
 from sparse_vdit.plans.profile.candidates import default_candidates
 from sparse_vdit.plans.profile.errors import CandidateJudge
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,7 +28,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.quality.small_wan_runs import GRID
 from benchmarks.report import results
 
-WAN_720P = (21, 45, 80)
 HEAD_DIM = 128
 
 
