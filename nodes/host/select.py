@@ -15,7 +15,7 @@ from ...plans.plan.presets import DEFAULT_PRESET, PRESETS
 from ...plans.profile.candidates import default_candidates
 from ...plans.profile.profiler import Profiler
 from ...plans.search.cost import profile_costs
-from ...plans.search.kept_dense import NOTHING_KEPT, KeptDense, kept_of, mismatch
+from ...plans.search.kept_dense import NOTHING_KEPT, KeptDense, mismatch
 from .core import fallback
 from .core.fallback import Dense, calibration_failed
 from .hooks.sampling import DEFAULT_START, Sampling, whole_steps
@@ -92,8 +92,6 @@ def _run(plan: Plan | None, options: PatchOptions, sampling: Sampling, *notes: s
     Args:
         notes: for the report, why it is this plan.
     """
-    if plan is not None and plan.card is not None:
-        options = replace(options, kept=options.kept | kept_of(plan))
     completed = options.calibrate and (plan is None or (plan.card is not None and plan.grade != "measured"))
     made_for = None if plan is None else plan.provenance.parameters.get("preset")
     if options.plan is not None and options.preset != DEFAULT_PRESET and (made_for in PRESETS or not completed):

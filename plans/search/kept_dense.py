@@ -29,9 +29,6 @@ class KeptDense:
     def __bool__(self) -> bool:
         return bool(self.layers or self.kinds)
 
-    def __or__(self, other: KeptDense) -> KeptDense:
-        return KeptDense(self.layers | other.layers, self.kinds | other.kinds)
-
     def __str__(self) -> str:
         """The text that `kept_dense` reads: `0, 3-5, skip`."""
         return ", ".join([*_ranges(sorted(self.layers)), *(kind for kind in KINDS if kind in self.kinds)])
@@ -62,14 +59,6 @@ def kept_dense(text: str) -> KeptDense:
             raise ValueError(f"keep_dense: {word!r} is no range of layers, expected numbers from 0, the lower first")
         layers.update(range(first, last + 1))
     return KeptDense(frozenset(layers), frozenset(kinds))
-
-
-def kept_of(plan: Plan) -> KeptDense:
-    """What was kept dense of a plan, by what it says of itself: what completes it has to keep that too."""
-    try:
-        return kept_dense(str(plan.provenance.parameters.get("keep_dense", "")))
-    except ValueError:  # a file says something else by that name
-        return NOTHING_KEPT
 
 
 def mismatch(layers: int, kept: KeptDense) -> str | None:

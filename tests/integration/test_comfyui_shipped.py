@@ -94,15 +94,16 @@ def test_a_shipped_plan_that_fits_runs_and_is_completed(models: Server, case: Ca
 
 
 def test_what_is_kept_dense_of_a_plan_stays_so_when_it_is_completed(models: Server) -> None:
-    """By the mean density: a named backend runs dense layers too."""
+    """By the patch node, and by the mean density: a named backend runs dense layers too."""
     case, name = PAIRS[0]
     forget_plans(models)
     save_plan(scaled_down(name, case), models.base / PLANS / "down.json", overwrite=True)
     densities = {}
     for keep in ("", "", "0", f"0-{case.layers - 1}"):  # the first run measures
-        load = node("SparseVDiTLoadPlan", plan_name="user/down", keep_dense=keep)
+        load = node("SparseVDiTLoadPlan", plan_name="user/down")
         before = len(models.log_text())
-        patched_model = patch(("plan", 0), backend="torch", start_percent=0.1, preset="faithful")
+        options = {"backend": "torch", "start_percent": 0.1, "preset": "faithful", "keep_dense": keep}
+        patched_model = patch(("plan", 0), **options)
         latents(models, case.sampled({"plan": load, "patch": patched_model}, "patch"))
         line = report(models, before)
         assert "user/down (prior) completed: " in line
@@ -147,21 +148,20 @@ def test_texts_may_come_from_other_nodes(server: Server) -> None:
     """ComfyUI does not know them yet when it validates a workflow."""
     plan = load_plan(SHIPPED / "wan/wan2.2_5b.calibrate.json")
 
-    def saved_as(name: str, keep: str = "", text: str = "") -> dict:
-        """Load Sparse Plan with two linked texts, and Save Sparse Plan with one."""
-        texts = {"name": name, "keep": keep, "text": text}
-        nodes = {key: node("PrimitiveString", value=value) for key, value in texts.items()}
-        linked = {"keep_dense": ("keep", 0), "plan_text": ("text", 0)}
-        load = node("SparseVDiTLoadPlan", plan_name="wan/wan2.2_5b.calibrate", **linked)
+    def saved_as(name: str, text: str = "") -> dict:
+        """Load Sparse Plan and Save Sparse Plan with a linked text each."""
+        nodes = {key: node("PrimitiveString", value=value) for key, value in (("name", name), ("text", text))}
+        load = node("SparseVDiTLoadPlan", plan_name="wan/wan2.2_5b.calibrate", plan_text=("text", 0))
         save = node("SparseVDiTSavePlan", plan=("plan", 0), file_name=("name", 0), overwrite=True)
         return {**nodes, "plan": load, "save": save}
 
     server.run(saved_as("linked"))
     assert load_plan(server.base / PLANS / "linked.json") == plan
-    server.run(saved_as("linked", keep="0-1", text=plan_to_text(plan)))
-    assert load_plan(server.base / PLANS / "linked.json").provenance.parameters["keep_dense"] == "0-1"
-    with pytest.raises(PromptError, match="keep_dense: 'nonsense' is neither a layer"):
-        server.run(saved_as("linked", keep="nonsense"))
+    other = dataclasses.replace(plan, provenance=dataclasses.replace(plan.provenance, notes="as text"))
+    server.run(saved_as("linked", text=plan_to_text(other)))
+    assert load_plan(server.base / PLANS / "linked.json") == other
+    with pytest.raises(PromptError, match="is no plan, copy the whole text"):
+        server.run(saved_as("linked", text="nonsense"))
     with pytest.raises(PromptError, match=r"file name '\.\./up'"):
         server.run(saved_as("../up"))
 
