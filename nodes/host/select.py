@@ -27,7 +27,7 @@ from .library.latency_table import kept_latencies
 from .library.shipped import shipped_plan, variant
 from .library.stored import PlanStore
 from .models import describe
-from .policies.calibrate import CalibrationPolicy
+from .policies.calibrate import NO_WARM_UP, CalibrationPolicy
 from .policies.kernel_tuner import KernelTuner
 from .policies.measure import Measurement
 from .policies.plan import SIGMA_SLACK, PlanPolicy
@@ -39,12 +39,6 @@ from .ui.report import say, show_on_node
 FEW_STEPS = 8
 """Schedules of so few steps follow a kept plan in the warm-up too, as far as that was measured: one dense step of them
 would cost most of the gain. Users who want it all the same set start_percent above the default."""
-
-NO_WARM_UP = (
-    "with so few steps a kept plan runs from the first one on: a start_percent above "
-    f"{DEFAULT_START} keeps the beginning dense"
-)
-
 
 @dataclass(frozen=True)
 class PatchOptions:

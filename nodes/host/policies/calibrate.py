@@ -20,12 +20,17 @@ from ....plans.profile.profile import Profile
 from ....plans.search.search import SearchError
 from ..core import fallback
 from ..core.fallback import Dense, calibration_failed, passes_through
+from ..hooks.sampling import DEFAULT_START
 from ..session.call import Call, Computed, Sparse
 from .kernel_tuner import KernelTuner
 from .measure import Measurement
 from .plan import SIGMA_SLACK, PlanPolicy
 
 LOG = logging.getLogger("sparse_vdit")
+NO_WARM_UP = (
+    "with so few steps a kept plan runs from the first one on: a start_percent above "
+    f"{DEFAULT_START} keeps the beginning dense"
+)
 
 
 class Keeper(Protocol):
