@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TypeVar
 
@@ -14,6 +16,7 @@ from sparse_vdit.kernels.patterns import Pattern
 from sparse_vdit.nodes.host.core.stats import SPARSE
 from sparse_vdit.nodes.host.hooks.compile_op import CHAINED, attention_op
 from sparse_vdit.nodes.host.hooks.override import attention_override
+from sparse_vdit.nodes.host.hooks.own_attention import COMFYUI_ATTENTION
 from sparse_vdit.nodes.host.hooks.replaced import OVERRIDE, Watch
 from sparse_vdit.nodes.host.models import COUNTED, detect
 from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner
@@ -62,6 +65,18 @@ def qkv(
     return [torch.randn(batch, tokens, heads * head_dim, generator=generator) for _ in range(3)]
 
 
+@contextmanager
+def comfyui_attention() -> Iterator[None]:
+    """ComfyUI's own attention is there, as always where its models run."""
+    known = sys.modules.get(COMFYUI_ATTENTION)
+    sys.modules[COMFYUI_ATTENTION] = known or SimpleNamespace(optimized_attention=model_attention)
+    try:
+        yield
+    finally:
+        if known is None:
+            del sys.modules[COMFYUI_ATTENTION]
+
+
 class Executor:
     """What ComfyUI's wrappers are handed: the next function, and whose it is."""
 
@@ -103,7 +118,7 @@ def run_forward(
         return install._diffusion_model(forward, x, t, context, transformer_options=options.copy())
 
     executor = Executor(apply, SimpleNamespace(diffusion_model=model))
-    with as_current(run):
+    with as_current(run), comfyui_attention():
         return install._apply_model(executor, latents, torch.full((batch,), sigma), None, context, None, given)
 
 

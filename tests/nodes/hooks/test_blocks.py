@@ -2,95 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from model_stand_ins import GRID, CogVideoXTransformer3DModel, HunyuanVideo, WanModel, hunyuan_run, qkv
-from sparse_vdit.nodes.host.attention.blocks import COUNT, LAYER, SEEN, number_blocks, take_layer
-from sparse_vdit.nodes.host.families import COGVIDEOX, HUNYUAN_VIDEO, WAN
-from sparse_vdit.nodes.host.reports import reasons
-from sparse_vdit.nodes.host.runs.current import pop_run
-from sparse_vdit.nodes.host.runs.engine import Call
-from sparse_vdit.nodes.host.runs.run import Run
+from model_stand_ins import CogVideoXTransformer3DModel, HunyuanVideo, WanModel
+from runs import CPU, GRID, HEADS, TOKENS, forward_by_operator, in_blocks, policy, qkv, run_of
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.patterns import Diagonal
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.hooks import compile_op
+from sparse_vdit.nodes.host.hooks.blocks import describe_forward
+from sparse_vdit.nodes.host.models import COGVIDEOX, HUNYUAN_VIDEO, WAN
+from sparse_vdit.nodes.host.session.call import Call
+from sparse_vdit.nodes.host.session.run import Run, as_current
+
+INPUTS = {
+    "x": torch.zeros(1, 16, GRID[0], 2 * GRID[1], 2 * GRID[2], device="meta"),
+    "context": torch.zeros(1, 11, 8, device="meta"),
+}
 
 
 @pytest.fixture
 def run() -> Iterator[Run]:
-    with hunyuan_run() as made:
+    """A current run."""
+    made = run_of(policy(Diagonal(0)))
+    with as_current(made):
         yield made
+    compile_op.end_forward()
 
 
-def walk(options: dict, names: list[tuple[str, int]], call: object) -> None:
-    """Run blocks as ComfyUI's models do: through what has replaced them."""
-    for name in names:
-        options["patches_replace"]["dit"][name](
-            {"transformer_options": options, "img": None}, {"original_block": lambda args: call(args)}
-        )
+def said(run: Run | None) -> Callable[[], int | None]:
+    """What is said of the running block: to the run, or to compiled code where there is none."""
+
+    def to_compiled_code() -> int | None:
+        number = compile_op.state()[2]
+        return None if number is None else int(number)
+
+    return to_compiled_code if run is None else lambda: run.tracker.take_layer(None)
 
 
 @pytest.mark.parametrize("with_run", [True, False])
 def test_blocks_are_numbered_through_their_sections(run: Run, with_run: bool) -> None:
-    if not with_run:
-        pop_run(run)
-    options = {}
+    model, options = HunyuanVideo(), {}
+    layer = said(run if with_run else None)
     for _ in range(2):  # a second time, as by a node that repeats the forward: ours lies around it once
-        number_blocks(options, HUNYUAN_VIDEO, HunyuanVideo())
-        found = []
-        names = [*(("double_block", n) for n in range(2)), *(("single_block", n) for n in range(3))]
-        walk(options, names, lambda args, found=found: found.append(take_layer(args["transformer_options"])))
-        assert found == [0, 1, 2, 3, 4]
-        assert take_layer(options) is None and LAYER not in options
+        describe_forward(options, HUNYUAN_VIDEO, model, INPUTS)
+        assert in_blocks(model, options, lambda number, _: (number, layer())) == [(n, n) for n in range(5)]
+        assert layer() is None
         assert all(patch.args[1] is None for patch in options["patches_replace"]["dit"].values())
+    grid, outside, _, _ = compile_op.state()
+    assert grid == run.tracker.grid == TokenGrid(*GRID, 11, 0)
+    assert outside == run.tracker.outside.reason == fallback.REFINER.reason
 
 
-def test_another_nodes_block_patch_is_still_called_and_its_dict_left_alone() -> None:
+def test_another_nodes_block_patch_is_still_called_and_its_dict_left_alone(run: Run) -> None:
     called = []
 
     def patch(args: dict, extra: dict) -> dict:
-        called.append(args["transformer_options"][LAYER])
+        called.append(run.tracker.layer)
         return extra["original_block"](args)
 
-    theirs = {"dit": {("double_block", 1): patch}, "other": 1}
+    theirs, model = {"dit": {("double_block", 1): patch}, "other": 1}, WanModel()
     options = {"patches_replace": theirs}
-    number_blocks(options, WAN, WanModel())
-    walk(options, [("double_block", n) for n in range(4)], lambda args: {})
+    describe_forward(options, WAN, model, INPUTS)
+    assert in_blocks(model, options, lambda number, _: number) == [0, 1, 2, 3]
     assert called == [1]
     assert theirs == {"dit": {("double_block", 1): patch}, "other": 1}
     assert options["patches_replace"]["other"] == 1
 
 
 def test_a_block_that_fails_leaves_no_number(run: Run) -> None:
-    options = {}
-    number_blocks(options, WAN, WanModel())
+    options, model = {}, WanModel()
+    describe_forward(options, WAN, model, INPUTS)
     with pytest.raises(ZeroDivisionError):
-        walk(options, [("double_block", 2)], lambda args: 1 // 0)
-    assert LAYER not in options and run.at_work.layer is None
+        in_blocks(model, options, lambda number, _: 1 // (number - 2))
+    assert run.tracker.layer is None and not run.tracker.in_block
+    assert compile_op.state()[2] is None
 
 
-@pytest.mark.parametrize("with_run", [True, False])
-def test_counted_blocks_begin_anew_with_each_forward(run: Run, with_run: bool) -> None:
-    if not with_run:
-        pop_run(run)
-    options = {}
+def test_a_block_has_attended_until_the_next_one_begins(run: Run) -> None:
+    options, model, found = {}, WanModel(), []
+    describe_forward(options, WAN, model, INPUTS)
+
+    def block(number: int, _: dict) -> None:
+        found.append((run.tracker.attended, compile_op.state()[3]))
+        run.tracker.attended = True
+        compile_op.set_attended()
+        found.append((run.tracker.attended, compile_op.state()[3]))
+
+    in_blocks(model, options, block)
+    assert found == [(False, False), (True, True)] * 4
+
+
+def test_counted_blocks_begin_anew_with_each_forward(run: Run) -> None:
     for _ in range(2):
-        number_blocks(options, COGVIDEOX, CogVideoXTransformer3DModel())
-        copy = dict(options)
-        assert [take_layer(copy if n else options) for n in range(3)] == [0, 1, 2]  # a shallow copy counts along
-        if with_run:
-            assert [run.at_work.take_layer(7) for _ in range(3)] == [0, 1, 2]
-    assert options[COUNT] == [3]
-    assert not options[SEEN]
+        describe_forward({}, COGVIDEOX, CogVideoXTransformer3DModel(), INPUTS)
+        assert [run.tracker.take_layer(7) for _ in range(3)] == [0, 1, 2]
+        compile_op.set_attended()
+        _, _, number, attended = compile_op.state()
+        assert int(number) < 0 and not attended  # nothing says where a block begins, so none has attended
 
 
-def test_a_block_number_that_does_not_rise_is_not_trusted(run: Run) -> None:
-    layout = (*GRID, 11, 0)
-    run.begin_forward(torch.device("cpu"))
-    assert run.attend(Call(1, layout, *qkv())) is not None
-    for layer, reason in ((1, reasons.BLOCK_ORDER), (0, reasons.BLOCK_ORDER), (None, reasons.NO_LAYER)):
-        assert run.attend(Call(layer, layout, *qkv())) is None
-        assert run.ledger.dense.pop(reason) == 1
-    assert run.attend(Call(7, layout, *qkv())) is None
-    assert run.ledger.dense == {reasons.NO_LAYER: 1}
-    run.begin_forward(torch.device("cpu"))
-    assert run.attend(Call(0, layout, *qkv())) is not None
+def test_what_nodes_write_between_blocks_reaches_compiled_code(run: Run) -> None:
+    """Plain Python's dict counts, not what shared code says of the block that it was made of."""
+    options, model, seen = {"cond_or_uncond": [0]}, WanModel(), []
+    run.options = options
+    assert run.call_options({"block_index": 3}) == {"cond_or_uncond": [0], "block_index": 3}
+    describe_forward(options, WAN, model, INPUTS)
+
+    def block(number: int, given: dict) -> None:
+        given["block_index"] = number
+        seen.append(dict(run.call_options({"block_index": 3}))["block_index"])
+
+    in_blocks(model, options, block)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_block_number_that_does_not_rise_is_not_trusted() -> None:
+    run, x = run_of(policy(Diagonal(0))), qkv()
+    forward_by_operator(run, 0.5, x, numbers=[1, 1, 0, 3])
+    assert run.stats.forward.layers[1] == {"sparse": 1, fallback.BLOCK_ORDER: 1}
+    assert run.stats.forward.layers[0] == {fallback.BLOCK_ORDER: 1}
+    assert run.stats.forward.layers[3] == {"sparse": 1}
+    forward_by_operator(run, 0.5, x, numbers=[0])
+    assert run.stats.forward.layers[0] == {"sparse": 1}
+
+
+@pytest.mark.parametrize("layer", [None, 4])
+def test_a_block_that_is_none_of_the_plans_stays_dense(layer: int | None) -> None:
+    run = run_of(policy(Diagonal(0)))
+    run.begin_step(0.5)
+    run.begin_forward(CPU, 0.5)
+    heads = (x.unflatten(-1, (HEADS, 128)) for x in qkv(tokens=TOKENS))
+    assert run.attend(Call(layer, TokenGrid(*GRID), *heads)) is None
+    assert run.stats.total().dense == {fallback.NO_LAYER: 1}

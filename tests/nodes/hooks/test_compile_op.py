@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import sys
-from types import SimpleNamespace
+from collections.abc import Iterator
 
 import pytest
 import torch
 from dense_attention import model_attention
-from runs import GRID, HEADS, dense_calls, forward, forward_by_operator, plan_of, policy, qkv, run_of, sparse_calls
+from runs import (
+    GRID,
+    HEADS,
+    comfyui_attention,
+    dense_calls,
+    forward,
+    forward_by_operator,
+    plan_of,
+    policy,
+    qkv,
+    run_of,
+    sparse_calls,
+)
 from sparse_vdit.kernels.patterns import Dense, Diagonal
 from sparse_vdit.nodes.host.core import fallback
 from sparse_vdit.nodes.host.hooks.compile_op import attention_op
-from sparse_vdit.nodes.host.hooks.own_attention import COMFYUI_ATTENTION
 from sparse_vdit.nodes.host.policies.kernel_tuner import TRIES, KernelTuner, forget_times
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
 from sparse_vdit.nodes.host.session.block_tracker import COUNTED
@@ -24,9 +34,11 @@ LAYOUT = (*GRID, 0, 0)
 
 
 @pytest.fixture(autouse=True)
-def comfyui_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ComfyUI's own, which the operator asks for."""
-    monkeypatch.setitem(sys.modules, COMFYUI_ATTENTION, SimpleNamespace(optimized_attention=model_attention))
+def with_comfyui() -> Iterator[None]:
+    """ComfyUI's attention, which the operator asks for; nothing was timed."""
+    forget_times()
+    with comfyui_attention():
+        yield
     forget_times()
 
 

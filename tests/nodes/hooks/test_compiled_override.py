@@ -7,17 +7,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from dense_attention import model_attention
+from runs import HEADS, TOKENS, dense_calls, policy, run_forward, run_of, sparse_calls
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host.attention import guarded, override
-from sparse_vdit.nodes.host.attention.override import LAYER, LAYOUT, REFUSED, SEEN, attention_override
-from sparse_vdit.nodes.host.reports import reasons
-from sparse_vdit.nodes.host.runs.current import pop_run, push_run
-from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.plans.plan.plan import uniform_plan
-
-GRID, HEADS = (5, 8, 11), 3
-TOKENS = GRID[0] * GRID[1] * GRID[2]
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.hooks import compile_op
+from sparse_vdit.nodes.host.hooks.blocks import begin_block
 
 
 def marked(func: Callable, *args: object, **kwargs: object) -> torch.Tensor:
@@ -43,44 +37,44 @@ def compiled() -> Iterator[Callable]:
     torch._dynamo.reset()
 
 
+def qkv() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(6)
+    return [torch.randn(1, TOKENS, HEADS * 128, generator=generator) for _ in range(3)]
+
+
 @torch.inference_mode()
 def test_code_with_the_override_ends_with_its_run(compiled: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(6)
-    q, k, v = (torch.randn(1, TOKENS, HEADS * 128, generator=generator) for _ in range(3))
-    run = Run(PlanEngine(uniform_plan("wan", 1, HEADS, 128, GRID, Diagonal(0)), 1.0, 0.0, "torch"), model_attention)
-    run.reason = run.engine.reason(0.5)
-    ours = {"optimized_attention_override": attention_override, LAYOUT: (*GRID, 0, 0), LAYER: 0, SEEN: False}
-    push_run(run)
-    monkeypatch.setattr(override, "sampling", True)
-    guarded.begin_forward((*GRID, 0, 0), reasons.NO_LAYER, False)
-    guarded.begin_block(0)
-    sparse = compiled(q, k, v, ours)
-    pop_run(run)
-    monkeypatch.setattr(override, "sampling", False)
-    assert run.ledger.sparse == 1
-    plain = model_attention(q, k, v, HEADS)
+    x, run = qkv(), run_of(policy(Diagonal(0), layers=1))
+
+    def body(options: dict) -> torch.Tensor:
+        run.forget_blocks()
+        begin_block(0, options)
+        return compiled(*x, options)
+
+    monkeypatch.setattr(compile_op, "_sampling", True)
+    sparse = run_forward(run, 0.5, body)
+    monkeypatch.setattr(compile_op, "_sampling", False)
+    assert sparse_calls(run) == 1
+    plain = model_attention(*x, HEADS)
     assert not torch.allclose(sparse, plain)
-    after = compiled(q, k, v, {"optimized_attention_override": marked})
+    after = compiled(*x, {"optimized_attention_override": marked})
     assert torch.allclose(after, plain * 1.5)  # stale code would give `plain`
 
 
 @torch.inference_mode()
-def test_what_compiled_code_refuses_is_noted_at_every_forward(
+def test_what_compiled_code_refuses_is_counted_at_every_forward(
     compiled: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is not asked about such calls, and would else take them for missing."""
-    q, k, v = (torch.randn(1, TOKENS, HEADS * 128) for _ in range(3))
-    run = Run(None, model_attention)
-    push_run(run)
-    monkeypatch.setattr(override, "sampling", True)
-    try:
-        for _ in range(3):
-            refused = []
-            guarded.begin_forward((*GRID, 1, 0), reasons.NO_LAYER, False)
-            guarded.begin_block(0)
-            options = {LAYOUT: (*GRID, 1, 0), LAYER: 0, SEEN: False, REFUSED: refused}
-            ours = {"optimized_attention_override": attention_override, **options}
-            assert torch.allclose(compiled(q, k, v, ours), model_attention(q, k, v, HEADS), atol=1e-6)
-            assert refused == [reasons.OTHER_TOKENS]
-    finally:
-        pop_run(run)
+    x, run = qkv(), run_of(policy(Diagonal(0), layers=1))
+    monkeypatch.setattr(compile_op, "_sampling", True)
+
+    def body(options: dict) -> torch.Tensor:
+        run.forget_blocks()
+        begin_block(0, options)
+        return compiled(*x, options)
+
+    for number in range(3):
+        out = run_forward(run, 0.5, body, (5, 8, 12))  # of a video that is larger than the calls
+        assert torch.allclose(out, model_attention(*x, HEADS), atol=1e-6)
+        assert dense_calls(run) == {fallback.OTHER_TOKENS: number + 1}
