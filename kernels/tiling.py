@@ -27,8 +27,8 @@ class Tiling:
     """How one grid in one token order is cut. Pure bookkeeping on the CPU; `index` is what kernels read.
 
     Raises:
-        ValueError: a token grid with a size out of range, tile sizes below 1, or a query tile that is no multiple of the
-            key tile.
+        ValueError: a size of the token grid out of range, tile sizes below 1, or a query tile that is no multiple of
+            the key tile.
     """
 
     grid: TokenGrid

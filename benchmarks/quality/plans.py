@@ -24,7 +24,6 @@ from sparse_vdit.plans.profile.rules import paper_choice, paper_kinds, saving
 from sparse_vdit.plans.search.search import search_budget, search_paper
 from torch import Tensor
 
-from benchmarks.quality import sensitivity
 from benchmarks.quality.peers import (
     PSA_BLOCK,
     RADIAL_BLOCK,
@@ -85,15 +84,6 @@ class Rules:
         """One budget over all heads."""
         yield search_budget(self.profile("ours"), density=density), f"budget, density {density}", None
 
-    def ours_weighted(self, density: float) -> Measured:
-        """The same with measured sensitivities, of the model's output on the prompts of the profile."""
-        plan = search_budget(self.profile("ours"), density=density)
-        found = sensitivity.Injections(self.run.profiled, self.run.steps, plan)
-        real = sensitivity.by_band(found.forward_errors(), plan)
-        weights = sensitivity.sensitivities(real, sensitivity.predicted_parts(self.profile("ours"), plan))
-        plan = search_budget(self.profile("ours"), density=density, weights=weights)
-        yield plan, f"budget with w, density {density}", None
-
     def ours_paper(self, density: float) -> Measured:
         """Eq. 2 of Sparse-vDiT with the lambda that gives the density."""
         lam = paper_lambda(self.profile("ours"), density)
@@ -146,7 +136,7 @@ class Rules:
 
 METHODS: dict[str, Callable[[Rules, float], Measured]] = {
     name: getattr(Rules, name)
-    for name in ("ours_budget", "ours_weighted", "ours_paper", "svg", "sta", "radial", "topk64", "psa", "uniform")
+    for name in ("ours_budget", "ours_paper", "svg", "sta", "radial", "topk64", "psa", "uniform")
 }
 
 

@@ -64,8 +64,8 @@ def made_up_profile() -> Profile:
     measures = {name: torch.ones_like(errors) for name in MEASURES}
     measures |= {"projected": errors, "power": power.expand_as(errors), "square": 2 * errors.square()}
     columns = drawn(*heads[:-1], len(cells.boxes)).square().float()
-    samples, injected = torch.ones(BANDS, LAYERS, dtype=torch.int64), torch.zeros(2, BANDS, LAYERS)
-    return Profile(header, measures, torch.zeros_like(errors), samples, columns, injected)
+    samples = torch.ones(BANDS, LAYERS, dtype=torch.int64)
+    return Profile(header, measures, torch.zeros_like(errors), samples, columns)
 
 
 def main() -> None:

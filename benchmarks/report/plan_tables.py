@@ -6,7 +6,6 @@ from benchmarks.report.result_files import all_of, made_by, newest
 
 METHODS = {
     "ours_budget": "searched, one error budget",
-    "ours_weighted": "the same, with measured sensitivities",
     "ours_paper": "searched, the paper's rule",
     "uniform": "one window for all heads, the better of two",
     "sta": "STA's windows, best of five for each head",
@@ -101,30 +100,6 @@ def _as_dense(row: dict | None, rows: list[dict]) -> dict | None:
 
 def _psnr(row: dict | None) -> str:
     return "-" if row is None else f"{row['psnr']:.1f} ({row['density']:.2f})"
-
-
-def sensitivity_table() -> str:
-    """Real error per predicted one, by layer and band, and what searching with it gives."""
-    result = newest("sensitivity")
-    parts = [row for row in result["rows"] if "layer" in row]
-    lines = [
-        "| band | layer | predicted error | of the video | per predicted | of the model's output | per predicted |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in parts:
-        real = " | ".join(f"{row[name]:.2e} | {row[name] / row['predicted']:.2f}" for name in ("video", "forward"))
-        lines.append(f"| {row['band']} | {row['layer']} | {row['predicted']:.2e} | {real} |")
-    whole = next(row for row in result["rows"] if row.get("method") == "whole plan")
-    told = [
-        f"All errors are squared and relative. Whole plan: {whole['video']:.2e} of the video, its parts add up to "
-        f"{whole['sum_of_parts']:.2e}."
-    ]
-    told += [
-        f"Density {row['density']:g}, with {row['method']}: {row['psnr']} dB, without {row['psnr_without']} dB."
-        for row in result["rows"]
-        if "psnr_without" in row
-    ]
-    return "\n".join([*lines, "", " ".join([*told, made_by(result)])])
 
 
 def transfer_table() -> str:

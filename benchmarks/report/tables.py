@@ -21,7 +21,6 @@ from benchmarks.report.own_time_table import own_time_table
 from benchmarks.report.plan_tables import (
     masks_table,
     methods_table,
-    sensitivity_table,
     solver_table,
     transfer_table,
 )
@@ -234,7 +233,7 @@ TABLES = {
     "benchmarks/README.md": {
         "attention": attention_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
         "runs": memory_of_runs_table, "containers": containers_table,
-        "masks": masks_table, "methods": methods_table, "sensitivity": sensitivity_table, "solver": solver_table,
+        "masks": masks_table, "methods": methods_table, "solver": solver_table,
         "hold_out": hold_out_table, "needs": needs_table, "prior": prior_table,
         "instructions": instructions_table,
         "sass_calibration": calibration_table, "sass_speeds": shipped_speeds_table,

@@ -19,7 +19,7 @@ from .plan import Band, Plan, Provenance
 from .writing import write_new
 
 FORMAT, VERSION = "sparse-vdit-plan", 2
-WITHOUT_CARD = 1  # what a plan without a card is written as, so that older packs read it
+WITHOUT_CARD = 1  # what a plan without a card is written as
 MOST_BYTES = 4_000_000
 _LONGEST_INTEGER = 20  # digits; longer ones are read as floats, which are refused wherever they can appear
 

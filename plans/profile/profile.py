@@ -67,8 +67,6 @@ class Profile:
         samples: observations per (bands, layers), int64.
         columns: share of the softmax mass in each cell of the video (`columns.Cells`), float32 (bands, layers, heads,
             cells).
-        injected: errors of forwards with sparse attention in some layers, summed up: of the model's output relative to
-            its power, and of attention (`sensitivity.py`); float64 (2, bands, layers), zero where none was made.
         maps: what each head attends between parts of the video (`head_maps`), over all bands, float32 (layers, heads,
             parts, parts); None where it was not kept.
 
@@ -81,7 +79,6 @@ class Profile:
     votes: Tensor
     samples: Tensor
     columns: Tensor
-    injected: Tensor
     maps: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -102,10 +99,6 @@ class Profile:
                 f"columns is {tuple(self.columns.shape)}, expected {cells} (bands, layers, heads, cells) numbers not "
                 "below zero"
             )
-        if tuple(self.injected.shape) != (2, *shape[:2]):
-            raise ValueError(f"injected is {tuple(self.injected.shape)}, expected {(2, *shape[:2])} (2, bands, layers)")
-        if not torch.isfinite(self.injected).all() or (self.injected < 0).any():
-            raise ValueError("injected has values that are not finite or below zero; profile again")
         if tuple(self.samples.shape) != shape[:2]:
             raise ValueError(f"samples is {tuple(self.samples.shape)}, expected {shape[:2]} (bands, layers)")
 
@@ -191,22 +184,7 @@ def merge_profiles(first: Profile, second: Profile) -> Profile:
     measures = {name: first.measures[name] * share + second.measures[name] * (1 - share) for name in MEASURES}
     columns = (first.columns * share + second.columns * (1 - share)).float()
     header, votes = _merged_header(first, second, first.header.bands), first.votes + second.votes
-    injected = first.injected + second.injected
-    return Profile(header, measures, votes, samples, columns, injected, _merged_maps(first, second))
-
-
-def one_band(profile: Profile, band: int) -> Profile:
-    """What was measured in one band alone."""
-    rows = slice(band, band + 1)
-    return Profile(
-        replace(profile.header, bands=profile.header.bands[rows]),
-        {name: tensor[rows] for name, tensor in profile.measures.items()},
-        profile.votes[rows],
-        profile.samples[rows],
-        profile.columns[rows],
-        profile.injected[:, rows],
-        profile.maps,
-    )
+    return Profile(header, measures, votes, samples, columns, _merged_maps(first, second))
 
 
 def _join_bands(first: Profile, second: Profile) -> Profile:
@@ -218,9 +196,8 @@ def _join_bands(first: Profile, second: Profile) -> Profile:
     votes = torch.stack([p.votes[row] for _, p, row in parts])
     samples = torch.stack([p.samples[row] for _, p, row in parts])
     columns = torch.stack([p.columns[row] for _, p, row in parts])
-    injected = torch.stack([p.injected[:, row] for _, p, row in parts], 1)
     header = _merged_header(first, second, bands)
-    return Profile(header, measures, votes, samples, columns, injected, _merged_maps(first, second))
+    return Profile(header, measures, votes, samples, columns, _merged_maps(first, second))
 
 
 def _merged_maps(first: Profile, second: Profile) -> Tensor | None:

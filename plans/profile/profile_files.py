@@ -16,7 +16,7 @@ from ..plan.writing import write_new
 from .columns import candidate_from_dict
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader
 
-FORMAT, VERSION = "sparse-vdit-profile", 4  # 1 had no measure `square`, 2 no columns, 3 nothing injected
+FORMAT, VERSION = "sparse-vdit-profile", 5
 MOST_BYTES = 1 << 30
 ORIGIN = ("model", "parameters", "prompts", "versions", "date")
 
@@ -41,7 +41,7 @@ def profile_bytes(profile: Profile) -> bytes:
     # one entry only: safetensors writes several in no fixed order, and equal profiles shall be equal files
     text = json.dumps({"format": FORMAT, "version": VERSION, "header": header}, sort_keys=True)
     tensors = {**profile.measures, "votes": profile.votes, "samples": profile.samples}
-    tensors |= {"columns": profile.columns, "injected": profile.injected}
+    tensors |= {"columns": profile.columns}
     if profile.maps is not None:  # pictures need no more digits; files without them are read as before
         tensors["maps"] = profile.maps.to(torch.float16)
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"profile": text})
@@ -60,15 +60,15 @@ def load_profile(path: str | Path) -> Profile:
         tensors = load(path.read_bytes())  # mapped, Windows would not let the file be renewed
     except SafetensorError as error:
         raise _unreadable(path, error) from error
-    missing = {*MEASURES, "votes", "samples", "columns", "injected"} - tensors.keys()
+    missing = {*MEASURES, "votes", "samples", "columns"} - tensors.keys()
     if missing:
         raise ProfileError(f"{path.name}: lacks the tensor {sorted(missing)[0]!r}")
     try:
         measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
         votes, samples = tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64)
-        columns, injected = tensors["columns"].to(torch.float32), tensors["injected"].to(torch.float64)
+        columns = tensors["columns"].to(torch.float32)
         maps = tensors["maps"].to(torch.float32) if "maps" in tensors else None
-        return Profile(header, measures, votes, samples, columns, injected, maps)
+        return Profile(header, measures, votes, samples, columns, maps)
     except (ValueError, TypeError) as error:
         raise ProfileError(f"{path.name}: header: {error}") from error
 

@@ -89,7 +89,6 @@ class Profiler:
         self.columns: Tensor | None = None
         self.keeps_maps = maps
         self.maps: Tensor | None = None
-        self.injected = torch.zeros(2, *shape[:2], dtype=torch.float64)
 
     def band_at(self, sigma: float) -> int | None:
         """Number of the band that a noise level lies in, None outside all of them."""
@@ -148,27 +147,12 @@ class Profiler:
         if self.judge is not None:
             self.judge.rows = self.rows
 
-    def inject(self, band: int, layers: range, output: float, attention: float) -> None:
-        """Keep what sparse attention in some layers of one forward did (`sensitivity.py`).
-
-        Args:
-            output: squared error of the model's output, relative to its power.
-            attention: sum of ||W_O dO||^2 over the heads of those layers.
-        """
-        self.injected[0, band, layers.start : layers.stop] += output
-        self.injected[1, band, layers.start : layers.stop] += attention
-
     def profile(self) -> Profile:
         """The means over everything observed so far, the previous profile included.
 
         Raises:
             ValueError: nothing was observed yet.
         """
-        own = self.own_profile()
-        return own if self.previous is None else merge_profiles(self.previous, own)
-
-    def own_profile(self) -> Profile:
-        """The same without the previous profile."""
         if self.grid is None:
             raise ValueError("nothing was observed: no attention call was recognised, or no step lay in a band")
         count = self.samples.clamp_min(1)[..., None, None]
@@ -176,7 +160,8 @@ class Profiler:
         columns = (self.columns / self.columns.sum(-1, keepdim=True).clamp_min(1e-30)).float()
         counted = (self.votes.clone(), self.samples.clone())
         maps = None if self.maps is None else as_shares(self.maps)
-        return Profile(self._header(), measures, *counted, columns, self.injected.clone(), maps)
+        own = Profile(self._header(), measures, *counted, columns, maps)
+        return own if self.previous is None else merge_profiles(self.previous, own)
 
     def _header(self) -> ProfileHeader:
         return ProfileHeader(

@@ -17,7 +17,6 @@ from ..profile.rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper
 from .chosen import plan_of
 from .cost import HeadCosts, profile_costs
 from .lagrange import OutOfReachError, solve
-from .sensitivity import error_weights
 
 MOST_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)
 MOST_STRIPES = 128  # heads with columns of their own, whose tile lists take some 80 KB each at 75,600 tokens
@@ -25,7 +24,6 @@ MOST_STRIPES = 128  # heads with columns of their own, whose tile lists take som
 # then the one whose worst rows were missed. Where an error is promised, each is therefore taken to be this many
 # standard errors worse than it seems; where a density or a speed-up is, that would mislead (.7 and .9 dB, small Wan).
 CAUTION = 2.0
-MEASURED, UNMEASURED = "measured", "not measured, taken as 1"
 LEAST_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
 
 
@@ -66,7 +64,6 @@ def search_budget(
     profile: Profile,
     density: float | None = None,
     error: float | None = None,
-    weights: Tensor | None = None,
     most_skipped: float = MOST_SKIPPED,
     *,
     speedup: float | None = None,
@@ -76,14 +73,12 @@ def search_budget(
 ) -> Plan:
     """One budget over all bands, layers and heads on the output-projected error (`lagrange.py`).
 
-    Minimises the time of attention for an error or a preset, or the sum of errors w * ||W_O dO||^2 for a density or a
+    Minimises the time of attention for an error or a preset, or the sum of errors ||W_O dO||^2 for a density or a
     speed-up. Exactly one of the four is given.
 
     Args:
         density: wanted mean density over all heads.
-        error: wanted sqrt(sum w ||W_O dO||^2 / sum w ||W_O O||^2), with CAUTION; a preset is one too.
-        weights: sensitivity w of the result to an error, broadcastable to (bands, layers, heads); by default what the
-            profile has measured, and 1 where it has not.
+        error: wanted sqrt(sum ||W_O dO||^2 / sum ||W_O O||^2), with CAUTION; a preset is one too.
         most_skipped: largest share of heads, over all bands, that may be skipped.
         speedup: how many times as fast as the model's own attention.
         preset: name of an error in PRESETS.
@@ -98,11 +93,8 @@ def search_budget(
     if not 0 <= most_skipped <= SKIP_LIMIT:
         raise SearchError(f"most_skipped is {most_skipped}, expected 0 to {SKIP_LIMIT}: more heads than that matter")
     bands = _bands(profile)
-    measured = error_weights(profile.injected) if weights is None else weights
-    if measured is not None:
-        weights = measured.expand((*profile.samples.shape, profile.header.heads))[bands]
     costs = costs or profile_costs(profile.header)
-    errors, variance = _relative_errors(profile, bands, weights)
+    errors, variance = _relative_errors(profile, bands)
     feasible = _feasible(profile, bands, errors, most_skipped)
     if limits is not None:
         feasible &= _within(limits, profile)
@@ -125,7 +117,6 @@ def search_budget(
     if limits is not None:
         parameters["least_density"] = limits.mean
     parameters |= {"gap": float(f"{found.gap:.2g}"), "most_skipped": most_skipped}
-    parameters["sensitivity"] = UNMEASURED if measured is None else MEASURED
     parameters |= predicted_error(found.choice, errors, variance)
     return plan_of(profile, bands, found.choice, "budget", parameters, costs)
 
@@ -148,7 +139,7 @@ def _one_target(given: dict[str, float | str | None]) -> tuple[str, float | str]
 
 
 def predicted_error(choice: Tensor, errors: Tensor, variance: Tensor) -> dict[str, float]:
-    """Error of a plan, sqrt(sum w ||W_O dO||^2 / sum w ||W_O O||^2) with errors of heads added up as if independent,
+    """Error of a plan, sqrt(sum ||W_O dO||^2 / sum ||W_O O||^2) with errors of heads added up as if independent,
     and how far off it may be (1.96 standard errors) for the sampling of rows alone: heads of a call share their rows,
     the plan was chosen by the same errors, and prompts differ, so it is the least that it may be off.
 
@@ -162,13 +153,11 @@ def predicted_error(choice: Tensor, errors: Tensor, variance: Tensor) -> dict[st
     return {"predicted_error": round(squared**0.5, 4), "predicted_error_margin": round((high - low) / 2, 4)}
 
 
-def _relative_errors(profile: Profile, bands: list[int], weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """w ||W_O dO||^2 relative to the sum of w ||W_O O||^2, and its variance by sampling: both (bands, layers, heads,
+def _relative_errors(profile: Profile, bands: list[int]) -> tuple[Tensor, Tensor]:
+    """||W_O dO||^2 relative to the sum of ||W_O O||^2, and its variance by sampling: both (bands, layers, heads,
     candidates)."""
     errors, power = profile.measures["projected"][bands], profile.measures["power"][bands][..., 0]
     variance = profile.sampling_variance()[bands]
-    if weights is not None:
-        errors, variance, power = errors * weights[..., None], variance * weights[..., None].square(), power * weights
     total = power.sum().clamp_min(1e-30)
     return errors / total, variance / total**2
 

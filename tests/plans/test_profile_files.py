@@ -161,7 +161,7 @@ BROKEN = {
     "infinite errors": (lambda t, m: t["relative"].fill_(torch.inf), "relative has values that are not finite"),
     "columns of another grid": (lambda t, m: t.update(columns=torch.zeros(2, 2, 3, 7)), r"columns is \(2, 2, 3, 7\)"),
     "another format": (_about(lambda a: a.update(format="plan")), "'plan'"),
-    "a newer version": (_about(lambda a: a.update(version=5)), ", 4"),
+    "a newer version": (_about(lambda a: a.update(version=6)), ", 5"),
     "no metadata": (lambda t, m: m.clear(), "'profile'"),
     "half a header": (lambda t, m: m.update(profile=m["profile"][:50]), "'profile'"),
     "a list": (lambda t, m: m.update(profile="[1]"), "format and version"),

@@ -126,12 +126,6 @@ def test_heads_that_matter_less_are_sparser():
     assert DENSITIES[choice[0, 0, 1]] < DENSITIES[choice[0, 0, 0]]
 
 
-def test_weights_shift_the_budget():
-    errors = [[[[0.0, 1.0, 0.5, 0.2, 0.4]], [[0.0, 1.0, 0.5, 0.2, 0.4]]]]
-    choice = chosen(search_budget(made_up(errors), density=0.6, weights=torch.tensor([[[10.0], [0.1]]])))
-    assert DENSITIES[choice[0, 0, 0]] > DENSITIES[choice[0, 1, 0]]
-
-
 def test_candidates_without_mass_are_infeasible():
     errors = [[[[0.0, 0.9, 0.1, 0.1, 0.1]]]]
     assert chosen(search_budget(made_up(errors, kept_mass=0.01), density=1.0)).tolist() == [[[0]]]

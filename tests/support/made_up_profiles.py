@@ -13,7 +13,7 @@ DENSITIES = (1.0, 0.0, 0.2, 0.5, 0.3)
 
 
 def made_up(
-    errors, power=None, bands=None, kept_mass=1.0, flow="dense", votes=None, parameters=None, injected=None
+    errors, power=None, bands=None, kept_mass=1.0, flow="dense", votes=None, parameters=None
 ):
     """Profile with given projected errors (bands, layers, heads, candidates)."""
     errors = torch.tensor(errors, dtype=torch.float64)
@@ -28,8 +28,7 @@ def made_up(
     measures["square"] = errors.square()  # all rows alike
     votes = torch.zeros(shape, dtype=torch.float64) if votes is None else votes
     columns = torch.zeros(*shape[:3], 5 * 7 * 8)
-    injected = torch.zeros(2, *shape[:2], dtype=torch.float64) if injected is None else injected
-    return Profile(header, measures, votes, torch.ones(shape[:2], dtype=torch.int64), columns, injected)
+    return Profile(header, measures, votes, torch.ones(shape[:2], dtype=torch.int64), columns)
 
 
 def random_errors(seed, bands=2, layers=3, heads=4):

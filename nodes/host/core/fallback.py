@@ -179,7 +179,7 @@ def no_family(name: str) -> Dense:
 
 
 def passes_through(error: BaseException) -> bool:
-    """Whether an error is the user's interrupt, which is an ordinary exception in some ComfyUIs and must not be kept."""
+    """Whether an error is the user's interrupt, an ordinary exception in some ComfyUIs, which has to be raised."""
     return any(cls.__name__ == "InterruptProcessingException" for cls in type(error).__mro__)
 
 

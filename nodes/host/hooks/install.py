@@ -193,7 +193,7 @@ def _without_ours(run: Run) -> bool:
 
 
 def _prepare(run: Run, model: nn.Module, inputs: Inputs, x: torch.Tensor) -> None:
-    """Tile lists before the first block, from the latents' shape; for a grid not seen here the first call makes them."""
+    """Tile lists before the first block, from the latents' shape; for another grid the first call makes them."""
     if run.forward_is_dense is not None:
         return
     model = getattr(model, "_orig_mod", model)  # under torch.compile
