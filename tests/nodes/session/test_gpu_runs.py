@@ -1,36 +1,49 @@
-"""Runs on a GPU: flags and times without waiting for it, the race between real kernels, memory that runs out."""
+"""Runs on a GPU: flags and times without waiting for it, real kernels that are timed, memory that runs out."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import runs
 import torch
 from dense_attention import model_attention
+from runs import dense_calls, line, run_of, sparse_calls
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host.attention.attention_op import run_attention
-from sparse_vdit.nodes.host.reports import reasons
-from sparse_vdit.nodes.host.runs.current import pop_run, push_run, timing_dense
-from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.nodes.host.speed import kernel_choice, race, speeds
-from sparse_vdit.nodes.host.speed.race import EXACT, Race, device_name
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.policies import kernel_tuner
+from sparse_vdit.nodes.host.policies.kernel_tuner import ERROR_BUDGET, KernelTuner, forget_times
+from sparse_vdit.nodes.host.policies.plan import PlanPolicy
+from sparse_vdit.nodes.host.session import execution
+from sparse_vdit.nodes.host.session.call import DENSE, EXACT, INT8
+from sparse_vdit.nodes.host.session.run import Run
 from sparse_vdit.plans.plan.plan import uniform_plan
-from test_failures import nan_in_head_1, trouble
+from spoiled_kernels import nan_in, through
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 GRID, LAYERS, HEADS = (9, 30, 31), 6, 3
-LAYOUT = (*GRID, 0, 0)
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(speeds, "_known", {})
+def run() -> Iterator[Run]:
+    """A run whose warm-up ends at sigma .8, and that times its kernels."""
+    forget_times()
     plan = uniform_plan("wan", LAYERS, HEADS, 128, GRID, Diagonal(0))
-    made = Run(PlanEngine(plan, 0.8, 0.0, "auto", race=Race(("gpu test",))), model_attention)
-    push_run(made)
+    made = run_of(PlanPolicy(plan, 0.8, 0.0, "auto", KernelTuner()))
     yield made
-    pop_run(made)
     made.free()
+    forget_times()
+
+
+@pytest.fixture
+def settled(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The same, when sparse attention has won, whatever the times."""
+    monkeypatch.setattr(kernel_tuner, "MARGIN", -1e9)
+    for sigma in (0.9, 0.6, 0.5):
+        runs.forward(run, sigma, qkv(), GRID)
+        torch.cuda.synchronize()
+    return run
 
 
 def qkv() -> list[torch.Tensor]:
@@ -39,78 +52,56 @@ def qkv() -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
 
 
-def layers_of(run: Run, x: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [run_attention(*x, HEADS, layer, LAYOUT, False, False, lambda: dense(x)) for layer in range(LAYERS)]
-
-
-def dense(x: list[torch.Tensor]) -> torch.Tensor:
-    """The model's own attention as the override calls it."""
-    with timing_dense():
-        return model_attention(*x, HEADS)
-
-
-def forward(run: Run, sigma: float, x: list[torch.Tensor], wait_forbidden: bool = False) -> list[torch.Tensor]:
-    run.reason, run.options = run.stopped or run.engine.reason(sigma), {}
-    if run.reason is None:
-        run.prepare(LAYOUT, 1, x[0].device)
-    run.begin_forward(x[0].device, sigma)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error" if wait_forbidden else "default")
-    try:
-        out = layers_of(run, x)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    while run.must_repeat():
-        out = layers_of(run, x)
-    return out
-
-
-def test_the_race_is_decided_by_real_times(run: Run) -> None:
-    x = qkv()
-    forward(run, 0.9, x)
-    for sigma in (0.6, 0.5, 0.4):
-        forward(run, sigma, x)
+def test_the_verdict_is_of_real_times(run: Run) -> None:
+    for sigma in (0.9, 0.6, 0.5, 0.4):
+        runs.forward(run, sigma, qkv(), GRID)
         torch.cuda.synchronize()
     run.read_clocks()
     assert run.stopped is None
-    lanes = next(iter(run.engine.kernels.results().values()))
-    assert any(name.startswith(race.DENSE) and ms > 0 for name, ms in lanes.items())
-    assert any(name.startswith(EXACT) and ms > 0 for name, ms in lanes.items())
-    assert any(
-        name.startswith("int8") and name.endswith("error") and 0 < e <= race.ERROR_BUDGET for name, e in lanes.items()
-    )
-    assert device_name(x[0].device) in next(iter(run.engine.kernels.results()))
+    ((place, lanes),) = run.policy.tuner.detail().items()
+    assert lanes[DENSE] > 0
+    assert any(EXACT in name and ms > 0 for name, ms in lanes.items())
+    errors = [error for name, error in lanes.items() if INT8 in name and name.endswith("error")]
+    assert errors and all(0 < error <= ERROR_BUDGET for error in errors)
+    assert "cuda:0" in place
 
 
-def test_a_settled_forward_never_waits_for_the_device(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(race, "MARGIN", -1e9)  # sparse wins whatever the times
+def test_a_settled_forward_never_waits_for_the_device(settled: Run) -> None:
+    """Until its end, when the flags are read."""
+    x, attend = qkv(), settled.attend
+    waits = []
+
+    def watched(call: object) -> torch.Tensor | None:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            waits.append(call.layer)
+            return attend(call)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    settled.attend = watched
+    runs.forward(settled, 0.4, x, GRID)
+    assert len(waits) == LAYERS
+    assert settled.stopped is None
+    assert sparse_calls(settled) == 3 * LAYERS
+
+
+def test_nan_on_the_device_is_found_and_its_forward_repeated(settled: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     x = qkv()
-    for sigma in (0.9, 0.6, 0.5):
-        forward(run, sigma, x)
-    forward(run, 0.4, x, wait_forbidden=True)
-    assert run.stopped is None
-    assert run.ledger.sparse == 3 * LAYERS
-
-
-def test_nan_on_the_device_is_found_and_its_layer_repeated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(race, "MARGIN", -1e9)
-    x = qkv()
-    for sigma in (0.9, 0.6, 0.5):
-        forward(run, sigma, x)
-    trouble(monkeypatch, nan_in_head_1(2))
-    out = forward(run, 0.4, x)
-    assert torch.equal(out[2], model_attention(*x, HEADS))
-    assert "layer 2, head 1" in run.report()
+    through(monkeypatch, nan_in({2: (1,)}))
+    assert all(torch.equal(out, model_attention(*x, HEADS)) for out in runs.forward(settled, 0.4, x, GRID))
+    assert settled.stopped is fallback.NOT_FINITE
+    assert "layer 2, head 1" in line(settled)
 
 
 def test_real_lack_of_memory_ends_sparse_attention_not_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, plain = qkv(), kernel_choice.run_call
+    x, plain = qkv(), execution.run_call
 
     def greedy(*args: object) -> torch.Tensor:
         torch.empty(torch.cuda.get_device_properties(0).total_memory * 2, dtype=torch.uint8, device="cuda")
         return plain(*args)
 
-    monkeypatch.setattr(kernel_choice, "run_call", greedy)
-    out = forward(run, 0.5, x)
+    monkeypatch.setattr(execution, "run_call", greedy)
+    out = runs.forward(run, 0.5, x, GRID)
     assert all(torch.equal(layer, model_attention(*x, HEADS)) for layer in out)
-    assert run.ledger.dense == {reasons.OUT_OF_MEMORY: LAYERS}
+    assert dense_calls(run) == {fallback.OUT_OF_MEMORY: LAYERS}
