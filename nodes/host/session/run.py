@@ -147,7 +147,8 @@ class Run:
             return out
         self.stats.count_dense(out, call.layer)
         if self.stopped is None and self.policy.tuner is not None:  # what is dense for good needs no times
-            self.wants_dense_time = self._dense_timer(call)
+            with self._guarded(call.layer):
+                self.wants_dense_time = self._dense_timer(call)
         return None
 
     def _refuse(self, call: Call) -> Dense | None:
