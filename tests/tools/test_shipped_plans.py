@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from load_pack import ROOT
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed
-from sparse_vdit.nodes.host.families import FAMILIES
+from sparse_vdit.nodes.host.models import FAMILIES
 from sparse_vdit.plans.plan.files import load_plan, plan_bytes
 from sparse_vdit.plans.plan.presets import PRESETS
 from sparse_vdit.plans.search.cost import plan_speedup
