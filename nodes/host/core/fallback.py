@@ -19,8 +19,8 @@ class Dense:
     """The decision to compute attention the model's own way. Two are equal if their reasons are.
 
     Attributes:
-        reason: as it stands in reports.
-        hint: what a user can make of it, and do about it; empty where the reason says all.
+        reason: its text in reports.
+        hint: what it means for a user and what to do; empty where the reason says all.
         intended: whether it follows from settings, plan or times, so that nothing has to be done about it.
         self_attention: whether a plan could be about such a call; reports leave the others out.
     """

@@ -78,7 +78,7 @@ class KernelTuner:
         self._calls: Counter[Key] = Counter()
 
     def place(self, grid: TokenGrid, q: Tensor, masked: bool, own: Own | None) -> Place:
-        """All that a call's speed hangs on beside its density, for q (B, S, H, D) and the model's own attention."""
+        """All that a call's speed depends on but its density, for q (B, S, H, D) and the model's own attention."""
         return (grid, q.shape, q.dtype, q.device, masked, *(_identity(function) for function in own or ()))
 
     def wants(self, place: Place, lane: str) -> bool:

@@ -64,7 +64,7 @@ def report(run: Run | Dense, node_id: str | None, strict: bool, verbose: bool = 
     try:
         show_run(run, text, node_id)
     except Exception:  # the video is made, and worth more than the picture of how
-        LOG.exception("Sparse-vDiT: the plan viewer could not be told of the run")
+        LOG.exception("Sparse-vDiT: the run could not be sent to the plan viewer")
     if strict and not sparse:
         raise NothingSparseError(f"{text}. Nothing ran sparse and strict is on; turn strict off to go on dense.")
 
