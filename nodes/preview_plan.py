@@ -97,8 +97,8 @@ def summary(plan: Plan) -> str:
     known = {"model": origin.model, "rule": rule, "date": origin.date, "source": origin.source}
     lines += [f"{name}: {value}" for name, value in known.items() if value]
     lines += [f"measured on: {', '.join(origin.prompts)}"] if origin.prompts else []
-    if isinstance(parameters.get("predicted_error"), float) and isinstance(parameters.get("predicted_error_margin"), float):
-        error, margin = parameters["predicted_error"], parameters["predicted_error_margin"]
+    error, margin = (parameters.get(name) for name in ("predicted_error", "predicted_error_margin"))
+    if isinstance(error, float) and isinstance(margin, float):
         lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} or more (errors of heads added)")
     lines += filter(None, [skip_warning(plan)])
     if plan.card is not None:
