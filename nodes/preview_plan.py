@@ -91,14 +91,14 @@ def summary(plan: Plan) -> str:
     for number, band in enumerate(plan.bands):
         lines.append(f"band {number}: {band.levels()}")
     origin = plan.provenance
-    told = origin.parameters
-    targets = ", ".join(f"{name} {told[name]}" for name in TARGETS if name in told)
+    parameters = origin.parameters
+    targets = ", ".join(f"{name} {parameters[name]}" for name in TARGETS if name in parameters)
     rule = f"{origin.rule}, {targets}" if targets else origin.rule
     known = {"model": origin.model, "rule": rule, "date": origin.date, "source": origin.source}
     lines += [f"{name}: {value}" for name, value in known.items() if value]
     lines += [f"measured on: {', '.join(origin.prompts)}"] if origin.prompts else []
-    if isinstance(told.get("predicted_error"), float) and isinstance(told.get("predicted_error_margin"), float):
-        error, margin = told["predicted_error"], told["predicted_error_margin"]
+    error, margin = (parameters.get(name) for name in ("predicted_error", "predicted_error_margin"))
+    if isinstance(error, float) and isinstance(margin, float):
         lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} or more (errors of heads added)")
     lines += filter(None, [skip_warning(plan)])
     if plan.card is not None:

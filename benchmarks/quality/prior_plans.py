@@ -25,7 +25,7 @@ from small_wan.model import AttentionHook, dense_attention
 from small_wan.sample import sample, sigma_schedule
 from small_wan.video import Scene, encode
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.nodes.host.calibration.calibrated_plan import LATER_BANDS
+from sparse_vdit.nodes.host.library.found import LATER_BANDS
 from sparse_vdit.plans.plan.card import Card
 from sparse_vdit.plans.plan.limits import limits_of
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, Plan, Provenance

@@ -49,7 +49,7 @@ def test_every_shipped_plan_travels(path: Path) -> None:
 
 
 def large(bands: int, used: int, stay: float) -> Plan:
-    """40 x 40 heads, a few kinds of which are common: in each band a share of them stays as it was in the one before."""
+    """40 x 40 heads, few kinds of which are common: in each band a share of them stays as it was in the one before."""
     draw = random.Random(1)
     plain = [p for p in default_candidates() if not isinstance(p, ProfiledStripe)]
     patterns, weights = draw.sample(plain, used), [1 / (2 + n) for n in range(used)]

@@ -1,4 +1,4 @@
-"""Runs that calibrate, without ComfyUI: the engine as the patch node makes it, on a small Wan and few candidates."""
+"""Runs that calibrate, without ComfyUI: the policy as `select.py` makes it, on a small Wan and few candidates."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import runs
 import torch
 from sample_plans import listing
 from small_wan.model import SmallWan
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, VerticalStripe
-from sparse_vdit.nodes.host.attention.attention_op import split_heads
-from sparse_vdit.nodes.host.calibration.calibrated_model import CalibratedModel
-from sparse_vdit.nodes.host.calibration.calibrated_plan import FINGERPRINT
-from sparse_vdit.nodes.host.calibration.calibration import CalibrationEngine
-from sparse_vdit.nodes.host.calibration.kept_plans import KeptPlans
-from sparse_vdit.nodes.host.calibration.measuring import Measuring
-from sparse_vdit.nodes.host.families import WAN
-from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
-from sparse_vdit.nodes.host.plan_choice.plan_names import named
-from sparse_vdit.nodes.host.runs.engine import Call
-from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
-from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.nodes.host.speed.kernel_choice import KernelChoice
-from sparse_vdit.nodes.host.speed.race import Race
+from sparse_vdit.nodes.host.library.fingerprint import Fingerprint
+from sparse_vdit.nodes.host.library.found import FINGERPRINT
+from sparse_vdit.nodes.host.library.found_plans import FoundPlans
+from sparse_vdit.nodes.host.library.stored import PlanStore
+from sparse_vdit.nodes.host.models import WAN
+from sparse_vdit.nodes.host.policies.calibrate import CalibrationPolicy
+from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner
+from sparse_vdit.nodes.host.policies.measure import Measurement
+from sparse_vdit.nodes.host.policies.plan import PlanPolicy
+from sparse_vdit.nodes.host.policies.profile import ProfilePolicy
+from sparse_vdit.nodes.host.session.run import Run
 from sparse_vdit.plans.plan.card import Card
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, Plan, Provenance
 from sparse_vdit.plans.profile.profile import ProfileHeader
 from sparse_vdit.plans.profile.profiler import Profiler
 from sparse_vdit.plans.search.cost import HeadCosts, profile_costs
+from torch import Tensor
 
 GRID = (5, 8, 9)
-LAYERS, START = 3, 0.9
+LAYERS, HEADS, START = 3, 3, 0.9
 SIGMAS = (1.0, 0.95, 0.6, 0.3)
 BANDS = ((EVERY_SIGMA, START), (START, 0.45), (0.45, 0.0))
 CANDIDATES = (
@@ -62,107 +60,91 @@ def model(layers: int = LAYERS) -> SmallWan:
     return SmallWan(num_layers=layers)
 
 
-def measuring(
+def measurement(
     steps: int,
-    prompt: str = "prompt a",
     rows: int = 32,
     fingerprint: Fingerprint = KNOWN,
     sigmas: tuple[float, ...] = SIGMAS,
     known: frozenset[tuple[int, int]] = frozenset(),
-) -> Measuring:
+) -> Measurement:
+    """What a run of the toy measures, `steps` of it dense."""
     network = model()
 
-    def engine(_: int) -> ProfileEngine:
-        profiler = Profiler("wan", "toy", LAYERS, 3, 128, CANDIDATES, BANDS, rows=rows, prompts=(prompt,), maps=True)
-        return ProfileEngine(profiler, network, WAN)
+    def profiling(_: int) -> ProfilePolicy:
+        profiler = Profiler("wan", "toy", LAYERS, HEADS, 128, CANDIDATES, BANDS, rows=rows, maps=True)
+        return ProfilePolicy(profiler, network, WAN)
 
-    later = sorted({sigma for sigma in sigmas if sigma <= START})
-    return Measuring(engine, LAYERS, steps, {FINGERPRINT: str(fingerprint)}, later=later, known=known)
+    later = sorted({sigma for sigma in sigmas if sigma <= START}, reverse=True)
+    return Measurement(profiling, LAYERS, steps, {FINGERPRINT: str(fingerprint)}, later=later, known=known)
 
 
-def kept(folder: Path, fingerprint: Fingerprint | None = KNOWN, sigmas: tuple[float, ...] = SIGMAS) -> KeptPlans:
-    return KeptPlans(folder, "wan", (LAYERS, 3, 128), fingerprint, CANDIDATES, sigmas)
+def store(folder: Path, fingerprint: Fingerprint | None = KNOWN, sigmas: tuple[float, ...] = SIGMAS) -> PlanStore:
+    return PlanStore(folder, "wan", (LAYERS, HEADS, 128), fingerprint, CANDIDATES, sigmas)
 
 
 def calibration(
     folder: Path,
     steps: int = 2,
-    prompt: str = "prompt a",
     preset: str = "fast",
     few: bool = False,
-    race: Race | None = None,
+    tuner: KernelTuner | None = None,
     fingerprint: Fingerprint | None = KNOWN,
     sigmas: tuple[float, ...] = SIGMAS,
     costs: Callable[[ProfileHeader], HeadCosts] = profile_costs,
     shipped: Plan | None = None,
 ) -> Run:
-    """A run about to begin, as `choice.py` makes it; `steps` of its sampler are dense."""
-    found = CalibratedModel(kept(folder, fingerprint, sigmas), preset, GRID, costs, shipped)
+    """A run about to begin, as `select.py` makes it; `steps` of its sampler are dense."""
+    found = FoundPlans(store(folder, fingerprint, sigmas), preset, GRID, costs, shipped)
     begin = max(START, found.measured_up_to() if few else 0.0)
-    backend = "torch" if race is None else "auto"
-    measures = measuring(steps, prompt, fingerprint=fingerprint or KNOWN, sigmas=sigmas, known=found.known())
-    engine = CalibrationEngine(
+    backend = "torch" if tuner is None else "auto"
+    measures = measurement(steps, fingerprint=fingerprint or KNOWN, sigmas=sigmas, known=found.known())
+    policy = CalibrationPolicy(
         "wan, calibrating",
-        (LAYERS, 3),
+        (LAYERS, HEADS),
         found,
-        measures if found.wants(prompt) else None,
-        lambda plan: PlanEngine(plan, begin, 0.0, backend, race=race),
+        measures if found.wants_more() else None,
+        lambda plan: PlanPolicy(plan, begin, 0.0, backend, tuner),
         found.plan,
-        KernelChoice(race),
+        tuner,
         START,
         0.0,
         shipped if shipped is not None and shipped.grade == "prior" else None,
     )
-    return Run(engine, function=None)
+    return runs.run_of(policy)
 
 
 def toy(grade: str, least: float = 0.0, kept_dense: tuple = ()) -> Plan:
     """A shipped plan for the toy model above."""
     patterns = (Dense(), Routed(0.3))
     number = 1 if grade == "prior" else 0
-    band = Band(EVERY_SIGMA, 0.0, ((number,) * 3,) * LAYERS)
+    band = Band(EVERY_SIGMA, 0.0, ((number,) * HEADS,) * LAYERS)
     card = Card("Toy", "its density", "its patterns", least, kept_dense=kept_dense)
-    plan = Plan("wan", LAYERS, 3, 128, GRID, patterns, (band,), grade, Provenance(model="Toy"), card)
-    return named(plan, f"wan/toy.{grade}")
+    plan = Plan("wan", LAYERS, HEADS, 128, GRID, patterns, (band,), grade, Provenance(model="Toy"), card)
+    return plan.named(f"wan/toy.{grade}")
 
 
-def qkv(seed: int, grid: tuple[int, int, int] = GRID, batch: int = 1) -> tuple[torch.Tensor, ...]:
+def qkv(seed: int, grid: tuple[int, int, int] = GRID) -> list[Tensor]:
     """Of heads that look near by: keys and queries follow the place in the frame."""
     generator = torch.Generator().manual_seed(seed)
     frames, height, width = grid
-    places = torch.randn(height * width, 384, generator=generator).repeat(frames, 1)
-    noise = [torch.randn(batch, frames * height * width, 384, generator=generator) for _ in range(3)]
-    return tuple(split_heads(x, 3, False) for x in (0.7 * places + noise[0], 0.7 * places + noise[1], noise[2]))
+    places = torch.randn(height * width, 128 * HEADS, generator=generator).repeat(frames, 1)
+    q, k, v = (torch.randn(1, frames * height * width, 128 * HEADS, generator=generator) for _ in range(3))
+    return [0.7 * places + q, 0.7 * places + k, v]
 
 
 def forward(
-    run: Run,
-    sigma: float,
-    seed: int = 0,
-    grid: tuple[int, int, int] = GRID,
-    layers: range = range(LAYERS),
-    **call: object,
+    run: Run, sigma: float, seed: int = 0, grid: tuple[int, int, int] = GRID, **call: object
 ) -> list[bool]:
     """One forward; whether each layer ran sparse."""
-    run.reason = run.stopped or run.engine.reason(sigma)
-    run.begin_forward(torch.device("cpu"), sigma)
-    if run.reason is None:
-        run.prepare((*grid, 0, 0), 1, torch.device("cpu"))
-    sparse = []
-    for layer in layers:
-        with_layer = Call(layer, (*grid, 0, 0), *qkv(7 * seed + layer, grid), **call)
-        sparse.append(run.attend(with_layer) is not None)
-        with run.timing_dense():
-            pass
-    run.forget_blocks()
-    return sparse
+    runs.forward(run, sigma, lambda layer: qkv(7 * seed + layer, grid), grid, **call)
+    return runs.ran_sparse(run)
 
 
 def generate(run: Run, sigmas: tuple[float, ...] = SIGMAS, **call: object) -> list[list[bool]]:
     """A whole run, ended as ComfyUI and the patch node end it."""
     sparse = [forward(run, sigma, seed, **call) for seed, sigma in enumerate(sigmas)]
     run.free()
-    run.engine.keep()
+    run.policy.keep()
     return sparse
 
 

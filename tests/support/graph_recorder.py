@@ -1,7 +1,7 @@
 """A stand-in for ComfyUI's memory compiler (comfy-aimdo, "malloc graph"), which needs an NVIDIA GPU.
 
 It watches the allocations of PyTorch's operators on any device, and applies the rules of comfy-aimdo 0.5.0 to 0.6.0
-that `nodes/host/runs/recording.py` lists: what is freed in a pause, while recording, or after its block, and whether
+that `nodes/host/session/memory.py` lists: what is freed in a pause, while recording, or after its block, and whether
 blocks allocate and free the same sizes in the same order. The end of a pause resumes the recording, whatever is around
 it. What an operator allocates for itself is not seen, nor are streams and threads told apart.
 

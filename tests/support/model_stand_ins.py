@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dense_attention import model_attention
+from torch import nn
 
-import torch
-from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host.runs.current import pop_run, push_run
-from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.plans.plan.plan import uniform_plan
-from torch import Tensor, nn
+optimized_attention = model_attention
+"""What the models of this module call, by ComfyUI's name."""
 
 GRID = (5, 7, 9)
 TOKENS = 5 * 7 * 9
@@ -85,19 +80,21 @@ class OddLTX(LTXBaseModel):
     pass
 
 
-@contextmanager
-def hunyuan_run() -> Iterator[Run]:
-    """A current run on the HunyuanVideo of this file, at a noise level where it is sparse."""
-    plan = uniform_plan("hunyuan_video", 5, 2, 128, GRID, Diagonal(0))
-    made = Run(PlanEngine(plan, 1.0, 0.0, "torch"), None)
-    made.reason = made.engine.reason(0.5)
-    push_run(made)
-    try:
-        yield made
-    finally:
-        pop_run(made)
+def wan(layers: int, heads: int, head_dim: int = 128) -> WanModel:
+    """A Wan of this shape."""
+    model = WanModel()
+    model.blocks, model.num_heads, model.dim = blocks(layers), heads, head_dim * heads
+    return model
 
 
-def qkv() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    return [torch.randn(2, TOKENS + 11, 2, 128, generator=generator) for _ in range(3)]
+def hunyuan(doubles: int, singles: int, heads: int, head_dim: int = 128) -> HunyuanVideo:
+    """A HunyuanVideo of this shape."""
+    model = HunyuanVideo()
+    model.double_blocks, model.single_blocks = blocks(doubles), blocks(singles)
+    model.num_heads, model.hidden_size = heads, head_dim * heads
+    return model
+
+
+def of_shape(layers: int, heads: int, with_text: bool) -> nn.Module:
+    """A model of so many layers and heads: with text in its self-attention a HunyuanVideo, else a Wan."""
+    return hunyuan(layers // 2, layers - layers // 2, heads) if with_text else wan(layers, heads)

@@ -2,8 +2,8 @@
 
 Plans are files plans/<family>/<model>.<preset>.json, or one for all presets.
 
-Files say nothing that can be trusted, so it is told by structure. What cannot be told apart by it gets the plan of its
-likest: densities of heads correlate by .97 and more between these models, and fine-tunes and LoRAs are relatives too.
+File names cannot be trusted, so the model's structure decides. Models of one structure get the plan of the likeliest
+one: densities of heads correlate by .97 and more between these models, and fine-tunes and LoRAs are relatives too.
 """
 
 from __future__ import annotations

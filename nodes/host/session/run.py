@@ -147,7 +147,8 @@ class Run:
             return out
         self.stats.count_dense(out, call.layer)
         if self.stopped is None and self.policy.tuner is not None:  # what is dense for good needs no times
-            self.wants_dense_time = self._dense_timer(call)
+            with self._guarded(call.layer):
+                self.wants_dense_time = self._dense_timer(call)
         return None
 
     def _refuse(self, call: Call) -> Dense | None:
@@ -254,7 +255,7 @@ class Run:
 
     @contextmanager
     def _guarded(self, layer: int | None = None) -> Iterator[None]:
-        """Around the pack's own work: an error in it makes the rest of the run dense, and never ends the sampling."""
+        """Around work of the pack: an error in it makes the rest of the run dense, and never ends the sampling."""
         try:
             yield
         except Exception as error:

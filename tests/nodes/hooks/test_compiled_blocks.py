@@ -8,13 +8,14 @@ import pytest
 import torch
 from dense_attention import model_attention
 from model_stand_ins import CogVideoXTransformer3DModel, WanModel
+from runs import dense_calls, line, run_forward, run_of, sparse_calls
 from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal
-from sparse_vdit.nodes.host.attention import guarded, override
-from sparse_vdit.nodes.host.attention.override import REFUSED, attention_override, describe_forward
-from sparse_vdit.nodes.host.families import COGVIDEOX, WAN, Family
-from sparse_vdit.nodes.host.runs.current import pop_run, push_run
-from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.hooks import compile_op
+from sparse_vdit.nodes.host.hooks.blocks import describe_forward
+from sparse_vdit.nodes.host.models import COGVIDEOX, WAN, Family
+from sparse_vdit.nodes.host.policies.plan import PlanPolicy
+from sparse_vdit.nodes.host.session.run import Run
 from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
 from tolerances import SAMPLED, relative_l2
 from torch import Tensor, nn
@@ -90,9 +91,9 @@ def compiled(function: Callable) -> Callable:
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
-    monkeypatch.setattr(override, "sampling", True)
+    monkeypatch.setattr(compile_op, "_sampling", True)
     yield
-    guarded.end_forward()
+    compile_op.end_forward()
     torch._dynamo.reset()
 
 
@@ -105,17 +106,17 @@ def plan(family: str) -> Plan:
 
 @torch.inference_mode()
 def sample(forward: Forward, function: Callable, model: nn.Module, size: tuple[int, int, int]) -> tuple[Tensor, Run]:
-    """One forward of a video of this size in a run of its own."""
-    run = Run(PlanEngine(plan(forward.family.name), 1.0, 0.0, "torch"), model_attention)
-    run.reason = run.engine.reason(0.5)
-    run.begin_forward(torch.device("cpu"), 0.5)
-    run.options = {"optimized_attention_override": attention_override, REFUSED: []}
+    """One forward of a video of this size in a run of its own. The forward itself says what its blocks are."""
+    run = run_of(PlanPolicy(plan(forward.family.name), 1.0, 0.0, "torch"))
     latent = torch.randn(1, 16, *size, generator=torch.Generator().manual_seed(2))
-    push_run(run)
-    try:
-        return function(model, latent, run.options), run
-    finally:
-        pop_run(run)
+
+    def body(options: dict) -> Tensor:
+        run.forget_blocks()
+        compile_op.end_forward()
+        options.pop("patches_replace", None)
+        return function(model, latent, options)
+
+    return run_forward(run, 0.5, body, GRIDS[size]), run
 
 
 def ways(forward: Forward, model: nn.Module) -> dict[str, tuple[Callable, nn.Module]]:
@@ -134,8 +135,9 @@ def test_compiled_code_is_of_its_block_and_its_video(forward: Forward, way: str,
     for size in (LANDSCAPE, PORTRAIT, LANDSCAPE, PORTRAIT):
         expected, _ = sample(forward, forward.run, model, size)
         got, run = sample(forward, function, own, size)
-        assert run.ledger.sparse == BLOCKS and not run.ledger.dense_reasons(), run.report()
-        assert [layout[:3] for layout in run.ledger.layouts] == [GRIDS[size]]
+        assert sparse_calls(run) == BLOCKS, line(run)
+        assert set(dense_calls(run)) <= {fallback.CROSS_ATTENTION}
+        assert [grid.shape for grid in run.stats.total().grids] == [GRIDS[size]]
         assert relative_l2(got, expected) <= SAMPLED
 
 

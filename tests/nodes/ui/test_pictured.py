@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 from sample_plans import small_plan
-from sparse_vdit.nodes.host.reports.pictured import PicturedPlans
+from sparse_vdit.nodes.host.ui.pictured import PicturedPlans
 
 
 def test_a_plan_keeps_its_token_and_its_maps() -> None:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from sparse_vdit.nodes.host.speed.clock import Clock
+from sparse_vdit.nodes.host.core.clock import Clock
 
 GPU = torch.device("cuda", 0)
 

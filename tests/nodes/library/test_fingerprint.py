@@ -9,8 +9,8 @@ import pytest
 import torch
 from model_stand_ins import HunyuanVideo
 from small_wan.model import SmallWan
-from sparse_vdit.nodes.host.families import FAMILIES, WAN, Family
-from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint, fingerprint, read_fingerprint
+from sparse_vdit.nodes.host.library.fingerprint import Fingerprint, fingerprint, read_fingerprint
+from sparse_vdit.nodes.host.models import FAMILIES, WAN, Family
 
 PLAIN = SimpleNamespace(backup={})
 NORM = "blocks.1.self_attn.norm_q.weight"

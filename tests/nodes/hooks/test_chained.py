@@ -1,27 +1,23 @@
-"""A chained override is given exactly what the model's forward gave: by plain code, compiled code and in the race."""
+"""A chained override is given exactly what the model's forward gave: by plain and compiled code, in timed calls."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
 import pytest
 import torch
 from dense_attention import model_attention
-from races import TestClock
+from runs import dense_calls, run_forward, run_of, sparse_calls
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host.attention import guarded, override
-from sparse_vdit.nodes.host.attention.blocks import begin_block
-from sparse_vdit.nodes.host.attention.override import CHAINED, LAYOUT, attention_override
-from sparse_vdit.nodes.host.attention.own_attention import COMFYUI_ATTENTION
-from sparse_vdit.nodes.host.attention.written import packed, unpacked
-from sparse_vdit.nodes.host.runs.current import pop_run, push_run
-from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.nodes.host.speed import speeds
-from sparse_vdit.nodes.host.speed.race import Race
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.hooks import compile_op
+from sparse_vdit.nodes.host.hooks.blocks import begin_block
+from sparse_vdit.nodes.host.hooks.compile_op import pack, unpack
+from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner, forget_times
+from sparse_vdit.nodes.host.policies.plan import PlanPolicy
+from sparse_vdit.nodes.host.session.run import Run, as_current
 from sparse_vdit.plans.plan.plan import uniform_plan
+from told_clock import ToldClock
 
 GRID, HEADS, DOUBLES, SINGLES = (3, 8, 11), 2, 2, 3
 TOKENS = GRID[0] * GRID[1] * GRID[2]
@@ -87,30 +83,26 @@ def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, transformer_optio
 def truth() -> list[dict]:
     """What the override is given where the pack is not there."""
     alone = Recorder()
-    x = [torch.zeros(1, TOKENS, HEADS * 64)] * 3
     options = {"optimized_attention_override": alone, "cond_or_uncond": [0]}
-    push_run(Run(None, None))
-    try:
-        forward(*x, options)
-    finally:
-        pop_run(override.current_run())
+    with as_current(Run(POLICY)):
+        forward(*[torch.zeros(1, TOKENS, HEADS * 64)] * 3, options)
+    compile_op.end_forward()
     return alone.calls
+
+
+POLICY = PlanPolicy(uniform_plan("hunyuan_video", DOUBLES + SINGLES, HEADS, 64, GRID, Diagonal(0)), 0.8, 0.0)
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """A run whose warm-up ends at sigma .8, with a chained recorder and a race."""
-    monkeypatch.setattr(speeds, "_known", {})
-    monkeypatch.setitem(sys.modules, COMFYUI_ATTENTION, SimpleNamespace(optimized_attention=model_attention))
-    monkeypatch.setattr(override, "sampling", True)
+    """A run whose warm-up ends at sigma .8, with a chained recorder and a tuner."""
+    forget_times()
+    monkeypatch.setattr(compile_op, "_sampling", True)
     torch._dynamo.reset()
-    plan = uniform_plan("hunyuan_video", DOUBLES + SINGLES, HEADS, 64, GRID, Diagonal(0))
-    engine = PlanEngine(plan, 0.8, 0.0, "auto", race=Race(("test",)))
-    made = Run(engine, model_attention, Recorder(), clock=TestClock(dense=10.0, exact=1.0))
-    push_run(made)
-    yield made
-    pop_run(made)
+    policy = PlanPolicy(POLICY.plan, 0.8, 0.0, "auto", KernelTuner())
+    yield run_of(policy, ToldClock(dense=10.0, exact=1.0), Recorder())
     torch._dynamo.reset()
+    forget_times()
 
 
 def keep(guards: list) -> list[bool]:
@@ -125,17 +117,18 @@ def compiled(function: Callable) -> Callable:
 @torch.inference_mode()
 def sample(run: Run, way: Callable, sigma: float, numbered: bool) -> list[tuple]:
     """One forward at a noise level, then what the chained override was given in it."""
-    run.reason = run.engine.reason(sigma)
-    run.begin_forward(torch.device("cpu"), sigma)
-    run.options = {"optimized_attention_override": attention_override, CHAINED: run.chained, "cond_or_uncond": [0]}
-    run.options[LAYOUT] = (*GRID, 0, 0)
-    guarded.begin_forward((*GRID, 0, 0), "", False)
-    if numbered:
-        run.at_work.begin_blocks(False, run.options)
-    before = len(run.chained.calls)
+    _, recorder = run.own
+    before = len(recorder.calls)
     generator = torch.Generator().manual_seed(7)
-    way(*(torch.randn(1, TOKENS, HEADS * 64, generator=generator) for _ in range(3)), run.options)
-    return run.chained.calls[before:]
+    x = [torch.randn(1, TOKENS, HEADS * 64, generator=generator) for _ in range(3)]
+
+    def body(options: dict) -> None:
+        if not numbered:  # all of the model's code is compiled, so that the run is told nothing
+            run.forget_blocks()
+        way(*x, options)
+
+    run_forward(run, sigma, body, GRID, options={"cond_or_uncond": [0]})
+    return recorder.calls[before:]
 
 
 def ways() -> dict[str, tuple[Callable, bool]]:
@@ -157,14 +150,14 @@ def test_dense_calls_are_given_what_the_forward_gave(run: Run, way: str) -> None
         assert [options for _, _, options in given] == [options for _, _, options in truth()]
         assert all(type(options["grid_sizes"]) is torch.Size for _, _, options in given)
         assert all(args == (HEADS,) and kwargs["_inside_attn_wrapper"] for args, kwargs, _ in given)
-    assert run.ledger.sparse == 0
+    assert dense_calls(run) == {fallback.WARM_UP: 2 * (DOUBLES + SINGLES)}
 
 
 @pytest.mark.parametrize("way", ways())
 def test_so_are_calls_that_are_made_for_timing_alone(run: Run, way: str) -> None:
     function, numbered = ways()[way]
     given = sample(run, function, 0.5, numbered)
-    assert run.ledger.sparse == DOUBLES + SINGLES
+    assert sparse_calls(run) == DOUBLES + SINGLES
     assert len(given) == run.clock.timed.count("dense") > 0
     first = truth()[0]
     assert all(options == first[2] and args == first[0] for args, _, options in given)
@@ -173,5 +166,5 @@ def test_so_are_calls_that_are_made_for_timing_alone(run: Run, way: str) -> None
 def test_what_is_written_goes_through_texts_and_numbers_unchanged() -> None:
     for _, _, options in truth():
         del options["cond_or_uncond"]
-        assert unpacked(*packed({**options, "sigmas": torch.zeros(1)})) == options
-    assert unpacked(*packed({})) == {}
+        assert unpack(*pack({**options, "sigmas": torch.zeros(1)})) == options
+    assert unpack(*pack({})) == {}

@@ -1,4 +1,4 @@
-"""What is known of a sampler's part of the schedule, of its tokens and of its prompts before it begins."""
+"""What is known of a sampler's part of the schedule, and of its tokens before it begins."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from model_stand_ins import HunyuanVideo, LTXVModel, WanModel
-from sparse_vdit.nodes.host.families import HUNYUAN_VIDEO, LTX, WAN
-from sparse_vdit.nodes.host.runs.sampling import foreseen_grid, prompt_label, whole_steps
+from sparse_vdit.nodes.host.hooks.sampling import foreseen_grid, whole_steps
+from sparse_vdit.nodes.host.models import HUNYUAN_VIDEO, LTX, WAN
 
 
 def flow(percent: float) -> float:
@@ -54,17 +54,3 @@ def test_tokens_of_a_forward() -> None:
 def test_tokens_of_a_forward_on_packed_latents() -> None:
     packed, shapes = torch.empty(1, 1, 9000), [(1, 128, 3, 5, 7), (1, 8, 11, 16)]
     assert foreseen_grid(LTXVModel(), LTX, packed, shapes, {}) == (3, 5, 7)
-
-
-def test_prompts_are_told_apart_and_not_shown() -> None:
-    def conds(*values: float, **more: object) -> dict:
-        return {str(n): [{"cross_attn": torch.full((1, 4, 8), v), **more}] for n, v in enumerate(values)}
-
-    one = prompt_label(conds(1.0, 2.0))
-    assert one == prompt_label(conds(1.0, 2.0, uuid="another")) != prompt_label(conds(1.0, 2.5))
-    assert one.startswith("prompt ") and len(one) == 15
-    half = {"0": [{"cross_attn": torch.full((1, 4, 8), 1.0, dtype=torch.bfloat16)}], "1": conds(2.0)["0"]}
-    assert prompt_label(half) == one
-    image = [conds(1.0, 2.0, concat_latent_image=torch.full((1, 16, 3, 5, 7), value)) for value in (0.1, 0.2)]
-    assert len({one, *map(prompt_label, image)}) == 3  # of one text, and other first frames
-    assert prompt_label({}) == prompt_label({"positive": [{"cross_attn": None}]})

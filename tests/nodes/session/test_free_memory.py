@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sparse_vdit.nodes.host.runs.free_memory import free_memory
+from sparse_vdit.nodes.host.session.memory import free_memory
 from sparse_vdit.plans.profile.errors import CandidateJudge
 from test_profiler import CANDIDATES, GRID, TILES, inputs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from sparse_vdit.nodes.host.reports.last_runs import NO_WORKFLOW, LastRuns
+from sparse_vdit.nodes.host.ui.last_runs import NO_WORKFLOW, LastRuns
 
 
 def test_the_last_run_of_each_node_of_a_workflow() -> None:
@@ -28,7 +28,7 @@ def test_a_workflow_without_a_number_of_its_own_keeps_nothing(workflow: object) 
 
 def test_the_oldest_are_forgotten_where_room_is_short() -> None:
     run = {"report": "r" * 89}
-    kept = LastRuns(most_bytes=3 * len(json.dumps(run)) + 5)
+    kept = LastRuns(max_bytes=3 * len(json.dumps(run)) + 5)
     for node in ("1", "2", "3", "1", "4"):  # 1 ran again, so that 2 is the oldest
         kept.keep("one", node, run)
     assert list(kept.of("one")) == ["3", "1", "4"]

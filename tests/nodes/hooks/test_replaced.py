@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sparse_vdit.nodes.host.attention.own_attention import COMFYUI_ATTENTION, model_attention
-from sparse_vdit.nodes.host.attention.replaced import SOMEBODY, Watch, named
-from sparse_vdit.nodes.host.reports import reasons
-from sparse_vdit.nodes.host.runs.run import Run
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.core.fallback import Dense
+from sparse_vdit.nodes.host.core.stats import RunStats
+from sparse_vdit.nodes.host.hooks.own_attention import COMFYUI_ATTENTION, model_attention
+from sparse_vdit.nodes.host.hooks.replaced import SOMEBODY, Watch, named
 from torch import nn
 
 
@@ -63,13 +64,25 @@ def watch(model: nn.Module, **patches: object) -> Watch:
     return Watch(SimpleNamespace(object_patches=inside), model, 4)
 
 
+def stats(layers: int, sparse: int = 0, dense: Dense = fallback.WARM_UP) -> RunStats:
+    """Of a run that was asked about calls of so many layers; the others of them are dense."""
+    made = RunStats()
+    for layer in range(layers):
+        made.forward.reached[layer] += 1
+        if layer < sparse:
+            made.count_sparse(layer, 0.3, "torch", torch.device("cpu"))
+        else:
+            made.count_dense(dense, layer)
+    return made
+
+
 def test_a_run_that_reaches_the_pack_has_no_verdict(model: nn.Module) -> None:
     seen = watch(model, diffusion_model__blocks__0__forward=Sage().attention)  # a patch that still calls attention
-    assert seen.verdict(0, 0) is None  # no forward at all
+    assert seen.verdict(stats(0)) is None  # no forward at all
     seen.forward(slot(sage), sage, 4)
     seen.forward(slot(sage), sage, 0)  # a step from a cache
-    assert seen.verdict(4, 4) is None
-    assert seen.verdict(4, 0) is None  # warm-up
+    assert seen.verdict(stats(4, 4)) is None
+    assert seen.verdict(stats(4)) is None  # warm-up
 
 
 @pytest.mark.parametrize(
@@ -83,44 +96,57 @@ def test_a_run_that_reaches_the_pack_has_no_verdict(model: nn.Module) -> None:
 def test_missing_calls_are_explained_by_object_patches(model: nn.Module, patches: dict, who: str) -> None:
     seen = watch(model, **patches)
     seen.forward(slot(sage), sage, 0)
-    assert f"replaced by {who}, nothing ran sparse" in seen.verdict(0, 0)
-    assert f"{who} replaced the attention of 1 of 4 blocks" in seen.verdict(3, 3)
+    assert f"replaced by {who}, nothing ran sparse" in seen.verdict(stats(0))
+    assert f"{who} replaced the attention of 1 of 4 blocks" in seen.verdict(stats(3, 3))
 
 
 def test_another_function_in_the_models_module_is_named(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sage, "__module__", "/x/custom_nodes/radial")
     seen = watch(model)
     seen.forward(slot(sage), sage, 0)
-    assert "replaced by sage of radial" in seen.verdict(0, 0)
+    assert "replaced by sage of radial" in seen.verdict(stats(0))
 
 
 def test_blocks_that_another_node_runs_are_named(model: nn.Module) -> None:
     seen = watch(model)
     seen.forward(slot(sage, patches_replace={"dit": {("double_block", 0): Sage().attention}}), sage, 3)
-    assert f"Sage.attention of {__name__} replaced the attention of 1 of 4 blocks" in seen.verdict(3, 3)
+    assert f"Sage.attention of {__name__} replaced the attention of 1 of 4 blocks" in seen.verdict(stats(3, 3))
 
 
 def test_what_came_on_top_is_named_where_calls_are_missing(model: nn.Module) -> None:
     declines, takes = watch(model), watch(model)
     declines.forward(slot(Sage()), sage, 4)
-    assert declines.verdict(4, 4) is None
+    assert declines.verdict(stats(4, 4)) is None
     takes.forward(slot(Sage()), sage, 1)
-    assert f"replaced by Sage of {__name__}, nothing" in takes.verdict(1, 0)
-    assert "came on top" in takes.verdict(4, 4)
+    assert f"replaced by Sage of {__name__}, nothing" in takes.verdict(stats(1))
+    assert "came on top" in takes.verdict(stats(4, 4))
 
 
 def test_shapes_are_new_once(model: nn.Module) -> None:
-    seen = watch(model)
+    """Of compiled models, whose code is made anew for them."""
     inputs = {"x": torch.zeros(1, 2), "context": torch.zeros(3), "options": {}}
-    assert [seen.is_new(inputs), seen.is_new(inputs), seen.is_new({**inputs, "context": torch.zeros(4)})] == [1, 0, 1]
+    for compiled in (False, True):
+        seen = Watch(SimpleNamespace(), model, 4, compiled)
+        new = [seen.is_new(inputs), seen.is_new(inputs), seen.is_new({**inputs, "context": torch.zeros(4)})]
+        assert new == [compiled, False, compiled]
 
 
 def test_blocks_that_cannot_be_told_apart_accuse_nobody(model: nn.Module) -> None:
     """LTX-2 compiled as a whole: every call comes with the same number."""
-    run = Run(None, None, watch=watch(model))
-    run.ledger.reached[0] = 4
-    run.watch.forward(slot(sage), sage, 4)
-    run.ledger.dense.update({reasons.WARM_UP: 1})
-    assert "attention was replaced by" in run.replaced()
-    run.ledger.dense.update({reasons.BLOCK_ORDER: 3})
-    assert run.replaced() is None
+    seen, found = watch(model), RunStats()
+    seen.forward(slot(sage), sage, 0)
+    for why in (fallback.WARM_UP, fallback.BLOCK_ORDER):
+        for _ in range(3):
+            found.forward.reached[0] += 1
+            found.count_dense(why, 0)
+        accused = "attention was replaced by" in (seen.verdict(found) or "")
+        assert accused == (why == fallback.WARM_UP)
+
+
+def test_calls_that_the_run_was_not_asked_about_accuse_nobody(model: nn.Module) -> None:
+    """The pack itself refused them for what they are, such as another number of tokens."""
+    seen, found = watch(model), stats(3, 3)
+    seen.forward(slot(sage), sage, 3)
+    assert seen.verdict(found) is not None
+    found.count_dense(fallback.OTHER_TOKENS, 3)
+    assert seen.verdict(found) is None

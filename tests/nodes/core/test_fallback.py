@@ -1,0 +1,73 @@
+"""The reasons for dense attention: one text each, with what a user can do about it; and errors as reasons."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.core.fallback import Dense, calibration_failed, dense_because, of_error, other_model
+
+REASONS = {name: value for name, value in vars(fallback).items() if isinstance(value, Dense)}
+WHOLE_RUNS = {"NO_PLAN", "CUDA_GRAPHS", "SEVERAL_GPUS"}
+
+
+class InterruptProcessingException(Exception):  # noqa: N818 - ComfyUI's name
+    """ComfyUI's, as older ones have it: an ordinary exception."""
+
+
+class OutOfResources(Exception):  # noqa: N818 - Triton's name
+    """Triton's."""
+
+
+def test_every_reason_is_a_text_of_its_own() -> None:
+    texts = [why.reason for why in REASONS.values()]
+    assert len(set(texts)) == len(texts) > 20
+    assert all(str(why) == why.reason for why in REASONS.values())
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_reason_that_can_fill_a_run_has_a_hint(name: str) -> None:
+    """Reasons of whole runs say it themselves, and no report counts calls that no plan is about."""
+    assert bool(REASONS[name].hint) == (REASONS[name].self_attention and name not in WHOLE_RUNS)
+
+
+def test_reasons_are_equal_by_their_text() -> None:
+    """As they come back from compiled code, as a text."""
+    for why in REASONS.values():
+        assert dense_because(why.reason) is why
+    other = dense_because("guides that are not whole frames")
+    assert other == Dense("guides that are not whole frames", "a hint") != fallback.MASKED
+    assert other.self_attention and not other.intended
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "text"),
+    [
+        (RuntimeError("compile failed\nmore"), fallback.KERNEL_FAILED, "failed (RuntimeError: compile failed)"),
+        (ValueError(""), fallback.KERNEL_FAILED, "failed (ValueError: no message)"),
+        (torch.OutOfMemoryError("CUDA out of memory."), fallback.OUT_OF_MEMORY, "memory ran out in sparse attention ("),
+        (RuntimeError("CUDA error: out of memory"), fallback.OUT_OF_MEMORY, "memory ran out"),
+        (MemoryError(), fallback.OUT_OF_MEMORY, "memory ran out"),
+        (OutOfResources("shared memory"), fallback.KERNEL_FAILED, "needs more than this card has"),
+    ],
+)
+def test_errors_as_reasons(error: Exception, why: Dense, text: str) -> None:
+    found, says = of_error(error)
+    assert found == why and text in says
+    assert "\n" not in says
+
+
+def test_an_error_of_calibration_is_a_reason_and_an_interrupt_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="sparse_vdit"):
+        why = calibration_failed(ValueError("x" * 1000))
+    assert why.reason.startswith("calibration failed (ValueError: xxx") and len(why.reason) < 400
+    assert "calibration failed" in caplog.text
+    with pytest.raises(InterruptProcessingException):
+        calibration_failed(InterruptProcessingException())
+
+
+def test_a_plan_of_another_model_is_named() -> None:
+    why = other_model("user/mine", "it is for heads 40")
+    assert why.reason.startswith("plan user/mine does not fit, it is for heads 40: load a plan of this model")
