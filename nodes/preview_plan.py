@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..plans.plan.plan import MOST_BANDS, MOST_HEADS, MOST_LAYERS, Plan
+from ..plans.plan.plan import MAX_BANDS, MAX_HEADS, MAX_LAYERS, Plan
 from ..plans.profile.profile import Profile
 from ..plans.search.cost import NO_ATTENTION, attention_share, plan_speedup, step_speedup
 from ..plans.search.search import skip_warning
@@ -42,9 +42,9 @@ class PreviewPlan(io.ComfyNode):
                 *(
                     io.Int.Input(name, default=0, min=0, max=most - 1, optional=True, tooltip=tooltip)
                     for name, most, tooltip in (
-                        ("layer", MOST_LAYERS, "Layer of the head to show, from 0."),
-                        ("head", MOST_HEADS, "Number of the head to show, from 0."),
-                        ("band", MOST_BANDS, "Band of noise levels whose pattern is shown, 0 being the noisiest."),
+                        ("layer", MAX_LAYERS, "Layer of the head to show, from 0."),
+                        ("head", MAX_HEADS, "Number of the head to show, from 0."),
+                        ("band", MAX_BANDS, "Band of noise levels whose pattern is shown, 0 being the noisiest."),
                     )
                 ),
             ],

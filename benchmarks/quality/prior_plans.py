@@ -39,7 +39,7 @@ from benchmarks.quality.small_wan_runs import (
     FAMILY,
     GRID,
     KEY_TILE,
-    LEAST_STEPS,
+    MIN_STEPS,
     MODEL,
     QUERY_TILE,
     output_grams,
@@ -149,8 +149,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
-    if args.prompts < 1 or not LEAST_STEPS <= args.steps <= 1000:
-        parser.error(f"--prompts has to be at least 1 and --steps {LEAST_STEPS} to 1000")
+    if args.prompts < 1 or not MIN_STEPS <= args.steps <= 1000:
+        parser.error(f"--prompts has to be at least 1 and --steps {MIN_STEPS} to 1000")
     run = Comparison(args.prompts, args.steps, "cpu")
     keys = key_densities(run)
     full = profile_scenes(run.model, run.profiled, steps=args.steps)

@@ -22,7 +22,7 @@ from sparse_vdit.kernels.order import ORDERS
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
 from sparse_vdit.plans.plan.published import WAN_720P
 from sparse_vdit.plans.profile.candidates import static_candidates
-from sparse_vdit.plans.profile.rules import MOST_DENSITY
+from sparse_vdit.plans.profile.rules import MAX_DENSITY
 from torch import Tensor
 
 from benchmarks.quality.peers import psa_near, svg_width
@@ -114,7 +114,7 @@ class Kept:
     def __init__(self, grid: TokenGrid):
         self.grid = grid
         self.candidates = [
-            p for p in static_candidates() if p.kind != "skip" and pattern_density(p, grid) <= MOST_DENSITY
+            p for p in static_candidates() if p.kind != "skip" and pattern_density(p, grid) <= MAX_DENSITY
         ]
         self.tilings = {order: Tiling(grid, order, QUERY_TILE, KEY_TILE) for order in ORDERS}
         self.ranks = {order: tiling.index.argsort() for order, tiling in self.tilings.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...kernels.patterns import PATTERNS, Dense, Pattern
-from ..plan.plan import MOST_LAYERS, Band, Plan
+from ..plan.plan import MAX_LAYERS, Band, Plan
 from .cost import head_costs
 
 KINDS = tuple(kind for kind in PATTERNS if kind != Dense.kind)
@@ -55,7 +55,7 @@ def kept_dense(text: str) -> KeptDense:
             kinds.add(word)
             continue
         first, last = int(found[1]), int(found[2] or found[1])
-        if not first <= last < MOST_LAYERS:
+        if not first <= last < MAX_LAYERS:
             raise ValueError(f"keep_dense: {word!r} is no range of layers, expected numbers from 0, the lower first")
         layers.update(range(first, last + 1))
     return KeptDense(frozenset(layers), frozenset(kinds))

@@ -15,11 +15,11 @@ from sparse_vdit.plans.plan.presets import PRESETS
 from sparse_vdit.plans.plan.published import PUBLISHED, published
 from sparse_vdit.plans.search.cost import plan_speedup
 
-from benchmarks.quality.hold_out import MOST_UNSAFE, hold_outs
+from benchmarks.quality.hold_out import MAX_UNSAFE, hold_outs
 from tools import build_plans as build
 from tools.plans import measurements
 from tools.plans.models import DENSITIES, HUNYUAN_T2V, PRIORS, parts_of
-from tools.plans.rule import MOST_ROUTED, RULES, stepped
+from tools.plans.rule import MAX_ROUTED, RULES, stepped
 from tools.plans.windows import window_pattern
 
 FILES = sorted(ROOT.glob("plans/*/*.json"))
@@ -113,7 +113,7 @@ def test_no_head_has_less_than_the_rule_gives() -> None:
 
 @pytest.mark.parametrize(
     ("share", "step"),
-    [(0.0501, 0.06), (0.06, 0.06), (0.4, 0.4), (0.401, 0.45), (MOST_ROUTED, 0.8), (0.81, 1.0), (1, 1)],
+    [(0.0501, 0.06), (0.06, 0.06), (0.4, 0.4), (0.401, 0.45), (MAX_ROUTED, 0.8), (0.81, 1.0), (1, 1)],
 )
 def test_shares_are_rounded_upward(share: float, step: float) -> None:
     assert stepped(share) == step
@@ -164,7 +164,7 @@ def test_models_of_which_nothing_is_known_are_bound_by_the_densest_that_was_meas
 @pytest.mark.parametrize("preset", PRESETS)
 def test_few_heads_are_unsafe_when_they_are_held_out(check, preset: str) -> None:
     """The way back from image models, for which no margin was chosen, has other limits: it is told, and not hidden."""
-    assert check.unsafe(RULES[preset]) <= (0.08 if check.kind == "back" else MOST_UNSAFE)
+    assert check.unsafe(RULES[preset]) <= (0.08 if check.kind == "back" else MAX_UNSAFE)
 
 
 def test_a_rule_without_margins_leaves_many_unsafe() -> None:

@@ -7,7 +7,7 @@ import { say } from "./words.js";
 const LEFT = 34; // pixels for the numbers of layers and their locks
 const TOP = 14; // for the numbers of heads
 const RIGHT = 12; // for how much of each layer ran sparse
-const MOST_HEIGHT = 420;
+const MAX_HEIGHT = 420;
 const LARGEST = 22;
 const SMALLEST_MARKED = 7; // as plans/view/colours.py
 const SHARPNESS = 2; // pixels of the canvas for one of the page, so that it stays sharp when the graph is zoomed in
@@ -38,7 +38,7 @@ export class HeadMap {
   show(view, band, locks, ran, width) {
     Object.assign(this, { view, band, locks, ran });
     this.cellWidth = Math.max(3, Math.min(LARGEST, Math.floor((width - LEFT - RIGHT) / view.heads)));
-    this.cellHeight = Math.max(4, Math.min(this.cellWidth, LARGEST, Math.floor(MOST_HEIGHT / view.layers)));
+    this.cellHeight = Math.max(4, Math.min(this.cellWidth, LARGEST, Math.floor(MAX_HEIGHT / view.layers)));
     const size = [LEFT + this.cellWidth * view.heads + RIGHT, TOP + this.cellHeight * view.layers + 2];
     this.canvas.width = size[0] * SHARPNESS;
     this.canvas.height = size[1] * SHARPNESS;
