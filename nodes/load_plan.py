@@ -72,8 +72,8 @@ class LoadPlan(io.ComfyNode):
     def validate_inputs(
         cls, plan_name: str | None, if_missing: str = STOP, plan_text: str | None = ""
     ) -> bool | str:
-        """Name the mend when a workflow asks for a plan that is not here, or holds a text that is none. What another
-        node gives is None here, and looked at when it is there."""
+        """Say what to do where a workflow asks for a plan that is not here, or holds a text that is not a plan. A value
+        that another node gives is None here, and is checked when the node runs."""
         if plan_text is None or (plan_name is None and not plan_text.strip()):
             return True
         if plan_text.strip():
@@ -133,7 +133,7 @@ def _no_profile(why: str) -> ExecutionBlocker:
 
 
 def missing(plan_name: str) -> str:
-    """Why a plan cannot be loaded, what there is instead, and the mend."""
+    """Why a plan cannot be loaded, which plans there are, and what to do."""
     names = list(plan_files())
     here = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} others" if len(names) > LISTED else "")
     return (

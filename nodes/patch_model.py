@@ -111,10 +111,10 @@ class PatchModel(io.ComfyNode):
                     default=True,
                     optional=True,
                     advanced=True,
-                    tooltip="Measure the heads in the first run, and in the second what the first has left out. The plan "
-                    "they give is kept in models/sparse_vdit_plans/calibrated, and stays as it is from the third run "
-                    "on. Only for models without a measured plan. Off leaves such models dense, kept plans unused, and "
-                    "runs a prior as it ships.",
+                    tooltip="Measure the heads in the first run, and in the second what the first has left out. The "
+                    "plan they give is kept in models/sparse_vdit_plans/calibrated, and stays as it is from the third "
+                    "run on. Only for models without a measured plan. Off leaves such models dense, kept plans unused, "
+                    "and runs a prior as it ships.",
                 ),
                 io.String.Input(
                     "keep_dense",

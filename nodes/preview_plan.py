@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..plans.plan.plan import MOST_BANDS, MOST_HEADS, MOST_LAYERS, Plan
+from ..plans.plan.plan import MAX_BANDS, MAX_HEADS, MAX_LAYERS, Plan
 from ..plans.profile.profile import Profile
 from ..plans.search.cost import NO_ATTENTION, attention_share, plan_speedup, step_speedup
 from ..plans.search.search import skip_warning
@@ -42,9 +42,9 @@ class PreviewPlan(io.ComfyNode):
                 *(
                     io.Int.Input(name, default=0, min=0, max=most - 1, optional=True, tooltip=tooltip)
                     for name, most, tooltip in (
-                        ("layer", MOST_LAYERS, "Layer of the head to show, from 0."),
-                        ("head", MOST_HEADS, "Number of the head to show, from 0."),
-                        ("band", MOST_BANDS, "Band of noise levels whose pattern is shown, 0 being the noisiest."),
+                        ("layer", MAX_LAYERS, "Layer of the head to show, from 0."),
+                        ("head", MAX_HEADS, "Number of the head to show, from 0."),
+                        ("band", MAX_BANDS, "Band of noise levels whose pattern is shown, 0 being the noisiest."),
                     )
                 ),
             ],
@@ -91,14 +91,14 @@ def summary(plan: Plan) -> str:
     for number, band in enumerate(plan.bands):
         lines.append(f"band {number}: {band.levels()}")
     origin = plan.provenance
-    told = origin.parameters
-    targets = ", ".join(f"{name} {told[name]}" for name in TARGETS if name in told)
+    parameters = origin.parameters
+    targets = ", ".join(f"{name} {parameters[name]}" for name in TARGETS if name in parameters)
     rule = f"{origin.rule}, {targets}" if targets else origin.rule
     known = {"model": origin.model, "rule": rule, "date": origin.date, "source": origin.source}
     lines += [f"{name}: {value}" for name, value in known.items() if value]
     lines += [f"measured on: {', '.join(origin.prompts)}"] if origin.prompts else []
-    if isinstance(told.get("predicted_error"), float) and isinstance(told.get("predicted_error_margin"), float):
-        error, margin = told["predicted_error"], told["predicted_error_margin"]
+    error, margin = (parameters.get(name) for name in ("predicted_error", "predicted_error_margin"))
+    if isinstance(error, float) and isinstance(margin, float):
         lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} or more (errors of heads added)")
     lines += filter(None, [skip_warning(plan)])
     if plan.card is not None:

@@ -11,7 +11,7 @@ from ..plans.plan.plan import Plan
 from ..plans.plan.presets import DEFAULT_PRESET, PRESETS
 from ..plans.profile.profile import Profile
 from ..plans.search.cost import HeadCosts, profile_costs
-from ..plans.search.search import MOST_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
+from ..plans.search.search import DEFAULT_SKIPPED, SKIP_LIMIT, search_budget, search_paper, skip_warning
 from .host.library.latency_table import latencies
 from .host.ui.report import say, warn
 from .host.ui.viewer import SHOWN, shown_plan
@@ -49,7 +49,7 @@ class SearchPlan(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "most_skipped",
-                    default=MOST_SKIPPED,
+                    default=DEFAULT_SKIPPED,
                     min=0.0,
                     max=SKIP_LIMIT,
                     step=0.01,
@@ -64,7 +64,7 @@ class SearchPlan(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, profile: Profile, rule: dict, most_skipped: float = MOST_SKIPPED) -> io.NodeOutput:
+    def execute(cls, profile: Profile, rule: dict, most_skipped: float = DEFAULT_SKIPPED) -> io.NodeOutput:
         """The plan that the rule chooses; errors of the search are passed on as they are."""
         node_id = cls.hidden.unique_id
         bar = comfy.utils.ProgressBar(3)  # after the latencies, which have a bar of their own, the search and the view

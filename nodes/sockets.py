@@ -1,4 +1,4 @@
-"""Types of the pack's own sockets, and what all its nodes share."""
+"""Socket types of the pack, and inputs that several nodes share."""
 
 from __future__ import annotations
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from sparse_vdit.plans.plan.files import plan_bytes
 from sparse_vdit.plans.plan.plan import Plan
 from sparse_vdit.plans.plan.presets import PRESETS
+from sparse_vdit.plans.plan.published import Published
 
 from tools.plans.cards import cogvideox_2b, unmeasured
-from tools.plans.models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, UNMEASURED, Published
+from tools.plans.models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, UNMEASURED
 from tools.plans.priors import prior
 from tools.plans.windows import windows
 

@@ -12,6 +12,7 @@ const SEARCH = "SparseVDiTSearchPlan";
 const PATCH = "SparseVDiTPatchModel";
 const SAVE = "SparseVDiTSavePlan"; // hands its plan on
 const MISSING = { [LOAD]: "no_plan", [SEARCH]: "not_searched", [PATCH]: "not_connected" }; // keys of viewer/words.js
+const KEPT = "keep_dense"; // an input of the patch node alone: the maps of the others are for looking
 const LANGUAGE = "Comfy.Locale";
 const ADDED_WITHIN = 200; // milliseconds
 // properties of a node
@@ -59,7 +60,7 @@ function rootGraph() {
 function addPanel(node) {
   const panel = new PlanPanel({
     missing: say(MISSING[node.comfyClass]),
-    setLocks: (locks) => setLocks(node, locks),
+    setLocks: widget(node, KEPT) ? (locks) => setLocks(node, locks) : null,
     opened: (isOpen) =>
       asOneChange(() => {
         node.properties[OPEN] = isOpen;
@@ -120,20 +121,15 @@ function asOneChange(change) {
 }
 
 function setLocks(node, locks) {
-  const one = widget(node, "keep_dense");
+  const one = widget(node, KEPT);
   asOneChange(() => {
     one.value = String(locks);
     one.callback?.(one.value);
   });
 }
 
-function locksOf(node) {
-  return Locks.parse(widget(node, "keep_dense")?.value);
-}
-
-function refreshLocks(node) {
-  panels.get(node)?.showLocks(locksOf(node));
-  refreshPatches();
+function showLocks(node) {
+  panels.get(node)?.showLocks(Locks.parse(widget(node, KEPT)?.value));
 }
 
 // A listed plan, asked for by name; answers to earlier questions are of no interest.
@@ -204,14 +200,14 @@ function refreshPatches() {
     if (node.comfyClass !== PATCH) continue;
     const panel = panels.get(node);
     const source = panels.get(planSource(node));
-    panel.showPlan(source?.view ?? panel.ran?.view ?? null, source?.locks);
+    panel.showPlan(source?.view ?? panel.ran?.view ?? null);
   }
 }
 
 function refresh(node) {
   const panel = panels.get(node);
   if (!panel || !node.graph) return;
-  panel.showLocks(locksOf(node));
+  showLocks(node);
   if (node.comfyClass === LOAD) showListed(node);
   else refreshPatches();
   if (node.properties[OPEN]) panel.open(true, false);
@@ -276,7 +272,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (!(node.comfyClass in MISSING)) return;
     addPanel(node);
-    whenChanged(node, "keep_dense", () => refreshLocks(node));
+    whenChanged(node, KEPT, () => showLocks(node));
     for (const name of ["plan_name", "plan_text"]) whenChanged(node, name, () => showListed(node));
     after(node, "onConfigure", () => queueMicrotask(() => refresh(node)));
     after(node, "onExecuted", (output) => {

@@ -175,7 +175,7 @@ def text_blocks(case: Case, bricks: bool) -> tuple[int, int]:
     return first // SOL_BLOCK, -(-grid.tokens // SOL_BLOCK)
 
 
-MOST_TOPK = 0.999  # the kernel refuses 1, and all but nothing is dense attention
+MAX_TOPK = 0.999  # the kernel refuses 1, and all but nothing is dense attention
 
 
 def topk_ratio(blocks: int, text: int, density: float) -> float:
@@ -183,7 +183,7 @@ def topk_ratio(blocks: int, text: int, density: float) -> float:
     video = max(1, blocks - text)
     in_video = (density * blocks**2 - text * blocks - text * video) / video  # kept blocks of a row of video
     own = min(3, video)
-    return min(MOST_TOPK, max(1 / max(2, video), (in_video - own) / max(1, video - own)))
+    return min(MAX_TOPK, max(1 / max(2, video), (in_video - own) / max(1, video - own)))
 
 
 @cache

@@ -172,14 +172,15 @@ def quiet() -> contextlib.AbstractContextManager:
 
 def layout_of(patcher: object, model: WholeModel) -> tuple[object, tuple[int, int, int, int, int]]:
     """The pack's family of a model, and its token layout for the video: three axes, tokens before and after."""
-    from sparse_vdit.nodes.host.families import detect, read_layout
+    from sparse_vdit.nodes.host.core.fallback import Dense
+    from sparse_vdit.nodes.host.models import detect, token_grid
 
     diffusion_model = patcher.model.diffusion_model
-    family, why = detect(diffusion_model)
-    if family is None:
-        raise ValueError(f"the pack does not know this model: {why}")
+    family = detect(diffusion_model)
+    if isinstance(family, Dense):
+        raise ValueError(f"the pack does not know this model: {family}")
     x, context = (torch.empty(1, *shape, device="meta") for shape in (model.latent, model.text))
-    layout = read_layout(diffusion_model, family, {"x": x, "context": context})
-    if isinstance(layout, str):
-        raise ValueError(f"the pack does not know this model's tokens: {layout}")
-    return family, layout
+    grid = token_grid(diffusion_model, family, {"x": x, "context": context})
+    if isinstance(grid, Dense):
+        raise ValueError(f"the pack does not know this model's tokens: {grid}")
+    return family, tuple(grid)

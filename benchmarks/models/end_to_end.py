@@ -136,13 +136,22 @@ def told(target: Target) -> Row:
         note = {} if target.note is None else {"note": target.note}
         return {"density": None, "calls": len(target.calls), **note}
     run = target.runs[-1]
-    sparse, dense = run.ledger.sparse, run.ledger.dense_reasons().total()
-    density = round(run.ledger.density_sum / sparse, 4) if sparse else None
-    kernels = sorted(run.ledger.milliseconds)
-    row = {"density": density, "calls": sparse, "dense_calls": dense, "kernels": kernels, "report": run.report()}
-    if run.engine is not None:
+    from sparse_vdit.nodes.host.core.stats import RunStats
+    from sparse_vdit.nodes.host.session.run import Run
+    from sparse_vdit.nodes.host.ui.summary import report_line
+
+    stats = run.stats if isinstance(run, Run) else RunStats()
+    total = stats.total()
+    row = {
+        "density": round(total.density_sum / total.sparse, 4) if total.sparse else None,
+        "calls": total.sparse,
+        "dense_calls": total.calls() - total.sparse,
+        "kernels": sorted(stats.milliseconds),
+        "report": report_line(run),
+    }
+    if isinstance(run, Run):
         steps = {"dense_part": MANY, "dense_part_few": FEW}
-        row |= {name: dense_part(run.engine.plan, target.patcher, count) for name, count in steps.items()}
+        row |= {name: dense_part(run.policy.plan, target.patcher, count) for name, count in steps.items()}
     return row
 
 

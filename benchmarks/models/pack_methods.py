@@ -9,7 +9,6 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, Plan, Provenance
 from sparse_vdit.plans.plan.presets import DEFAULT_PRESET
-from torch import Tensor
 
 from benchmarks.kernels.kernel_shapes import mix, pool
 from benchmarks.models.whole_targets import Attach, MissingError, Target
@@ -21,58 +20,65 @@ def ours(int8: bool = False) -> Attach:
     """The pack with a plan at every noise level, by one kernel, timed against nothing."""
 
     def attach(target: Target) -> None:
-        from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-        from sparse_vdit.nodes.host.speed.kernel_choice import KernelChoice
-        from sparse_vdit.nodes.host.speed.race import EXACT, INT8
+        from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner
+        from sparse_vdit.nodes.host.policies.plan import PlanPolicy
+        from sparse_vdit.nodes.host.session.call import EXACT, INT8
 
-        class OneKernel(KernelChoice):
-            """Always the same."""
+        class OneKernel(KernelTuner):
+            """Always the same, and no times."""
 
-            def attention(self, run: object, layout: object, call: object, backend: str, again: object) -> Tensor:
-                return self._timed(run, call, backend, INT8 if int8 else EXACT)
+            def wants(self, place: object, lane: str) -> bool:
+                return False
+
+            def verdict(self, place: object, density: float, kernels: tuple[str, ...], backend: str) -> str:
+                return INT8 if int8 else EXACT
+
+            def summary(self) -> str:
+                return ""
+
+            def count(self, place: object, density: float, backend: str) -> None:
+                """Nothing to compare."""
 
         backend = "triton" if target.device.type == "cuda" or INTERPRETED else "torch"
         if int8 and backend == "torch":
             raise MissingError("needs a GPU, or TRITON_INTERPRET=1")
 
-        def engine(sampling: object) -> object:
-            made = PlanEngine(plan_of(target), EVERY_SIGMA, 0.0, backend)
-            made.kernels = OneKernel(None)
+        def select(sampling: object) -> object:
+            policy = PlanPolicy(plan_of(target), EVERY_SIGMA, 0.0, backend)
+            policy.tuner = OneKernel()
             if target.prepared:
-                made.prepare(target.layout, 1, target.device)
-            return made
+                policy.prepare(TokenGrid(*target.layout), 1, target.device)
+            return policy
 
-        install_pack(target, engine)
+        install_pack(target, select)
 
     return attach
 
 
 def ours_as_users_do(target: Target) -> None:
-    """The pack as its patch node has it: the race decides about the kernel, and whether it is faster at all."""
-    from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-    from sparse_vdit.nodes.host.speed.race import Race, facts
+    """The pack as its patch node has it: the tuner decides about the kernel, and whether it is faster at all."""
+    from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner
+    from sparse_vdit.nodes.host.policies.plan import PlanPolicy
 
-    race = Race(facts({"model": f"{target.family.name} {' x '.join(map(str, target.shape))}"}))
-    install_pack(target, lambda sampling: PlanEngine(plan_of(target), EVERY_SIGMA, 0.0, "auto", race=race))
+    install_pack(target, lambda sampling: PlanPolicy(plan_of(target), EVERY_SIGMA, 0.0, "auto", KernelTuner()))
 
 
-def install_pack(target: Target, engine: Callable[[object], object]) -> None:
-    """The pack's own wrappers, with an engine for each run."""
-    from sparse_vdit.nodes.host.runs.install import install
+def install_pack(target: Target, select: Callable[[object], object]) -> None:
+    """The pack's own wrappers, with a policy for each run."""
+    from sparse_vdit.nodes.host.hooks.install import install
 
     def finish(run: object) -> None:  # no method of the list: compiled code would be guarded by whether it is empty
         target.runs.append(run)
 
-    install(target.patcher, engine, finish)
+    install(target.patcher, select, finish)
 
 
 def plan_of(target: Target) -> Plan:
     """The plan that a target asks for."""
     if target.plan != SHIPPED:
         return synthetic_plan(target.family.name, target.shape, target.layout, float(target.plan))
-    from sparse_vdit.nodes.host.plan_choice.shipped_plans import shipped_plan
-    from sparse_vdit.nodes.host.plan_choice.variants import variant
-    from sparse_vdit.nodes.host.runs.sampling import Sampling
+    from sparse_vdit.nodes.host.hooks.sampling import Sampling
+    from sparse_vdit.nodes.host.library.shipped import shipped_plan, variant
 
     likest = variant(Sampling(target.patcher, target.patcher.model.diffusion_model, target.family))
     plan = likest and shipped_plan(target.family.name, target.shape, likest.file, DEFAULT_PRESET)

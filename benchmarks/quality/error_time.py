@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from benchmarks.quality.head_generator import MOST_QUERIES, SURE
+from benchmarks.quality.head_generator import MAX_QUERIES, SURE
 from benchmarks.report.result_files import NOT_YET, made_by
 
 ERRORS = (0.05, 0.1, 0.2)
@@ -117,7 +117,7 @@ def verified_table(result: dict | None, fitted: dict) -> str:
     told = (
         f"Part of the keys with 95 % of the softmax mass; made are {result['rows'][0]['heads']} heads that stand for "
         f"all of a model, each seen at as many random queries ({min(few)} to {max(many)}) as it takes to know its mean "
-        f"to {SURE:.0%}, {MOST_QUERIES} at most; furthest is relative. {fitted_text(fitted)}"
+        f"to {SURE:.0%}, {MAX_QUERIES} at most; furthest is relative. {fitted_text(fitted)}"
     )
     return "\n".join([*lines, "", told, made_by(result)])
 

@@ -31,12 +31,12 @@ PARTS = (3 / 32, 4 / 32, 5 / 32)  # of head_dim: frequencies of time, height and
 WIDTH = 0.06  # of an axis: the bumps' width before beta makes them narrower
 COARSE = (4, 8, 8)  # tokens between the points of smooth fields
 AT_ONCE = 256  # queries whose scores are sorted at a time
-MOST_QUERIES = 2048  # that a head's density is taken from, both to find beta and to check it
+MAX_QUERIES = 2048  # that a head's density is taken from, both to find beta and to check it
 SURE = 0.02  # standard error of that density, relative: as many queries are taken as it needs
 GOLDEN = (math.sqrt(5) - 1) / 2
 EVERY = 8  # of the queries is one of the few that a first guess is made with
-HALVINGS, MOST_BETA = 16, 200.0
-MOST_STEPS, STEP = 8, 1.05  # after the guess; the part by which beta is moved to see a slope
+HALVINGS, MAX_BETA = 16, 200.0
+MAX_STEPS, STEP = 8, 1.05  # after the guess; the part by which beta is moved to see a slope
 CLOSE = 0.005  # relative, of a density
 
 
@@ -143,7 +143,7 @@ def settled_beta(grid: TokenGrid, q: Tensor, k: Tensor, wanted: float) -> float:
     """What to multiply q (S, D) with for a density, from as many queries as it takes to be sure of it."""
     ranks = ranked(q[places(grid, AT_ONCE, q.device)] @ k.T)  # whatever they are multiplied with
     beta = find_beta(ranks, wanted)
-    enough = min(MOST_QUERIES, enough_queries(densities(ranks * beta)))
+    enough = min(MAX_QUERIES, enough_queries(densities(ranks * beta)))
     if enough <= AT_ONCE:
         return beta
     return find_beta(ranked(q[places(grid, enough, q.device)] @ k.T), wanted)
@@ -154,20 +154,20 @@ def find_beta(ranks: Tensor, wanted: float) -> float:
     queries, then on all of them along the slope that the few have."""
     few = ranks[::EVERY]
     beta = halved(few, wanted)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         found = sorted_density(ranks * beta)
         if abs(found / wanted - 1) < CLOSE:
             break
         change = sorted_density(few * (beta * STEP)) / sorted_density(few * beta)
         if change >= 1:  # flat: one key of each query has it all, or all have the same
             break
-        beta = min(MOST_BETA, beta * (wanted / found) ** (math.log(STEP) / math.log(change)))
+        beta = min(MAX_BETA, beta * (wanted / found) ** (math.log(STEP) / math.log(change)))
     return beta
 
 
 def halved(ranks: Tensor, wanted: float) -> float:
     """The same by halving alone."""
-    low, high = 0.0, MOST_BETA
+    low, high = 0.0, MAX_BETA
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if sorted_density(ranks * middle) > wanted else (low, middle)
@@ -215,7 +215,7 @@ def measured_density(grid: TokenGrid, q: Tensor, k: Tensor, seed: int = 1) -> tu
     """Density of a head q, k (S, D) at random queries, which beta was not found with but by chance, and how many."""
     generator = torch.Generator(q.device).manual_seed(seed)
     found, keys = torch.empty(0, device=q.device), k.float().T * q.shape[-1] ** -0.5
-    for part in places(grid, MOST_QUERIES, q.device, generator).split(AT_ONCE):
+    for part in places(grid, MAX_QUERIES, q.device, generator).split(AT_ONCE):
         found = torch.cat([found, densities(ranked(q[part].float() @ keys))])
         if enough_queries(found) <= len(found):
             break

@@ -11,7 +11,7 @@ of the softmax mass than the preset allows, if the needs of tiles are those of t
 question, which `tile_needs.py` and `prior_plans.py` ask on the small Wan.
 
     python -m benchmarks.quality.hold_out                 # a second
-    python -m benchmarks.quality.hold_out --margins       # also the margins of least density that leave MOST_UNSAFE
+    python -m benchmarks.quality.hold_out --margins       # also the margins of least density that leave MAX_UNSAFE
 
 Writes benchmarks/results/hold_out-<device>-<date>.json.
 """
@@ -34,7 +34,7 @@ from tools.plans.measurements import (
 )
 from tools.plans.rule import RULES, Rule
 
-MOST_UNSAFE = 0.02
+MAX_UNSAFE = 0.02
 TRANSFERS = (
     ("wan_14B_t2v", "wan22_A14B_t2v"),
     ("wan_14B_i2v", "wan22_A14B_i2v"),
@@ -97,14 +97,14 @@ def hold_outs() -> list[HoldOut]:
 
 
 def best_margins(rule: Rule, checks: list[HoldOut]) -> Rule:
-    """The margins of least mean density over all models that leave at most MOST_UNSAFE in every check."""
+    """The margins of least mean density over all models that leave at most MAX_UNSAFE in every check."""
     models = [mean_key_densities(model) for model in measured_models()]
 
     def density(margins: tuple[float, float]) -> float:
         return float(np.mean([with_margins(rule, margins).planned(keys).mean() for keys in models]))
 
     for margins in sorted(itertools.product(TIMES.tolist(), ADDED.tolist()), key=density):
-        if max(check.unsafe(with_margins(rule, margins)) for check in checks) <= MOST_UNSAFE:
+        if max(check.unsafe(with_margins(rule, margins)) for check in checks) <= MAX_UNSAFE:
             return with_margins(rule, margins)
     raise SystemExit(f"no margins up to {TIMES[-1]:.2f} and {ADDED[-1]:.2f} leave so few heads unsafe")
 

@@ -28,7 +28,7 @@ from benchmarks.quality.quality import NOISE_SEED, PROFILE_SEED
 from benchmarks.quality.small_wan_runs import (
     GRID,
     KEY_TILE,
-    LEAST_STEPS,
+    MIN_STEPS,
     MODEL,
     PROMPT_SEED,
     QUERY_TILE,
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=16)
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
-    if not 0 < args.density <= 1 or args.prompts < 1 or args.many < FEW or not LEAST_STEPS <= args.steps <= 1000:
+    if not 0 < args.density <= 1 or args.prompts < 1 or args.many < FEW or not MIN_STEPS <= args.steps <= 1000:
         parser.error("--density, --prompts, --many or --steps is out of range")
     model, scenes, rows = load_model(), scenes_from(PROMPT_SEED, args.prompts), []
 

@@ -44,7 +44,7 @@ from benchmarks.quality.small_wan_runs import (
     FAMILY,
     GRID,
     KEY_TILE,
-    LEAST_STEPS,
+    MIN_STEPS,
     QUERY_TILE,
     STEPS,
     Attention,
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
     wrong = [density for density in args.density if not 0 < density <= 1]
-    if wrong or args.prompts < 1 or not LEAST_STEPS <= args.steps <= 1000:
+    if wrong or args.prompts < 1 or not MIN_STEPS <= args.steps <= 1000:
         parser.error(f"--density {wrong} lies outside 0 to 1" if wrong else "--prompts or --steps is out of range")
     rules = Rules(Comparison(args.prompts, args.steps, "cpu"))
     for density in args.density:

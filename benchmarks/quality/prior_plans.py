@@ -25,7 +25,7 @@ from small_wan.model import AttentionHook, dense_attention
 from small_wan.sample import sample, sigma_schedule
 from small_wan.video import Scene, encode
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.nodes.host.calibration.calibrated_plan import LATER_BANDS
+from sparse_vdit.nodes.host.library.found import LATER_BANDS
 from sparse_vdit.plans.plan.card import Card
 from sparse_vdit.plans.plan.limits import limits_of
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, Plan, Provenance
@@ -39,7 +39,7 @@ from benchmarks.quality.small_wan_runs import (
     FAMILY,
     GRID,
     KEY_TILE,
-    LEAST_STEPS,
+    MIN_STEPS,
     MODEL,
     QUERY_TILE,
     output_grams,
@@ -149,8 +149,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
-    if args.prompts < 1 or not LEAST_STEPS <= args.steps <= 1000:
-        parser.error(f"--prompts has to be at least 1 and --steps {LEAST_STEPS} to 1000")
+    if args.prompts < 1 or not MIN_STEPS <= args.steps <= 1000:
+        parser.error(f"--prompts has to be at least 1 and --steps {MIN_STEPS} to 1000")
     run = Comparison(args.prompts, args.steps, "cpu")
     keys = key_densities(run)
     full = profile_scenes(run.model, run.profiled, steps=args.steps)

@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
+from sparse_vdit.plans.plan.published import WAN_720P
 from sparse_vdit.plans.profile.candidates import default_candidates
-from sparse_vdit.plans.profile.errors import CandidateJudge
+from sparse_vdit.plans.profile.errors import CandidateEvaluator
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.quality.small_wan_runs import GRID
 from benchmarks.report import results
 
-WAN_720P = (21, 45, 80)
 HEAD_DIM = 128
 
 
@@ -62,13 +62,13 @@ def cost(grid: TokenGrid, rows: int) -> dict:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, grid.tokens, 1, HEAD_DIM, generator=generator, dtype=torch.bfloat16) for _ in range(3))
     candidates = default_candidates()
-    judge = CandidateJudge(grid, candidates, rows, QUERY_TILE, KEY_TILE)
+    evaluator = CandidateEvaluator(grid, candidates, rows, QUERY_TILE, KEY_TILE)
     gram = torch.eye(HEAD_DIM)[None]
     with FlopCounterMode(display=False) as counter:
-        judge.errors(q, k, v, gram, generator)
+        evaluator.errors(q, k, v, gram, generator)
     with PeakMemory() as peak:
-        judge.errors(q, k, v, gram, generator)
-    tiles = {int(rank) // QUERY_TILE for rank in judge.ranks["flat"][judge.sample_tokens(generator)]}
+        evaluator.errors(q, k, v, gram, generator)
+    tiles = {int(rank) // QUERY_TILE for rank in evaluator.ranks["flat"][evaluator.sample_tokens(generator)]}
     dense = 4 * grid.tokens**2 * HEAD_DIM
     return {
         "grid": list(grid.shape), "tokens": grid.tokens, "head_dim": HEAD_DIM, "rows": rows,

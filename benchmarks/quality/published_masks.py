@@ -20,8 +20,9 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
 from sparse_vdit.kernels.order import ORDERS
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
+from sparse_vdit.plans.plan.published import WAN_720P
 from sparse_vdit.plans.profile.candidates import static_candidates
-from sparse_vdit.plans.profile.rules import MOST_DENSITY
+from sparse_vdit.plans.profile.rules import MAX_DENSITY
 from torch import Tensor
 
 from benchmarks.quality.peers import psa_near, svg_width
@@ -33,7 +34,7 @@ Keeps = Callable[[Tensor, TokenGrid], Tensor]
 
 
 @dataclass(frozen=True)
-class Published:
+class Mask:
     """A mask as its paper has it."""
 
     source: str
@@ -87,7 +88,7 @@ def svg_band(density: float, in_time: bool) -> Keeps:
     return keeps
 
 
-HUNYUAN_768P, WAN_768P, WAN_720P = (30, 48, 80), (18, 48, 80), (21, 45, 80)
+HUNYUAN_768P, WAN_768P = (30, 48, 80), (18, 48, 80)
 STA_TILE, PSA_TOKENS = (6, 8, 8), (3, 8, 16)
 STA = {
     HUNYUAN_768P: ((5, 3, 3), (1, 6, 10), (3, 3, 5), (5, 1, 10), (5, 6, 1)),
@@ -98,12 +99,12 @@ PSA = (  # of Wan in 720p, the commonest first
     ((7, 0, None), (3, 5)), ((7, 0, None), (1, 5)), ((7, 0, None), (5, 3)), ((1, 0, 3), (5, 6)), ((3, 0, None), (5, 6)),
 )  # fmt: skip
 PUBLISHED = (
-    *(Published("STA", f"window {'x'.join(map(str, size))} tiles", grid, window(STA_TILE, size))
+    *(Mask("STA", f"window {'x'.join(map(str, size))} tiles", grid, window(STA_TILE, size))
       for grid, sizes in STA.items() for size in sizes),
-    *(Published("PSA", f"time {time[0]}" + (f" every {time[2]}" if time[2] else "") + f", {w} x {h} blocks", WAN_720P,
+    *(Mask("PSA", f"time {time[0]}" + (f" every {time[2]}" if time[2] else "") + f", {w} x {h} blocks", WAN_720P,
                 psa(time, (w, h))) for time, (w, h) in PSA),
-    Published("SVG", "space, density .30", WAN_720P, svg_band(0.3, False)),
-    Published("SVG", "time, density .30", WAN_720P, svg_band(0.3, True)),
+    Mask("SVG", "space, density .30", WAN_720P, svg_band(0.3, False)),
+    Mask("SVG", "time, density .30", WAN_720P, svg_band(0.3, True)),
 )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ class Kept:
     def __init__(self, grid: TokenGrid):
         self.grid = grid
         self.candidates = [
-            p for p in static_candidates() if p.kind != "skip" and pattern_density(p, grid) <= MOST_DENSITY
+            p for p in static_candidates() if p.kind != "skip" and pattern_density(p, grid) <= MAX_DENSITY
         ]
         self.tilings = {order: Tiling(grid, order, QUERY_TILE, KEY_TILE) for order in ORDERS}
         self.ranks = {order: tiling.index.argsort() for order, tiling in self.tilings.items()}
@@ -147,7 +148,7 @@ class Kept:
         ]  # fmt: skip
 
 
-def member(published: Published, kept: Kept) -> dict:
+def member(published: Mask, kept: Kept) -> dict:
     """The row of a published mask: the candidate with the largest overlap."""
     density, recall, overlap = kept.overlaps(published.keeps)
     best = max(range(len(overlap)), key=overlap.__getitem__)

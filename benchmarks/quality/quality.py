@@ -41,7 +41,7 @@ from benchmarks.quality.small_wan_runs import (
     FAMILY,
     GRID,
     KEY_TILE,
-    LEAST_STEPS,
+    MIN_STEPS,
     MODEL,
     PROMPT_SEED,
     QUERY_TILE,
@@ -181,8 +181,8 @@ def main() -> None:
         parser.error(f"--density is {wrong[0]}, expected above 0 and at most 1")
     if args.prompts < 1 or args.singles < 0:
         parser.error("--prompts has to be at least 1 and --singles at least 0")
-    if not LEAST_STEPS <= args.steps <= 1000:
-        parser.error(f"--steps is {args.steps}, expected {LEAST_STEPS} to 1000")
+    if not MIN_STEPS <= args.steps <= 1000:
+        parser.error(f"--steps is {args.steps}, expected {MIN_STEPS} to 1000")
     if args.plans and not args.plans.is_dir():
         parser.error(f"--plans {args.plans} is no folder")
     if args.device == "cuda" and not torch.cuda.is_available():

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 GRID = (9, 12, 15)  # odd sizes on purpose: 1,620 tokens fill no whole number of tiles
 STEPS = 20
-LEAST_STEPS = 7  # of which a profile sees some in each of its bands
+MIN_STEPS = 7  # of which a profile sees some in each of its bands
 WARMUP = 0.2  # share of the steps that stays dense
 # The kernels' tiles are 128 x 64 tokens. Against a real video's 32,760 tokens that is fine, against these 1,620 it is
 # half a frame, so the small model gets tiles in proportion.
@@ -45,7 +45,7 @@ Attention = Callable[[float], AttentionHook]
 """What attends at a noise level."""
 
 __all__ = [
-    "FAMILY", "GRID", "KEY_TILE", "LEAST_STEPS", "MODEL", "PROMPT_SEED", "QUERY_TILE", "ROOT", "STEPS", "WARMUP",
+    "FAMILY", "GRID", "KEY_TILE", "MIN_STEPS", "MODEL", "PROMPT_SEED", "QUERY_TILE", "ROOT", "STEPS", "WARMUP",
     "WEIGHTS", "Attention", "AttentionHook", "dense_attention", "generate", "load_model", "plan_attention",
     "profile_scenes", "random_scene", "warmup_sigma", "warmup_steps",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from benchmarks.quality.small_wan_runs import (
     FAMILY,
     GRID,
     KEY_TILE,
-    LEAST_STEPS,
+    MIN_STEPS,
     QUERY_TILE,
     ROOT,
     STEPS,
@@ -72,8 +72,8 @@ def main() -> None:
     args = parser.parse_args()
     if not 0 < args.density <= 1:
         parser.error(f"--density is {args.density}, expected above 0 and at most 1")
-    if not LEAST_STEPS <= args.steps <= 1000:
-        parser.error(f"--steps is {args.steps}, expected {LEAST_STEPS} to 1000")
+    if not MIN_STEPS <= args.steps <= 1000:
+        parser.error(f"--steps is {args.steps}, expected {MIN_STEPS} to 1000")
     prepare_folder(args.out)
     model = load_model()
 

@@ -11,12 +11,11 @@ import re
 import sys
 from collections.abc import Callable
 
-from sparse_vdit.nodes.host.families.table import families_table
-
 from benchmarks.kernels.instruction_table import instructions_table
 from benchmarks.kernels.sass_tables import calibration_table, shipped_speeds_table
 from benchmarks.models.end_to_end_tables import forwards_table, sampler_table
 from benchmarks.quality.error_time import error_time_table, verified_table
+from benchmarks.report.models_table import models_table
 from benchmarks.report.own_time_table import own_time_table
 from benchmarks.report.plan_tables import (
     masks_table,
@@ -228,7 +227,7 @@ def containers_table() -> str:
 
 
 TABLES = {
-    "README.md": {"quality": quality_table, "families": families_table, "shipped": shipped_table},
+    "README.md": {"quality": quality_table, "families": models_table, "shipped": shipped_table},
     "web/docs/SparseVDiTLoadPlan.md": {"shipped": shipped_table},
     "benchmarks/README.md": {
         "attention": attention_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,

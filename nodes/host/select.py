@@ -3,7 +3,6 @@ for it, or calibration, which has yet to find one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,9 +14,9 @@ from ...plans.plan.presets import DEFAULT_PRESET, PRESETS
 from ...plans.profile.candidates import default_candidates
 from ...plans.profile.profiler import Profiler
 from ...plans.search.cost import profile_costs
-from ...plans.search.kept_dense import NOTHING_KEPT, KeptDense, kept_of, mismatch
+from ...plans.search.kept_dense import NOTHING_KEPT, KeptDense, mismatch
 from .core import fallback
-from .core.fallback import Dense, calibration_failed
+from .core.fallback import Dense, failed
 from .hooks.sampling import DEFAULT_START, Sampling, whole_steps
 from .library.fingerprint import Fingerprint, fingerprint
 from .library.folders import calibrated_folder
@@ -27,7 +26,7 @@ from .library.latency_table import kept_latencies
 from .library.shipped import shipped_plan, variant
 from .library.stored import PlanStore
 from .models import describe
-from .policies.calibrate import CalibrationPolicy
+from .policies.calibrate import NO_WARM_UP, CalibrationPolicy
 from .policies.kernel_tuner import KernelTuner
 from .policies.measure import Measurement
 from .policies.plan import SIGMA_SLACK, PlanPolicy
@@ -39,12 +38,6 @@ from .ui.report import say, show_on_node
 FEW_STEPS = 8
 """Schedules of so few steps follow a kept plan in the warm-up too, as far as that was measured: one dense step of them
 would cost most of the gain. Users who want it all the same set start_percent above the default."""
-
-NO_WARM_UP = (
-    "with so few steps a kept plan runs from the first one on: a start_percent above "
-    f"{DEFAULT_START} keeps the beginning dense"
-)
-
 
 @dataclass(frozen=True)
 class PatchOptions:
@@ -62,18 +55,11 @@ class PatchOptions:
 
 
 def select_policy(options: PatchOptions, sampling: Sampling) -> Policy | Dense:
-    """The run's policy, or why everything stays dense."""
-    if options.plan is not None:
-        return _run(options.plan, options, sampling)
-    return _guarded(lambda: _without_plan(options, sampling))
-
-
-def _guarded(make: Callable[[], Policy | Dense]) -> Policy | Dense:
-    """What `make` makes, or why everything stays dense where an error keeps it from that."""
+    """The run's policy, or why everything stays dense; an error on the way is a reason too."""
     try:
-        return make()
+        return _without_plan(options, sampling) if options.plan is None else _run(options.plan, options, sampling)
     except Exception as error:
-        return calibration_failed(error)
+        return failed("choosing a plan", error)
 
 
 def _without_plan(options: PatchOptions, sampling: Sampling) -> Policy | Dense:
@@ -92,8 +78,6 @@ def _run(plan: Plan | None, options: PatchOptions, sampling: Sampling, *notes: s
     Args:
         notes: for the report, why it is this plan.
     """
-    if plan is not None and plan.card is not None:
-        options = replace(options, kept=options.kept | kept_of(plan))
     completed = options.calibrate and (plan is None or (plan.card is not None and plan.grade != "measured"))
     made_for = None if plan is None else plan.provenance.parameters.get("preset")
     if options.plan is not None and options.preset != DEFAULT_PRESET and (made_for in PRESETS or not completed):
@@ -117,7 +101,7 @@ def _policy(plan: Plan | None, completed: bool, options: PatchOptions, sampling:
     if unfit is not None:
         return fallback.other_model(plan.label, unfit)
     if completed:
-        return _guarded(lambda: _calibration(options, sampling, shape, plan))
+        return _calibration(options, sampling, shape, plan)
     if plan is None or (plan.card is not None and plan.grade == "calibrate"):
         return fallback.NO_PLAN
     return _plan_policy(options, sampling, _tuner(options), 0.0, plan)

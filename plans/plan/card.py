@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .checks import check_items, check_name, check_number, check_text, check_whole, show
 
-MOST_KEPT_DENSE = 2048
+MAX_KEPT_DENSE = 2048
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def check_card(path: str, card: object, layers: int, heads: int) -> None:
     check_items(f"{path}.densities", card.densities, object, layers if card.densities else 0, layers)
     for number, density in enumerate(card.densities):
         _check_share(f"{path}.densities[{number}]", density)
-    check_items(f"{path}.kept_dense", card.kept_dense, tuple, 0, MOST_KEPT_DENSE)
+    check_items(f"{path}.kept_dense", card.kept_dense, tuple, 0, MAX_KEPT_DENSE)
     for number, place in enumerate(card.kept_dense):
         check_items(f"{path}.kept_dense[{number}]", place, int, 2, 2)
         for value, count in zip(place, (layers, heads), strict=True):

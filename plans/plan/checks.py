@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-MOST_NAME, MOST_TEXT, MOST_ENTRIES = 200, 10_000, 256  # characters of a name, of a text; entries of lists of them
-MOST_NUMBER = 1e300
+MAX_NAME, MAX_TEXT, MAX_ENTRIES = 200, 10_000, 256  # characters of a name, of a text; entries of lists of them
+MAX_NUMBER = 1e300
 
 
 def show(value: object) -> str:
@@ -22,11 +22,11 @@ def check_whole(path: str, value: object, least: int, most: int) -> None:
 
 def check_number(path: str, value: object) -> None:
     """Raise ValueError, naming the field, unless a value is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST_NUMBER:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_NUMBER:
         raise ValueError(f"{path}: {show(value)}, expected a finite number")
 
 
-def check_text(path: str, value: object, most: int = MOST_TEXT) -> None:
+def check_text(path: str, value: object, most: int = MAX_TEXT) -> None:
     """Raise ValueError, naming the field, unless a value is a text of at most so many characters."""
     if not isinstance(value, str):
         raise ValueError(f"{path}: {show(value)} is no text")
@@ -39,7 +39,7 @@ def check_text(path: str, value: object, most: int = MOST_TEXT) -> None:
 
 def check_name(path: str, value: object) -> None:
     """As `check_text`, of a short one."""
-    check_text(path, value, MOST_NAME)
+    check_text(path, value, MAX_NAME)
 
 
 def check_items(path: str, value: object, kind: type, least: int, most: int) -> None:

@@ -20,7 +20,7 @@ from .writing import write_new
 
 FORMAT, VERSION = "sparse-vdit-plan", 2
 WITHOUT_CARD = 1  # what a plan without a card is written as
-MOST_BYTES = 4_000_000
+MAX_PLAN_BYTES = 4_000_000
 _LONGEST_INTEGER = 20  # digits; longer ones are read as floats, which are refused wherever they can appear
 
 _FIELDS = ("family", "layers", "heads", "head_dim", "grid", "grade")
@@ -87,7 +87,7 @@ def load_plan(path: str | os.PathLike) -> Plan:
     path = Path(path)
     with _open_regular(path) as file:
         _check_size(path.name, os.fstat(file.fileno()).st_size)
-        content = file.read(MOST_BYTES + 1)
+        content = file.read(MAX_PLAN_BYTES + 1)
     _check_size(path.name, len(content))
     try:
         text = content.decode("utf-8-sig")  # editors on Windows put a mark at the start
@@ -126,8 +126,8 @@ def _open_regular(path: Path) -> BinaryIO:
 
 
 def _check_size(name: str, size: int) -> None:
-    if size > MOST_BYTES:
-        raise PlanError(f"{name}: {size} bytes are too many for a plan, expected at most {MOST_BYTES}")
+    if size > MAX_PLAN_BYTES:
+        raise PlanError(f"{name}: {size} bytes are too many for a plan, expected at most {MAX_PLAN_BYTES}")
 
 
 def _layout(value: object, indent: str = "") -> str:

@@ -12,18 +12,18 @@ from ...kernels.lists import TileListBuilder
 from ...kernels.patterns import PATTERNS, Pattern
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from .card import Card, check_card
-from .checks import MOST_ENTRIES, MOST_TEXT, check_items, check_name, check_number, check_text, check_whole, show
+from .checks import MAX_ENTRIES, MAX_TEXT, check_items, check_name, check_number, check_text, check_whole, show
 
 FOUND = "measured while sampling"
 """Source of plans that runs have found."""
 
 GRADES = ("measured", "prior", "calibrate")
 
-MOST_LAYERS, MOST_HEADS, MOST_HEAD_DIM = 512, 256, 1024
-MOST_PATTERNS, MOST_BANDS = 1024, 64
+MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM = 512, 256, 1024
+MAX_PATTERNS, MAX_BANDS = 1024, 64
 # bounds on the work that a plan of unknown origin can cause; 1080p of 161 frames is 335,000 tokens
-MOST_VIDEO_TOKENS = 400_000
-MOST_TILE_PAIRS = 2**29  # of all patterns together on the measured grid; 100 patterns at 720p of 81 frames are 2**26
+MAX_VIDEO_TOKENS = 400_000
+MAX_TILE_PAIRS = 2**29  # of all patterns together on the measured grid; 100 patterns at 720p of 81 frames are 2**26
 
 EVERY_SIGMA = 1e6  # above any noise level that a schedule starts from
 
@@ -97,14 +97,14 @@ class Plan:
         check_name("family", self.family)
         if not self.family:
             raise ValueError("family: is empty, expected the name of an architecture")
-        check_whole("layers", self.layers, 1, MOST_LAYERS)
-        check_whole("heads", self.heads, 1, MOST_HEADS)
-        check_whole("head_dim", self.head_dim, 1, MOST_HEAD_DIM)
+        check_whole("layers", self.layers, 1, MAX_LAYERS)
+        check_whole("heads", self.heads, 1, MAX_HEADS)
+        check_whole("head_dim", self.head_dim, 1, MAX_HEAD_DIM)
         _check_grid(self.grid)
         if self.grade not in GRADES:
             raise ValueError(f"grade: {show(self.grade)} is unknown, expected one of {', '.join(GRADES)}")
-        check_items("patterns", self.patterns, Pattern, 1, MOST_PATTERNS)
-        check_items("bands", self.bands, Band, 1, MOST_BANDS)
+        check_items("patterns", self.patterns, Pattern, 1, MAX_PATTERNS)
+        check_items("bands", self.bands, Band, 1, MAX_BANDS)
         _check_work(self.grid, len(self.patterns))
         _check_sigmas(self.bands)
         for number, band in enumerate(self.bands):
@@ -176,8 +176,8 @@ def uniform_plan(
     provenance: Provenance | None = None,
 ) -> Plan:
     """Plan with one pattern for every head and, unless sigmas are given, every noise level."""
-    check_whole("layers", layers, 1, MOST_LAYERS)
-    check_whole("heads", heads, 1, MOST_HEADS)
+    check_whole("layers", layers, 1, MAX_LAYERS)
+    check_whole("heads", heads, 1, MAX_HEADS)
     band = Band(sigma_high, sigma_low, ((0,) * heads,) * layers)
     if provenance is None:
         provenance = Provenance(rule="uniform")
@@ -187,21 +187,21 @@ def uniform_plan(
 def clean_text(text: str) -> str:
     """A text as a plan may hold it: in one line, cut where it is too long."""
     kept = "".join(" " if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in text)
-    return " ".join(kept.split())[:MOST_TEXT]
+    return " ".join(kept.split())[:MAX_TEXT]
 
 
 def _check_grid(grid: object) -> None:
     if not isinstance(grid, tuple) or len(grid) != 3:
         raise ValueError(f"grid: {show(grid)}, expected three numbers of tokens (frames, height, width)")
     for axis, size in enumerate(grid):
-        check_whole(f"grid[{axis}]", size, 1, MOST_VIDEO_TOKENS)
-    if math.prod(grid) > MOST_VIDEO_TOKENS:
-        raise ValueError(f"grid: {show(grid)} has {math.prod(grid)} tokens, expected at most {MOST_VIDEO_TOKENS}")
+        check_whole(f"grid[{axis}]", size, 1, MAX_VIDEO_TOKENS)
+    if math.prod(grid) > MAX_VIDEO_TOKENS:
+        raise ValueError(f"grid: {show(grid)} has {math.prod(grid)} tokens, expected at most {MAX_VIDEO_TOKENS}")
 
 
 def _check_work(grid: tuple[int, int, int], patterns: int) -> None:
     tokens = math.prod(grid)
-    if patterns * (tokens // QUERY_TILE) * (tokens // KEY_TILE) > MOST_TILE_PAIRS:
+    if patterns * (tokens // QUERY_TILE) * (tokens // KEY_TILE) > MAX_TILE_PAIRS:
         raise ValueError(f"patterns: {patterns} are too many for a grid of {tokens} tokens, use fewer patterns")
 
 
@@ -241,7 +241,7 @@ def check_provenance(path: str, value: object) -> None:
     for name in ("model", "rule", "date", "source"):
         check_name(f"{path}.{name}", getattr(value, name))
     check_text(f"{path}.notes", value.notes)
-    check_items(f"{path}.prompts", value.prompts, str, 0, MOST_ENTRIES)
+    check_items(f"{path}.prompts", value.prompts, str, 0, MAX_ENTRIES)
     for number, prompt in enumerate(value.prompts):
         check_text(f"{path}.prompts[{number}]", prompt)
     for name in ("parameters", "versions"):
@@ -249,9 +249,9 @@ def check_provenance(path: str, value: object) -> None:
 
 
 def _check_table(path: str, table: object, numbers: bool) -> None:
-    if not isinstance(table, dict) or len(table) > MOST_ENTRIES:
+    if not isinstance(table, dict) or len(table) > MAX_ENTRIES:
         given = f"{len(table)} entries" if isinstance(table, dict) else show(table)
-        raise ValueError(f"{path}: {given}, expected a table of at most {MOST_ENTRIES} entries")
+        raise ValueError(f"{path}: {given}, expected a table of at most {MAX_ENTRIES} entries")
     for name, value in table.items():
         check_name(f"{path}, a name in it", name)
         if numbers and not isinstance(value, str):

@@ -14,7 +14,7 @@ import hashlib
 import json
 import zlib
 
-from .files import MOST_BYTES, PlanError, plan_from_json, plan_to_json
+from .files import MAX_PLAN_BYTES, PlanError, plan_from_json, plan_to_json
 from .plan import Plan
 
 FORMAT, VERSION = "sparse-vdit-plan", 3
@@ -68,9 +68,9 @@ def _unpacked(packed: str, name: str) -> str:
     """The JSON that was packed, but never more than a plan's file may hold."""
     unpacker = zlib.decompressobj()
     try:
-        content = unpacker.decompress(base64.b64decode(packed, altchars=b"-_", validate=True), MOST_BYTES)
+        content = unpacker.decompress(base64.b64decode(packed, altchars=b"-_", validate=True), MAX_PLAN_BYTES)
         if not unpacker.eof:
-            raise PlanError(f"{name}: unpacks to more than {MOST_BYTES} bytes, or ends too early")
+            raise PlanError(f"{name}: unpacks to more than {MAX_PLAN_BYTES} bytes, or ends too early")
         if unpacker.unused_data:
             raise PlanError(f"{name}: something follows the packed plan, copy the text that Save Sparse Plan gives")
         return content.decode()

@@ -20,7 +20,7 @@ from ...kernels.patterns.base import check_fraction
 from ...kernels.patterns.vertical_stripe import MOST_BOXES
 from ...kernels.tiling import Tiling
 
-MOST_CELLS = 8  # of each axis
+MAX_CELLS = 8  # of each axis
 STRIPE_SHARES = (0.03, 0.06, 0.12)
 _DIGITS = 6  # of a column's bounds
 
@@ -33,7 +33,7 @@ def _bounds(size: int, count: int, cell: int) -> tuple[float, float]:
 
 def cell_grid(grid: tuple[int, int, int]) -> tuple[int, int, int]:
     """Cells of a video of (frames, height, width) tokens, by axis."""
-    return tuple(min(size, MOST_CELLS) for size in grid)
+    return tuple(min(size, MAX_CELLS) for size in grid)
 
 
 @dataclass(frozen=True)

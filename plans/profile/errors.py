@@ -64,7 +64,7 @@ def sample_rows(tiling: Tiling, rows: int, generator: torch.Generator) -> Tensor
     return low + (torch.rand(count, generator=generator) * (high - low)).long()
 
 
-class CandidateJudge:
+class CandidateEvaluator:
     """Judges candidates on one grid; masks are made once and serve every layer and step.
 
     Raises:

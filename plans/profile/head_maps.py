@@ -12,12 +12,12 @@ from ...kernels.grid import TokenGrid
 from ...kernels.patterns import Pattern
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
 
-MOST_PARTS = 6  # along the frames, and along the rows of a frame
+MAX_MAP_PARTS = 6  # along the frames, and along the rows of a frame
 
 
 def part_grid(grid: tuple[int, int, int]) -> tuple[int, int]:
     """Parts of a video of (frames, height, width) tokens along frames and rows."""
-    return min(grid[0], MOST_PARTS), min(grid[1], MOST_PARTS)
+    return min(grid[0], MAX_MAP_PARTS), min(grid[1], MAX_MAP_PARTS)
 
 
 def part_count(grid: tuple[int, int, int]) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.patterns import Pattern
-from ..plan.checks import MOST_ENTRIES, MOST_NAME
+from ..plan.checks import MAX_ENTRIES, MAX_NAME
 from .columns import cell_grid
 from .head_maps import part_count
 
@@ -165,7 +165,7 @@ def differing_candidates(ours: Sequence[Pattern], theirs: Sequence[Pattern]) -> 
     number = next((number for number, (one, other) in pairs if one != other), None)
     if number is None:
         return None
-    one, other = (repr(some[number])[:MOST_NAME] if number < len(some) else "none" for some in (ours, theirs))
+    one, other = (repr(some[number])[:MAX_NAME] if number < len(some) else "none" for some in (ours, theirs))
     return f"{len(ours)} and {len(theirs)} of them, the first other one is number {number}, {one} and {other}"
 
 
@@ -214,17 +214,17 @@ def _merged_header(first: Profile, second: Profile, bands: tuple[tuple[float, fl
     return replace(
         first.header,
         bands=bands,
-        prompts=prompts[:MOST_ENTRIES],
+        prompts=prompts[:MAX_ENTRIES],
         parameters=_both(first.header.parameters, second.header.parameters),
         versions=_both(first.header.versions, second.header.versions),
-        model=" + ".join(sorted(models))[:MOST_NAME],
+        model=" + ".join(sorted(models))[:MAX_NAME],
         date=max(first.header.date, second.header.date),
     )
 
 
 def _both(first: dict, second: dict) -> dict:
     """Entries of both; where they differ, both values as text, but of sampled rows the fewer: errors are no surer."""
-    differing = {name: f"{first[name]}, {value}"[:MOST_NAME] for name, value in second.items()
+    differing = {name: f"{first[name]}, {value}"[:MAX_NAME] for name, value in second.items()
                  if name in first and first[name] != value}  # fmt: skip
     rows = [entries["rows"] for entries in (first, second) if isinstance(entries.get("rows"), (int, float))]
     return {**second, **first, **differing, **({"rows": min(rows)} if len(rows) == 2 else {})}

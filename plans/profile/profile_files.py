@@ -17,7 +17,7 @@ from .columns import candidate_from_dict
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader
 
 FORMAT, VERSION = "sparse-vdit-profile", 5
-MOST_BYTES = 1 << 30
+MAX_PROFILE_BYTES = 1 << 30
 ORIGIN = ("model", "parameters", "prompts", "versions", "date")
 
 
@@ -83,7 +83,7 @@ def load_header(path: str | Path) -> ProfileHeader:
     try:
         if not path.is_file():
             raise ProfileError(f"{path.name}: there is no such file")
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_PROFILE_BYTES:
             raise ProfileError(f"{path.name}: {path.stat().st_size} bytes are too many for a profile")
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

@@ -19,7 +19,7 @@ from ...kernels.patterns import Dense, Pattern
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from ..plan.plan import clean_text
 from ..plan.versions import installed_versions
-from .errors import CandidateJudge
+from .errors import CandidateEvaluator
 from .head_maps import as_shares, part_count
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader, check_mergeable, merge_profiles
 from .rules import DEFAULT_EPSILON, DEFAULT_LAMBDA, paper_choice, paper_kinds, saving
@@ -76,7 +76,7 @@ class Profiler:
         self.versions = {**installed_versions(), **(versions or {})}
         self.previous = previous
         self.grid: TokenGrid | None = None
-        self.judge: CandidateJudge | None = None
+        self.evaluator: CandidateEvaluator | None = None
         self.lists: TileLists | None = None
         self.list_of: dict[int, int] = {}
         self.densities: tuple[float, ...] = ()
@@ -126,7 +126,7 @@ class Profiler:
         self.projected &= gram is not None
         self._bind(grid, q.device)
         maps = None if self.maps is None else self.maps[layer]
-        errors = self.judge.errors(q, k, v, gram, self.generator, self.columns[band, layer], maps, free)
+        errors = self.evaluator.errors(q, k, v, gram, self.generator, self.columns[band, layer], maps, free)
         for name in MEASURES:
             self.sums[name][band, layer] += getattr(errors, name)
         self.samples[band, layer] += 1
@@ -144,8 +144,8 @@ class Profiler:
     def use_fewer_rows(self, rows: int) -> None:
         """Sample at most so many query rows from now on; the profile counts every observation as one of so few."""
         self.rows = min(self.rows, rows)
-        if self.judge is not None:
-            self.judge.rows = self.rows
+        if self.evaluator is not None:
+            self.evaluator.rows = self.rows
 
     def profile(self) -> Profile:
         """The means over everything observed so far, the previous profile included.
@@ -182,9 +182,9 @@ class Profiler:
     def _bind(self, grid: TokenGrid, device: torch.device) -> None:
         if self.grid is None:
             self.grid = grid
-            self.judge = CandidateJudge(grid, self.candidates, self.rows, **self.tiles)
-            self.densities = self.judge.densities()
-            self.columns = torch.zeros(*self.votes.shape[:3], len(self.judge.cells.boxes), dtype=torch.float64)
+            self.evaluator = CandidateEvaluator(grid, self.candidates, self.rows, **self.tiles)
+            self.densities = self.evaluator.densities()
+            self.columns = torch.zeros(*self.votes.shape[:3], len(self.evaluator.cells.boxes), dtype=torch.float64)
             if self.keeps_maps:
                 self.maps = torch.zeros(*self.votes.shape[1:3], *([part_count(grid.shape)] * 2), dtype=torch.float64)
             if self.flow != "dense":  # of all candidates they would be too large, and take seconds

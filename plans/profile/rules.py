@@ -11,7 +11,7 @@ from ...kernels.patterns import Pattern
 
 DEFAULT_LAMBDA = 0.5
 DEFAULT_EPSILON = 1.0
-MOST_DENSITY = 0.97  # windows as large as a short video are dense in disguise: no gain, and a misleading name
+MAX_DENSITY = 0.97  # windows as large as a short video are dense in disguise: no gain, and a misleading name
 PAPER_KINDS = ("dense", "skip", "diagonal", "multi_diagonal", "vertical_stripe")
 
 
@@ -27,7 +27,7 @@ def _has_more(pattern: Pattern) -> bool:
 
 def saving(densities: Tensor) -> Tensor:
     """Candidates that are dense, which is the first, or save something on their grid: bool, from (candidates,)."""
-    useful = densities <= MOST_DENSITY
+    useful = densities <= MAX_DENSITY
     useful[0] = True
     return useful
 

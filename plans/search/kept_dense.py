@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...kernels.patterns import PATTERNS, Dense, Pattern
-from ..plan.plan import MOST_LAYERS, Band, Plan
+from ..plan.plan import MAX_LAYERS, Band, Plan
 from .cost import head_costs
 
 KINDS = tuple(kind for kind in PATTERNS if kind != Dense.kind)
@@ -28,9 +28,6 @@ class KeptDense:
 
     def __bool__(self) -> bool:
         return bool(self.layers or self.kinds)
-
-    def __or__(self, other: KeptDense) -> KeptDense:
-        return KeptDense(self.layers | other.layers, self.kinds | other.kinds)
 
     def __str__(self) -> str:
         """The text that `kept_dense` reads: `0, 3-5, skip`."""
@@ -58,18 +55,10 @@ def kept_dense(text: str) -> KeptDense:
             kinds.add(word)
             continue
         first, last = int(found[1]), int(found[2] or found[1])
-        if not first <= last < MOST_LAYERS:
+        if not first <= last < MAX_LAYERS:
             raise ValueError(f"keep_dense: {word!r} is no range of layers, expected numbers from 0, the lower first")
         layers.update(range(first, last + 1))
     return KeptDense(frozenset(layers), frozenset(kinds))
-
-
-def kept_of(plan: Plan) -> KeptDense:
-    """What was kept dense of a plan, by what it says of itself: what completes it has to keep that too."""
-    try:
-        return kept_dense(str(plan.provenance.parameters.get("keep_dense", "")))
-    except ValueError:  # a file says something else by that name
-        return NOTHING_KEPT
 
 
 def mismatch(layers: int, kept: KeptDense) -> str | None:

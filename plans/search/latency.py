@@ -26,7 +26,7 @@ from ..profile.profile import ProfileHeader
 STATIC_DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 ROUTED_DENSITIES = (0.02, 0.1, 0.25, 0.5)
 HEAD_TOKENS = 1 << 19  # of a launch: fills a GPU, and q, k, v and the output take half a gigabyte in 16 bits
-FEWEST_HEADS = 4
+MIN_HEADS = 4
 ROUNDS = 3  # of all launches, so that what slows a device for a while slows no launch alone; the fastest counts
 SECONDS = 20.0  # after which no other round begins
 
@@ -120,7 +120,7 @@ def measure_latencies(
         RuntimeError: what the device or a kernel raises, out of memory among it.
     """
     patterns = knot_patterns(header)
-    count = max(FEWEST_HEADS, min(header.heads, HEAD_TOKENS // TokenGrid(*header.grid).tokens))
+    count = max(MIN_HEADS, min(header.heads, HEAD_TOKENS // TokenGrid(*header.grid).tokens))
     mixes = launch_heads(patterns, count)
     bench = _Bench(header, list(patterns), count, device, dtype)
     calls = [lambda: dense(*bench.qkv), *(bench.call(heads) for heads in mixes)]

@@ -18,13 +18,13 @@ from .chosen import plan_of
 from .cost import HeadCosts, profile_costs
 from .lagrange import OutOfReachError, solve
 
-MOST_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)
-MOST_STRIPES = 128  # heads with columns of their own, whose tile lists take some 80 KB each at 75,600 tokens
+DEFAULT_SKIPPED, SKIP_LIMIT = 0.03, 0.06  # shares of heads: by default, and at most (Sparse-vDiT skips 1-6 %)
+MAX_STRIPES = 128  # heads with columns of their own, whose tile lists take some 80 KB each at 75,600 tokens
 # Heads that look at single keys have most of their error in few rows. The candidate that seems best on sampled rows is
 # then the one whose worst rows were missed. Where an error is promised, each is therefore taken to be this many
 # standard errors worse than it seems; where a density or a speed-up is, that would mislead (.7 and .9 dB, small Wan).
 CAUTION = 2.0
-LEAST_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
+MIN_MASS = 0.02  # a candidate that keeps less of the softmax mass renormalises noise: infeasible, not "small error"
 
 
 class SearchError(ValueError):
@@ -64,7 +64,7 @@ def search_budget(
     profile: Profile,
     density: float | None = None,
     error: float | None = None,
-    most_skipped: float = MOST_SKIPPED,
+    most_skipped: float = DEFAULT_SKIPPED,
     *,
     speedup: float | None = None,
     preset: str | None = None,
@@ -192,7 +192,7 @@ def _out_of_reach(profile: Profile, name: str, target: float | str, times: float
 
 def _feasible(profile: Profile, bands: list[int], errors: Tensor, most_skipped: float) -> Tensor:
     """What each head may take: bool (bands, layers, heads, candidates), as the errors."""
-    mass = profile.measures["kept_mass"][bands] >= LEAST_MASS
+    mass = profile.measures["kept_mass"][bands] >= MIN_MASS
     densities = torch.tensor(profile.header.densities, dtype=torch.float64)
     skip, striped = (
         torch.tensor([isinstance(pattern, kind) for pattern in profile.header.candidates])
@@ -236,7 +236,7 @@ def _stripable(errors: Tensor, densities: Tensor, striped: Tensor) -> Tensor:
         others = errors.masked_fill(striped | (densities > densities[number]), torch.inf)
         gain = others.amin(-1) - errors[..., number]
         gains = torch.where(gain.isnan(), gains, torch.maximum(gains, gain))  # none of both can be taken
-    best = gains.flatten().argsort(descending=True)[:MOST_STRIPES]
+    best = gains.flatten().argsort(descending=True)[:MAX_STRIPES]
     allowed = torch.zeros(gains.numel(), dtype=torch.bool)
     allowed[best] = gains.flatten()[best] > 0
     return allowed.view(*gains.shape, 1)

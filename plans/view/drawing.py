@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MAP_PIXELS, _LARGEST_CELL = 640, 48
-_MOST_SAMPLES = 2048
+_MAX_SAMPLES = 2048
 _SHOWN_DENSITIES, _SWATCH = (0.0, 0.1, 0.4, 1.0), 28
 
 
@@ -78,14 +78,14 @@ def draw_pattern(
 
 
 def _sampled_mask(pattern: Pattern, grid: TokenGrid, query_tile: int, key_tile: int) -> np.ndarray:
-    """Attended pairs of evenly spaced tokens, 0 or 1, at most _MOST_SAMPLES a side, however long the sequence."""
+    """Attended pairs of evenly spaced tokens, 0 or 1, at most _MAX_SAMPLES a side, however long the sequence."""
     tiling = pattern.tiling(grid, query_tile, key_tile)
     # a row and a column more, for what is outside full tiles and always attends and is attended
     mask = torch.nn.functional.pad(pattern.tile_mask(tiling), (0, 1, 0, 1), value=True)
     if pattern.kind == "skip":  # but for a skipped head, whose text alone attends
         mask[: -1 if grid.text_tokens else None] = False
     place = tiling.index.argsort()
-    tokens = torch.linspace(0, grid.tokens - 1, min(grid.tokens, _MOST_SAMPLES)).round().long()
+    tokens = torch.linspace(0, grid.tokens - 1, min(grid.tokens, _MAX_SAMPLES)).round().long()
     row = (place[tokens] // query_tile).clamp(max=tiling.query_tiles)
     column = (place[tokens] // key_tile).clamp(max=tiling.key_tiles)
     return _as_array(mask[row][:, column])

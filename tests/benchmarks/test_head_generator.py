@@ -50,7 +50,7 @@ def test_more_queries_are_seen_where_they_differ_more() -> None:
         q, k, _ = head_generator.make_head(grid, 64, Head(0.01, "cube"), content, generator, torch.float32)
         found, seen[content] = head_generator.measured_density(grid, q, k)
         assert found == pytest.approx(0.01, rel=0.06)  # two standard errors of two samples
-    assert seen[STATIC] < seen[HEAVY] <= head_generator.MOST_QUERIES
+    assert seen[STATIC] < seen[HEAVY] <= head_generator.MAX_QUERIES
 
 
 @pytest.mark.parametrize("kind", head_generator.KINDS)

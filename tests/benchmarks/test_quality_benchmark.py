@@ -12,7 +12,7 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA, uniform_plan
 
 from benchmarks.quality.quality import ROOM, SINGLE_KINDS, Comparison, closest_patterns, without_warmup
-from benchmarks.quality.small_wan_runs import GRID, KEY_TILE, LEAST_STEPS, QUERY_TILE
+from benchmarks.quality.small_wan_runs import GRID, KEY_TILE, MIN_STEPS, QUERY_TILE
 from benchmarks.quality.truth import BLOCK, Truth, blocks, frechet_distance, held_out_loss
 from benchmarks.report import tables
 
@@ -93,7 +93,7 @@ def test_without_warm_up_the_first_band_begins_at_once() -> None:
 
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
-    return Comparison(prompts=1, steps=LEAST_STEPS, device="cpu")
+    return Comparison(prompts=1, steps=MIN_STEPS, device="cpu")
 
 
 def test_an_all_dense_plan_is_the_dense_video(comparison: Comparison) -> None:

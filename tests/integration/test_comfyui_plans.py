@@ -207,30 +207,3 @@ def test_plan_and_profile_get_another_name_together(server: Server) -> None:
 def test_unknown_model_cannot_be_profiled_and_says_so(server: Server) -> None:
     with pytest.raises(PromptError, match="heads cannot be measured: CausalWanModel"):
         latents(server, {**base("causal.safetensors"), **profiled(steps=1)}, "profile")
-
-
-def test_extra_steps_measure_sensitivity_and_leave_the_video_alone(server: Server) -> None:
-    plain = latents(server, {**base(), **profiled(bands=2)}, "profile")
-    before = len(server.log_text())
-    nodes = {**base(), **profiled(bands=2)}
-    nodes["profile"]["inputs"]["sensitivity_steps"] = 6
-    keep = node("SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="weighed", overwrite=True)
-    video = latents(server, {**nodes, "search": search(), "keep": keep}, "profile")
-    line = report(server, before)
-    assert "measured 16 calls" in line and "sensitivity from 6 extra steps" in line
-    assert torch.equal(video, plain)
-    injected = load_profile(server.base / PLANS / "weighed.safetensors").injected
-    assert (injected > 0).all() and injected.shape == (2, 2, 4)
-    assert (injected[:, :, 0] == injected[:, :, 1]).all()  # two groups of two layers
-    assert load_plan(server.base / PLANS / "weighed.json").provenance.parameters["sensitivity"] == "measured"
-
-
-def test_too_few_extra_steps_are_said(server: Server) -> None:
-    before = len(server.log_text())
-    nodes = {**base(), **profiled(bands=2)}
-    nodes["profile"]["inputs"]["sensitivity_steps"] = 3
-    keep = node("SparseVDiTSavePlan", plan=("search", 0), file_name="unweighed", overwrite=True)
-    server.run({**nodes, "search": search(), "keep": keep})
-    assert "sensitivity not measured: 3 extra steps are too few for 2 bands" in report(server, before)
-    parameters = load_plan(server.base / PLANS / "unweighed.json").provenance.parameters
-    assert parameters["sensitivity"] == "not measured, taken as 1"

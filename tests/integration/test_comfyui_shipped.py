@@ -14,8 +14,8 @@ from comfyui.plans import forget_plans
 from comfyui.prompts import base, ksampler, node, patch, patched, profiled
 from comfyui.results import PLANS, counts, latents, new_log, report
 from comfyui.server import PromptError, Server
-from sparse_vdit.nodes.host.plan_choice.shipped_plans import SHIPPED
-from sparse_vdit.nodes.host.reports import reasons
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.library.shipped import SHIPPED
 from sparse_vdit.plans.plan.files import load_plan, save_plan
 from sparse_vdit.plans.plan.plan import Plan
 from sparse_vdit.plans.plan.text import plan_from_text, plan_to_text
@@ -80,7 +80,7 @@ def test_a_shipped_plan_that_fits_runs_and_is_completed(models: Server, case: Ca
     assert torch.isfinite(result).all()
     if measured:
         assert f"{plan.family}, plan user/down (measured), " in line and not found
-        assert reasons.NO_BAND in line  # above the first of STA's steps
+        assert fallback.NO_BAND in line  # above the first of STA's steps
         assert counts(line)[0] >= case.layers
     else:
         assert f"user/down ({plan.grade}) completed: found in this run; for the next run kept as user/" in line
@@ -90,7 +90,7 @@ def test_a_shipped_plan_that_fits_runs_and_is_completed(models: Server, case: Ca
         assert f"{plan.family}, plan user/down (prior), " in line and counts(line)[0] >= case.layers
     if plan.grade == "calibrate":
         line = run(models, case, "user/down", calibrate=False)[1]
-        assert f"everything runs dense: {reasons.NO_PLAN}" in line
+        assert f"everything runs dense: {fallback.NO_PLAN}" in line
 
 
 def test_what_is_kept_dense_of_a_plan_stays_so_when_it_is_completed(models: Server) -> None:
@@ -100,9 +100,10 @@ def test_what_is_kept_dense_of_a_plan_stays_so_when_it_is_completed(models: Serv
     save_plan(scaled_down(name, case), models.base / PLANS / "down.json", overwrite=True)
     densities = {}
     for keep in ("", "", "0", f"0-{case.layers - 1}"):  # the first run measures
-        load = node("SparseVDiTLoadPlan", plan_name="user/down", keep_dense=keep)
+        load = node("SparseVDiTLoadPlan", plan_name="user/down")
         before = len(models.log_text())
-        patched_model = patch(("plan", 0), backend="torch", start_percent=0.1, preset="faithful")
+        options = {"backend": "torch", "start_percent": 0.1, "preset": "faithful", "keep_dense": keep}
+        patched_model = patch(("plan", 0), **options)
         latents(models, case.sampled({"plan": load, "patch": patched_model}, "patch"))
         line = report(models, before)
         assert "user/down (prior) completed: " in line
@@ -147,40 +148,33 @@ def test_texts_may_come_from_other_nodes(server: Server) -> None:
     """ComfyUI does not know them yet when it validates a workflow."""
     plan = load_plan(SHIPPED / "wan/wan2.2_5b.calibrate.json")
 
-    def saved_as(name: str, keep: str = "", text: str = "") -> dict:
-        """Load Sparse Plan with two linked texts, and Save Sparse Plan with one."""
-        texts = {"name": name, "keep": keep, "text": text}
-        nodes = {key: node("PrimitiveString", value=value) for key, value in texts.items()}
-        linked = {"keep_dense": ("keep", 0), "plan_text": ("text", 0)}
-        load = node("SparseVDiTLoadPlan", plan_name="wan/wan2.2_5b.calibrate", **linked)
+    def saved_as(name: str, text: str = "") -> dict:
+        """Load Sparse Plan with a linked text, and Save Sparse Plan with one."""
+        nodes = {key: node("PrimitiveString", value=value) for key, value in {"name": name, "text": text}.items()}
+        load = node("SparseVDiTLoadPlan", plan_name="wan/wan2.2_5b.calibrate", plan_text=("text", 0))
         save = node("SparseVDiTSavePlan", plan=("plan", 0), file_name=("name", 0), overwrite=True)
         return {**nodes, "plan": load, "save": save}
 
     server.run(saved_as("linked"))
     assert load_plan(server.base / PLANS / "linked.json") == plan
-    server.run(saved_as("linked", keep="0-1", text=plan_to_text(plan)))
-    assert load_plan(server.base / PLANS / "linked.json").provenance.parameters["keep_dense"] == "0-1"
+    other = load_plan(SHIPPED / "wan/wan2.1_1.3b_t2v.fast.json")
+    server.run(saved_as("linked", text=plan_to_text(other)))
+    assert load_plan(server.base / PLANS / "linked.json") == other
+    keep = {"keep": node("PrimitiveString", value="nonsense")}
     with pytest.raises(PromptError, match="keep_dense: 'nonsense' is neither a layer"):
-        server.run(saved_as("linked", keep="nonsense"))
+        server.run({**patched(None, keep_dense=("keep", 0)), **keep})
     with pytest.raises(PromptError, match=r"file name '\.\./up'"):
         server.run(saved_as("../up"))
 
 
-def test_the_users_own_plan_of_the_model_comes_first(server: Server) -> None:
-    """Profiled, searched, saved: the patch node then finds it without being told."""
+def test_a_saved_plan_runs_only_where_it_is_connected(server: Server) -> None:
     forget_plans(server)
     search = node("SparseVDiTSearchPlan", profile=("profile", 1), rule="budget: density", **{"rule.density": 0.7})
     keep = node("SparseVDiTSavePlan", plan=("search", 0), file_name="mine", overwrite=True)
     server.run({**base(), **profiled(steps=2), "search": search, "keep": keep})
     before = len(server.log_text())
     latents(server, patched(None, calibrate=False))
-    line = report(server, before)
-    assert "wan, plan user/mine (measured), 5x8x11 tokens" in line
-    assert "no plan connected: your own of this model is used" in line
-    forget_plans(server)
-    before = len(server.log_text())
-    latents(server, patched(None, calibrate=False))
-    assert f"everything runs dense: {reasons.NO_PLAN}" in report(server, before)
+    assert f"everything runs dense: {fallback.NO_PLAN}" in report(server, before)
 
 
 def small_plan_file(server: Server) -> Path:
@@ -226,7 +220,7 @@ def test_a_missing_plan_is_an_error_that_lists_what_there_is_or_falls_back(serve
     before = len(server.log_text())
     latents(server, prompt)
     assert "plan 'user/gone' is not here, the patch node chooses" in new_log(server, before)
-    assert f"everything runs dense: {reasons.NO_PLAN}" in report(server, before)
+    assert f"everything runs dense: {fallback.NO_PLAN}" in report(server, before)
     prompt["show"] = node("SparseVDiTPreviewPlan", plan=("plan", 0))
     with pytest.raises(PromptError, match="leaves the choice to the patch node"):
         server.run(prompt)

@@ -37,8 +37,7 @@ def searched() -> dict:
     return {
         **base(),
         **profiled(steps=2),
-        "search": node("SparseVDiTSearchPlan", profile=("profile", 1), keep_dense="1", rule="budget: density",
-                       **{"rule.density": 0.5}),
+        "search": node("SparseVDiTSearchPlan", profile=("profile", 1), rule="budget: density", **{"rule.density": 0.5}),
         "patch": patch(("search", 0)),
         "sampled": ksampler(("patch", 0)),
         "save": save_latent(("sampled", 0), "viewer"),

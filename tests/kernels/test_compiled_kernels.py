@@ -16,7 +16,7 @@ from sparse_vdit.kernels.backends.launcher import KERNELS
 from sparse_vdit.kernels.configs import HEAD_DIMS, NVIDIA_ARCHS, kernel_config
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
 
-MOST_BYTES = 1_100_000
+MAX_BYTES = 1_100_000
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
@@ -39,7 +39,7 @@ def test_manifest_and_files_are_complete():
     found = [path for path in shipped.FOLDER.rglob("*") if path.is_file()]
     wanted = {f"{name}.ptx.gz" for name in NAMES} | {shipped.MANIFEST}
     assert {path.relative_to(shipped.FOLDER).as_posix() for path in found} == wanted
-    assert sum(path.stat().st_size for path in found) < MOST_BYTES
+    assert sum(path.stat().st_size for path in found) < MAX_BYTES
 
 
 def test_files_are_built_from_the_sources_of_today():

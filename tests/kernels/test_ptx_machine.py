@@ -135,7 +135,7 @@ def test_barriers_do_not_wait_for_threads_that_have_returned():
 
 
 def test_endless_loops_end(monkeypatch):
-    monkeypatch.setattr(cta, "MOST_STRETCHES", 100)
+    monkeypatch.setattr(cta, "MAX_STRETCHES", 100)
     with pytest.raises(PtxError, match="runs for ever"):
         execute("$L: bra $L;", words())
 

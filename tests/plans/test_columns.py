@@ -13,7 +13,7 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal, Skip, VerticalStripe, 
 from sparse_vdit.kernels.tiling import Tiling
 from sparse_vdit.plans.profile.candidates import default_candidates
 from sparse_vdit.plans.profile.columns import Cells, ProfiledStripe, candidate_from_dict, cell_grid
-from sparse_vdit.plans.profile.errors import CandidateJudge
+from sparse_vdit.plans.profile.errors import CandidateEvaluator
 from sparse_vdit.plans.profile.profile import merge_profiles
 from sparse_vdit.plans.profile.profiler import Profiler
 from sparse_vdit.plans.search import search
@@ -107,8 +107,8 @@ def test_a_stripe_is_at_most_as_dense_as_is_counted(share):
 @pytest.mark.parametrize("grid", [GRID, TokenGrid(7, 9, 13)], ids=str)
 def test_densities_of_judged_candidates_are_those_of_their_tile_lists(grid):
     candidates = default_candidates()
-    judge = CandidateJudge(grid, candidates, 50, *TILES)
-    for pattern, density in zip(candidates, judge.densities(), strict=True):
+    evaluator = CandidateEvaluator(grid, candidates, 50, *TILES)
+    for pattern, density in zip(candidates, evaluator.densities(), strict=True):
         if not isinstance(pattern, ProfiledStripe):
             assert density == pytest.approx(pattern_density(pattern, grid, *TILES)), pattern
 
@@ -134,7 +134,7 @@ def test_columns_are_means_over_what_was_observed():
 
 def test_few_heads_have_columns_of_their_own(monkeypatch):
     """Those whose error falls most by it."""
-    monkeypatch.setattr(search, "MOST_STRIPES", 5)
+    monkeypatch.setattr(search, "MAX_STRIPES", 5)
     generator = torch.Generator().manual_seed(5)
     errors = torch.rand(2, 3, 4, 4, generator=generator)
     striped = torch.tensor([False, False, False, True])

@@ -12,7 +12,7 @@ from made_up_profiles import made_up, random_errors
 from sample_plans import small_plan
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip
-from sparse_vdit.plans.profile.errors import CandidateJudge
+from sparse_vdit.plans.profile.errors import CandidateEvaluator
 from sparse_vdit.plans.profile.head_maps import as_shares, part_count, part_grid, part_mass, part_of_token, pattern_map
 from sparse_vdit.plans.profile.profile import merge_profiles
 from sparse_vdit.plans.profile.profile_files import load_profile, save_profile
@@ -72,9 +72,9 @@ def test_patterns_are_counted_as_their_pictures_show_them(pattern: object) -> No
 
 
 def judged_maps(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    judge = CandidateJudge(TEXT, (Dense(), Diagonal(0)), 512, 16, 8)  # of every part some rows
+    evaluator = CandidateEvaluator(TEXT, (Dense(), Diagonal(0)), 512, 16, 8)  # of every part some rows
     maps = torch.zeros(2, 36, 36, dtype=torch.float64)
-    judge.errors(q, k, v, None, torch.Generator().manual_seed(0), None, maps)
+    evaluator.errors(q, k, v, None, torch.Generator().manual_seed(0), None, maps)
     return as_shares(maps)
 
 

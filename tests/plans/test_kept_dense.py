@@ -8,7 +8,7 @@ from sample_plans import small_plan
 from sparse_vdit.kernels.patterns import Dense
 from sparse_vdit.plans.plan.files import plan_from_json, plan_to_json
 from sparse_vdit.plans.search.cost import head_costs, plan_speedup
-from sparse_vdit.plans.search.kept_dense import KeptDense, kept_dense, kept_of, mismatch, with_dense
+from sparse_vdit.plans.search.kept_dense import KeptDense, kept_dense, mismatch, with_dense
 
 
 @pytest.mark.parametrize("text, layers, kinds, told", [
@@ -45,15 +45,6 @@ def test_heads_of_the_layers_and_kinds_are_dense_and_all_others_as_before() -> N
     assert plan_from_json(plan_to_json(found)) == found
     assert found.provenance.parameters["keep_dense"] == "1, skip"
     assert with_dense(plan, KeptDense()) is plan
-
-
-def test_what_completes_a_plan_keeps_what_was_kept_of_it() -> None:
-    plan = with_dense(small_plan(), kept_dense("1, skip"))
-    assert kept_of(plan) == kept_dense("skip, 1")
-    assert kept_of(small_plan()) == KeptDense()
-    assert str(kept_of(plan) | kept_dense("3, union")) == "1, 3, skip, union"
-    odd = dataclasses.replace(plan.provenance, parameters={"keep_dense": "5-3"})
-    assert kept_of(dataclasses.replace(plan, provenance=odd)) == KeptDense()
 
 
 def test_a_layer_that_is_not_there_is_an_error() -> None:

@@ -14,7 +14,7 @@ import pytest
 from load_pack import ROOT
 from sample_plans import PROVENANCE, large_plan, small_plan
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.plans.plan.files import MOST_BYTES, PlanError, load_plan, plan_to_json
+from sparse_vdit.plans.plan.files import MAX_PLAN_BYTES, PlanError, load_plan, plan_to_json
 from sparse_vdit.plans.plan.plan import Band, Plan
 from sparse_vdit.plans.plan.text import MAX_CHARACTERS, plan_from_text, plan_to_text
 from sparse_vdit.plans.profile.candidates import default_candidates
@@ -49,7 +49,7 @@ def test_every_shipped_plan_travels(path: Path) -> None:
 
 
 def large(bands: int, used: int, stay: float) -> Plan:
-    """40 x 40 heads, a few kinds of which are common: in each band a share of them stays as it was in the one before."""
+    """40 x 40 heads, few kinds of which are common: in each band a share of them stays as it was in the one before."""
     draw = random.Random(1)
     plain = [p for p in default_candidates() if not isinstance(p, ProfiledStripe)]
     patterns, weights = draw.sample(plain, used), [1 / (2 + n) for n in range(used)]
@@ -141,7 +141,7 @@ def test_what_is_no_plan_is_refused(text: str, says: str) -> None:
     assert says in str(error.value) and len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize("size", [MOST_BYTES + 1, 20 * MOST_BYTES])
+@pytest.mark.parametrize("size", [MAX_PLAN_BYTES + 1, 20 * MAX_PLAN_BYTES])
 def test_what_unpacks_to_too_much_is_never_unpacked_whole(size: int) -> None:
     with pytest.raises(PlanError, match="unpacks to more than"):
         plan_from_text(text_of(bytes(size)))

@@ -13,7 +13,7 @@ from sparse_vdit.kernels.tiling import Tiling
 from sparse_vdit.plans.profile import errors
 from sparse_vdit.plans.profile import profiler as profiler_module
 from sparse_vdit.plans.profile.candidates import default_candidates
-from sparse_vdit.plans.profile.errors import CandidateJudge, sample_rows
+from sparse_vdit.plans.profile.errors import CandidateEvaluator, sample_rows
 from sparse_vdit.plans.profile.profiler import Profiler
 from sparse_vdit.plans.profile.rules import paper_choice, paper_kinds, saving
 from tolerances import assert_close
@@ -41,8 +41,8 @@ def test_one_pass_equals_direct_computation(number):
     weight, gram = projection()
     tiling = Tiling(GRID, CANDIDATES[number].order, *TILES)
     covered = tiling.query_tiles * tiling.query_tile
-    judge = CandidateJudge(GRID, [CANDIDATES[number]], covered, *TILES)
-    measured = judge.errors(q, k, v, gram, torch.Generator().manual_seed(0))
+    evaluator = CandidateEvaluator(GRID, [CANDIDATES[number]], covered, *TILES)
+    measured = evaluator.errors(q, k, v, gram, torch.Generator().manual_seed(0))
 
     rows = tiling.index[:covered]
     exact = pattern_attention(q, k, v, [Dense()] * HEADS, GRID, *TILES)[:, rows]
@@ -75,8 +75,8 @@ def test_routed_candidates_are_judged_as_they_run(pattern):
     q, k, v = inputs()
     tiling = Tiling(GRID, pattern.order, *TILES)
     covered = tiling.query_tiles * tiling.query_tile
-    judge = CandidateJudge(GRID, [Dense(order=pattern.order), pattern], covered, *TILES)
-    measured = judge.errors(q, k, v, None, torch.Generator().manual_seed(0))
+    evaluator = CandidateEvaluator(GRID, [Dense(order=pattern.order), pattern], covered, *TILES)
+    measured = evaluator.errors(q, k, v, None, torch.Generator().manual_seed(0))
     builder = TileListBuilder(GRID, *TILES)
     number = builder.add(pattern)
     sparse = sparse_attention(q, k, v, builder.build(), [number] * HEADS)
@@ -108,10 +108,10 @@ def test_what_saves_nothing_is_no_choice():
 
 def test_plain_errors_without_a_projection():
     q, k, v = inputs()
-    judge = CandidateJudge(GRID, CANDIDATES, 1000, *TILES)
+    evaluator = CandidateEvaluator(GRID, CANDIDATES, 1000, *TILES)
     identity = torch.eye(HEAD_DIM).expand(HEADS, -1, -1)
     plain, through_identity = (
-        judge.errors(q, k, v, gram, torch.Generator().manual_seed(0)) for gram in (None, identity)
+        evaluator.errors(q, k, v, gram, torch.Generator().manual_seed(0)) for gram in (None, identity)
     )
     torch.testing.assert_close(plain.projected, through_identity.projected)
 
@@ -130,41 +130,41 @@ def test_small_chunks_of_rows_change_nothing(monkeypatch):
     whole, chunked = None, None
     for size in (errors.CHUNK_BYTES, 20_000):
         monkeypatch.setattr(errors, "CHUNK_BYTES", size)
-        judge = CandidateJudge(GRID, CANDIDATES, 100, *TILES)
-        whole, chunked = judge.errors(q, k, v, None, torch.Generator().manual_seed(0)), whole
+        evaluator = CandidateEvaluator(GRID, CANDIDATES, 100, *TILES)
+        whole, chunked = evaluator.errors(q, k, v, None, torch.Generator().manual_seed(0)), whole
     torch.testing.assert_close(whole.projected, chunked.projected)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_masks_are_gathered_once_for_all_heads(monkeypatch, heads):
     """On a GPU they come from the host, 35 MB for each part of the rows of a long video."""
-    made, plain = [], CandidateJudge._sampled
-    monkeypatch.setattr(CandidateJudge, "_sampled", lambda self, *args: made.append(args) or plain(self, *args))
-    judge = CandidateJudge(GRID, CANDIDATES, 100, *TILES)
+    made, plain = [], CandidateEvaluator._sampled
+    monkeypatch.setattr(CandidateEvaluator, "_sampled", lambda self, *args: made.append(args) or plain(self, *args))
+    evaluator = CandidateEvaluator(GRID, CANDIDATES, 100, *TILES)
     monkeypatch.setattr(errors, "CHUNK_BYTES", 40 * 4 * (19 * HEAD_DIM + 3 * GRID.tokens))
-    judge.errors(*(x[:, :, :heads] for x in inputs()), None, torch.Generator().manual_seed(0))
+    evaluator.errors(*(x[:, :, :heads] for x in inputs()), None, torch.Generator().manual_seed(0))
     assert len(made) == 2 * 3  # both orders, three parts of at most 40 rows
 
 
 def test_every_candidate_is_judged_on_the_same_tokens():
-    judge = CandidateJudge(GRID, CANDIDATES, 10_000, *TILES)
-    tokens = judge.sample_tokens(torch.Generator().manual_seed(0))
+    evaluator = CandidateEvaluator(GRID, CANDIDATES, 10_000, *TILES)
+    tokens = evaluator.sample_tokens(torch.Generator().manual_seed(0))
     for order in ("flat", "deep"):
         tiling = Tiling(GRID, order, *TILES)
         assert set(tokens.tolist()) <= set(tiling.index[: tiling.query_tiles * 32].tolist())
-    power = judge.errors(*inputs(), None, torch.Generator().manual_seed(0)).power
+    power = evaluator.errors(*inputs(), None, torch.Generator().manual_seed(0)).power
     torch.testing.assert_close(power, power[:, :1].expand_as(power))
 
 
 def test_a_video_without_a_full_tile_is_refused():
     with pytest.raises(ValueError, match="too small a video"):
-        CandidateJudge(TokenGrid(1, 5, 6), CANDIDATES, 10, *TILES)
+        CandidateEvaluator(TokenGrid(1, 5, 6), CANDIDATES, 10, *TILES)
 
 
 def test_sampling_estimates_the_full_error():
     q, k, v = inputs(batch=1)
     full, sampled = (
-        CandidateJudge(GRID, CANDIDATES, rows, *TILES).errors(q, k, v, None, torch.Generator().manual_seed(3)).mse
+        CandidateEvaluator(GRID, CANDIDATES, rows, *TILES).errors(q, k, v, None, torch.Generator().manual_seed(3)).mse
         for rows in (10_000, 90)
     )
     assert full[:, 0].abs().max() < 1e-10

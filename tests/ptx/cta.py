@@ -14,7 +14,7 @@ from .shared_memory import SharedMemory
 from .tensor_memory import TensorMemory
 from .wgmma import Wgmma
 
-MOST_STRETCHES = 500_000  # a block that runs more of them runs for ever
+MAX_STRETCHES = 500_000  # a block that runs more of them runs for ever
 
 
 class Cta:
@@ -92,7 +92,7 @@ class Cta:
     # running
     def run(self) -> None:
         """Run the block to its end. Raises PtxError, which names the instruction."""
-        for _ in range(MOST_STRETCHES):
+        for _ in range(MAX_STRETCHES):
             if not self.ready:
                 break
             number = min(self.ready)

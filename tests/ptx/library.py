@@ -14,11 +14,11 @@ from .program import Program
 
 CONTEXT = 4711
 FREE_SHARED, MAX_DYNAMIC_SHARED = 48 * 1024, 8  # bytes; CUfunction_attribute
-MOST_SHARED = {  # bytes a block may have, by capability
+MAX_SHARED = {  # bytes a block may have, by capability
     (8, 0): 166912, (8, 6): 101376, (8, 9): 101376, (9, 0): 232448, (10, 0): 232448, (12, 0): 101376,
 }  # fmt: skip
-LEAST_SHARED = min(MOST_SHARED.values())  # of cards that are not listed
-MOST_BLOCKS = 2**31 - 1, 2**16 - 1  # along x and y
+MIN_SHARED = min(MAX_SHARED.values())  # of cards that are not listed
+MAX_BLOCKS = 2**31 - 1, 2**16 - 1  # along x and y
 INVALID_VALUE, INVALID_CONTEXT, NO_BINARY, INVALID_PTX, NOT_FOUND = 1, 201, 209, 218, 500  # CUresult
 REGISTERS = 128  # of a thread, for whoever asks: PTX does not say
 CTYPES = {"u64": ctypes.c_uint64, "u32": ctypes.c_uint32, "f32": ctypes.c_float}
@@ -135,7 +135,7 @@ class DriverLibrary:
         value._obj.value = REGISTERS
 
     def _cuFuncSetAttribute(self, function: ctypes.c_void_p, attribute: int, value: int) -> int:  # noqa: N802
-        if attribute != MAX_DYNAMIC_SHARED or value > MOST_SHARED.get(self.capability, LEAST_SHARED):
+        if attribute != MAX_DYNAMIC_SHARED or value > MAX_SHARED.get(self.capability, MIN_SHARED):
             return INVALID_VALUE
         self.functions[function.value - 1].shared = value
         return 0
@@ -146,7 +146,7 @@ class DriverLibrary:
         grid, blocks, threads, shared = geometry[:2], geometry[2], geometry[3:6], geometry[6]
         if not self._depth:
             return INVALID_CONTEXT
-        fits = all(0 < count <= most for count, most in zip(grid, MOST_BLOCKS, strict=True)) and blocks == 1
+        fits = all(0 < count <= most for count, most in zip(grid, MAX_BLOCKS, strict=True)) and blocks == 1
         if not fits or threads != [loaded.kernel.threads, 1, 1] or shared > loaded.shared or extra is not None:
             return INVALID_VALUE
         kinds = loaded.kernel.parameters.values()

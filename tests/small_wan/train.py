@@ -42,7 +42,7 @@ STILL_SHARE = (0.5, 0.1)  # of the steps, at the beginning and at the end
 LARGE_SHARE = 0.03
 LOG_EVERY = 50
 SEED_SPACING = 1_000_000  # between the data of two trainings: more than steps
-MOST_SEED = 18  # evaluations draw scenes from seeds below SEED_SPACING and from 20 of them on
+MAX_SEED = 18  # evaluations draw scenes from seeds below SEED_SPACING and from 20 of them on
 EMA_DECAY = 0.998
 
 
@@ -210,8 +210,8 @@ def main() -> None:
     if resumed and args.init:
         parser.error(f"--init: {args.out} has a run already, which goes on with its own weights; choose another --out")
     seed = 7 if args.seed is None else args.seed
-    if not 1 <= seed <= MOST_SEED:
-        parser.error(f"--seed {seed}: take 1 to {MOST_SEED}, evaluations use the data of others")
+    if not 1 <= seed <= MAX_SEED:
+        parser.error(f"--seed {seed}: take 1 to {MAX_SEED}, evaluations use the data of others")
     try:
         run = Run(args.out, seed, args.device, args.clips)
         if args.init:

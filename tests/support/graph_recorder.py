@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 FRESH = ("lift_fresh", "lift_fresh_copy")  # of tensors that Python made out of numbers, past the dispatcher
-MOST_FRAMES = 40  # of the stack, innermost first
+MAX_FRAMES = 40  # of the stack, innermost first
 PASSING = (__file__, torch._compile.__file__, torch._dynamo.eval_frame.__file__)  # frames of every operator
 FORWARD = "forward"  # the scope around all blocks
 
@@ -232,7 +232,7 @@ class GraphRecorder(TorchDispatchMode):
     def _place(self) -> str:
         """The innermost lines of the stack, where one of them is ours; empty elsewhere."""
         lines, frame, ours = [], sys._getframe(2), False
-        for _ in range(MOST_FRAMES):
+        for _ in range(MAX_FRAMES):
             if frame is None:
                 break
             code = frame.f_code

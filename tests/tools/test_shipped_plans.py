@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from load_pack import ROOT
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed
-from sparse_vdit.nodes.host.families import FAMILIES
+from sparse_vdit.nodes.host.models import FAMILIES
 from sparse_vdit.plans.plan.files import load_plan, plan_bytes
 from sparse_vdit.plans.plan.presets import PRESETS
+from sparse_vdit.plans.plan.published import PUBLISHED, published
 from sparse_vdit.plans.search.cost import plan_speedup
 
-from benchmarks.quality.hold_out import MOST_UNSAFE, hold_outs
+from benchmarks.quality.hold_out import MAX_UNSAFE, hold_outs
 from tools import build_plans as build
 from tools.plans import measurements
-from tools.plans.models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, UNMEASURED
-from tools.plans.rule import MOST_ROUTED, RULES, stepped
+from tools.plans.models import DENSITIES, HUNYUAN_T2V, PRIORS, parts_of
+from tools.plans.rule import MAX_ROUTED, RULES, stepped
 from tools.plans.windows import window_pattern
 
 FILES = sorted(ROOT.glob("plans/*/*.json"))
@@ -43,13 +44,13 @@ def test_a_file_is_small_and_in_its_place(path) -> None:
     assert plan.card.model == plan.provenance.model != "" and plan.provenance.date
 
 
-@pytest.mark.parametrize("published", [HUNYUAN_T2V, COGVIDEOX_2B, *PRIORS, *UNMEASURED], ids=lambda p: p.file)
-def test_layers_and_heads_are_those_that_the_pack_knows(published) -> None:
-    (family,) = [family for family in FAMILIES if family.name == published.family]
-    layers = [sum(map(int, model.layers.split(" + "))) for model in family.models if "/" not in model.layers]
-    shapes = [(model.heads, model.head_dim) for model in family.models if "/" not in model.layers]
-    known = {(count, *shape) for count, shape in zip(layers, shapes, strict=True)}
-    assert published.shape in known
+def test_the_files_are_those_of_the_published_models() -> None:
+    assert {model.family for model in PUBLISHED} <= {family.name for family in FAMILIES}
+    assert {name.rpartition(".")[0] for name in PLANS} == {model.file for model in PUBLISHED}
+    for name, plan in PLANS.items():
+        model = published(name.rpartition(".")[0])
+        assert (plan.family, plan.card.model, plan.grid) == (model.family, model.name, model.grid)
+        assert (plan.layers, plan.heads, plan.head_dim) == model.shape
 
 
 def test_each_grade_says_what_it_knows() -> None:
@@ -78,8 +79,8 @@ def load_without_times(plan):
 
 
 def test_presets_are_in_order() -> None:
-    for published in (HUNYUAN_T2V, *PRIORS):
-        faithful, balanced, fast = (PLANS[f"{published.file}.{preset}"].provenance.parameters["mean_density"]
+    for model in (HUNYUAN_T2V, *PRIORS):
+        faithful, balanced, fast = (PLANS[f"{model.file}.{preset}"].provenance.parameters["mean_density"]
                                     for preset in ("faithful", "balanced", "fast"))  # fmt: skip
         assert faithful > balanced > fast
 
@@ -100,11 +101,11 @@ def test_densities_jump_where_the_experts_change() -> None:
 
 
 def test_no_head_has_less_than_the_rule_gives() -> None:
-    for published in PRIORS:
+    for model in PRIORS:
         for preset, rule in RULES.items():
-            plan = PLANS[f"{published.file}.{preset}"]
-            for band, part in zip(plan.bands, published.parts, strict=True):
-                keys = measurements.mean_key_densities(published.densities, part.first, part.end)
+            plan = PLANS[f"{model.file}.{preset}"]
+            for band, part in zip(plan.bands, parts_of(model), strict=True):
+                keys = measurements.mean_key_densities(DENSITIES[model.file], part.first, part.end)
                 shares = np.array([[getattr(plan.patterns[n], "share", 1.0) for n in row] for row in band.heads])
                 assert (shares >= rule.planned(keys) - 1e-9).all()
                 assert (shares <= rule.planned(keys) + 0.2).all()
@@ -112,7 +113,7 @@ def test_no_head_has_less_than_the_rule_gives() -> None:
 
 @pytest.mark.parametrize(
     ("share", "step"),
-    [(0.0501, 0.06), (0.06, 0.06), (0.4, 0.4), (0.401, 0.45), (MOST_ROUTED, 0.8), (0.81, 1.0), (1, 1)],
+    [(0.0501, 0.06), (0.06, 0.06), (0.4, 0.4), (0.401, 0.45), (MAX_ROUTED, 0.8), (0.81, 1.0), (1, 1)],
 )
 def test_shares_are_rounded_upward(share: float, step: float) -> None:
     assert stepped(share) == step
@@ -163,7 +164,7 @@ def test_models_of_which_nothing_is_known_are_bound_by_the_densest_that_was_meas
 @pytest.mark.parametrize("preset", PRESETS)
 def test_few_heads_are_unsafe_when_they_are_held_out(check, preset: str) -> None:
     """The way back from image models, for which no margin was chosen, has other limits: it is told, and not hidden."""
-    assert check.unsafe(RULES[preset]) <= (0.08 if check.kind == "back" else MOST_UNSAFE)
+    assert check.unsafe(RULES[preset]) <= (0.08 if check.kind == "back" else MAX_UNSAFE)
 
 
 def test_a_rule_without_margins_leaves_many_unsafe() -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 from sparse_vdit.kernels.patterns import Dense
 from sparse_vdit.plans.plan.card import Card
 from sparse_vdit.plans.plan.plan import Plan, Provenance
+from sparse_vdit.plans.plan.published import Published
 
 from .measurements import COMMITS, SPARGE, never_sparse_cogvideox_2b
-from .models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, Published
+from .models import COGVIDEOX_2B, HUNYUAN_T2V, PRIORS, parts_of
 from .parts import DATE, least_density, plan_of
 from .rule import RULES
 
@@ -53,4 +54,4 @@ def _card(published: Published, card: Card, source: str, versions: dict[str, str
         "models that were measured.",
     )
     layers, heads, _ = published.shape
-    return plan_of(published, "calibrate", [[[Dense()] * heads] * layers], provenance, card, published.parts)
+    return plan_of(published, "calibrate", [[[Dense()] * heads] * layers], provenance, card, parts_of(published))

@@ -1,12 +1,11 @@
-"""The published models that plans ship for: numbers of their attention, and what was measured of each."""
+"""What was measured of the published models' attention."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA
-
-WAN_720P, HUNYUAN_720P = (21, 45, 80), (33, 45, 80)  # tokens of 720x1280 in 81 and 129 frames
+from sparse_vdit.plans.plan.published import PUBLISHED, Published, published
 
 
 @dataclass(frozen=True)
@@ -20,60 +19,41 @@ class Part:
     end: int | None
 
 
-@dataclass(frozen=True)
-class Published:
-    """One model.
-
-    Attributes:
-        file: name of its plans, under the family's folder.
-        name: as its makers call it.
-        shape: (layers, heads, head_dim).
-        grid: token grid that it was measured on, or of its usual video.
-        densities: its name in the measurements, empty where it has none.
-        parts: bands of its plan.
-    """
-
-    family: str
-    file: str
-    name: str
-    shape: tuple[int, int, int]
-    grid: tuple[int, int, int]
-    densities: str = ""
-    parts: tuple[Part, ...] = (Part(EVERY_SIGMA, 0.0, None, None),)
+DENSITIES = {
+    "wan2.1_1.3b_t2v": "wan_1.3B_t2v",
+    "wan2.1_14b_t2v": "wan_14B_t2v",
+    "wan2.1_14b_i2v": "wan_14B_i2v",
+    "wan2.2_a14b_t2v": "wan22_A14B_t2v",
+    "wan2.2_a14b_i2v": "wan22_A14B_i2v",
+    "hunyuanvideo_t2v": "hunyuan10_13B_t2v",
+    "hunyuanvideo_i2v": "hunyuan10_13B_i2v",
+}
+"""Names of the models in SVOO's measurements of each head's density, by the name of their plans' files."""
 
 
-def two_experts(boundary: float, step: int) -> tuple[Part, ...]:
+def _two_experts(boundary: float, step: int) -> tuple[Part, ...]:
     """Wan 2.2: the expert of the noise levels above the boundary runs the measured steps before `step`, the other one
     the others. In the measurements the densities of all heads jump exactly there."""
     return Part(EVERY_SIGMA, boundary, None, step), Part(boundary, 0.0, step, None)
 
 
-HUNYUAN_T2V = Published(
-    "hunyuan_video", "hunyuanvideo_t2v", "HunyuanVideo T2V", (60, 24, 128), HUNYUAN_720P, "hunyuan10_13B_t2v"
-)
-PRIORS = (
-    Published("wan", "wan2.1_1.3b_t2v", "Wan 2.1 1.3B T2V", (30, 12, 128), WAN_720P, "wan_1.3B_t2v"),
-    Published("wan", "wan2.1_14b_t2v", "Wan 2.1 14B T2V", (40, 40, 128), WAN_720P, "wan_14B_t2v"),
-    Published("wan", "wan2.1_14b_i2v", "Wan 2.1 14B I2V", (40, 40, 128), WAN_720P, "wan_14B_i2v"),
-    Published(
-        *("wan", "wan2.2_a14b_t2v", "Wan 2.2 A14B T2V", (40, 40, 128), WAN_720P, "wan22_A14B_t2v"),
-        parts=two_experts(0.875, 12),
-    ),
-    Published(
-        *("wan", "wan2.2_a14b_i2v", "Wan 2.2 A14B I2V", (40, 40, 128), WAN_720P, "wan22_A14B_i2v"),
-        parts=two_experts(0.9, 10),
-    ),
-    Published(
-        *("hunyuan_video", "hunyuanvideo_i2v", "HunyuanVideo I2V", (60, 24, 128), HUNYUAN_720P, "hunyuan10_13B_i2v")
-    ),
-)
+_ONE_BAND = (Part(EVERY_SIGMA, 0.0, None, None),)
+_TWO_BANDS = {"wan2.2_a14b_t2v": _two_experts(0.875, 12), "wan2.2_a14b_i2v": _two_experts(0.9, 10)}
+
+
+def parts_of(model: Published) -> tuple[Part, ...]:
+    """Bands of a model's plan."""
+    return _TWO_BANDS.get(model.file, _ONE_BAND)
+
+
+HUNYUAN_T2V = published("hunyuanvideo_t2v")
+"""Windows of its heads were searched by STA, besides their densities."""
+
+COGVIDEOX_2B = published("cogvideox_2b")
+"""Which of its heads can be sparse was found by SpargeAttn's tuning, and nothing else."""
+
+PRIORS = tuple(model for model in PUBLISHED if model.file in DENSITIES and model != HUNYUAN_T2V)
 """Those of which the density of each head was measured, and nothing else."""
 
-COGVIDEOX_2B = Published("cogvideox", "cogvideox_2b", "CogVideoX 2B", (30, 30, 64), (13, 30, 45))
-UNMEASURED = (
-    Published("wan", "wan2.2_5b", "Wan 2.2 5B", (30, 24, 128), (31, 22, 40)),
-    Published("hunyuan_video", "hunyuanvideo_1.5", "HunyuanVideo 1.5", (54, 16, 128), (31, 45, 80)),
-    Published("cogvideox", "cogvideox_5b", "CogVideoX 5B", (42, 48, 64), (13, 30, 45)),
-    Published("cogvideox", "cogvideox_1.5_5b", "CogVideoX 1.5 5B", (42, 48, 64), (11, 48, 85)),
-)
+UNMEASURED = tuple(model for model in PUBLISHED if model.file not in DENSITIES and model != COGVIDEOX_2B)
 """Those of which nothing was."""

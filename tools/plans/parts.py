@@ -9,10 +9,11 @@ import numpy as np
 from sparse_vdit.kernels.patterns import Dense, Pattern, Routed
 from sparse_vdit.plans.plan.card import Card
 from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
+from sparse_vdit.plans.plan.published import Published
 from sparse_vdit.plans.search.cost import plan_speedup, step_speedup
 
 from .measurements import mean_key_densities
-from .models import Part, Published
+from .models import DENSITIES, Part, parts_of
 from .rule import Rule, stepped
 
 DATE = "2026-11-22"  # when the rule was last changed: plans are the same on every day
@@ -28,12 +29,12 @@ def routed(share: float) -> Pattern:
 
 def keys_of(published: Published, part: Part) -> np.ndarray:
     """Measured key densities that speak for a band, (layers, heads)."""
-    return mean_key_densities(published.densities, part.first, part.end)
+    return mean_key_densities(DENSITIES[published.file], part.first, part.end)
 
 
 def least_density(published: Published, rule: Rule) -> float:
     """Mean share of tiles that the model's heads need, without margins, bands alike."""
-    return round(float(np.mean([rule.needed(keys_of(published, part)) for part in published.parts])), 3)
+    return round(float(np.mean([rule.needed(keys_of(published, part)) for part in parts_of(published)])), 3)
 
 
 def plan_of(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from sparse_vdit.plans.plan.card import Card
 from sparse_vdit.plans.plan.plan import Plan, Provenance
+from sparse_vdit.plans.plan.published import Published
 
 from .measurements import COMMITS, SVOO
-from .models import Published
+from .models import parts_of
 from .parts import DATE, keys_of, least_density, plan_of, routed, rule_parameters
 from .rule import RULES
 
@@ -26,7 +27,7 @@ def prior(published: Published, preset: str) -> Plan:
     rule = RULES[preset]
     tables = [
         [[routed(share) for share in row] for row in rule.planned(keys_of(published, part))]
-        for part in published.parts
+        for part in parts_of(published)
     ]
     provenance = Provenance(
         model=published.name,
@@ -39,7 +40,7 @@ def prior(published: Published, preset: str) -> Plan:
     )
     measured = MEASURED.format(size=frames_of(published))
     card = Card(published.name, measured, NOT_MEASURED, least_density(published, rule))
-    return plan_of(published, "prior", tables, provenance, card, published.parts)
+    return plan_of(published, "prior", tables, provenance, card, parts_of(published))
 
 
 def frames_of(published: Published) -> str:
@@ -48,7 +49,7 @@ def frames_of(published: Published) -> str:
 
 
 def _notes(published: Published) -> str:
-    if len(published.parts) == 1:
+    if len(parts_of(published)) == 1:
         return "One band: the densities of heads hardly change after the first fifth of the steps."
-    boundary = published.parts[0].sigma_low
+    boundary = parts_of(published)[0].sigma_low
     return f"A band for each expert; they change at noise level {boundary}, where the measured densities jump."

@@ -18,7 +18,7 @@ import numpy as np
 EXPONENTS = {0.8: 0.9798, 0.9: 0.7887, 0.95: 0.6304, 0.98: 0.4709}
 """Of the share of tiles that holds a mass, by the mass."""
 
-MOST_ROUTED = 0.8  # a head that needs more is dense: choosing tiles costs what leaving the others out saves
+MAX_ROUTED = 0.8  # a head that needs more is dense: choosing tiles costs what leaving the others out saves
 FINE, COARSE, FINE_UP_TO = 0.02, 0.05, 0.4  # steps of shares, so that a plan has few patterns
 
 
@@ -62,4 +62,4 @@ def stepped(share: float) -> float:
     """The next share upward that plans have, 1 for dense."""
     step = FINE if share <= FINE_UP_TO else COARSE
     up = round(float(np.ceil(round(share / step, 9))) * step, 2)
-    return up if up <= MOST_ROUTED else 1.0
+    return up if up <= MAX_ROUTED else 1.0

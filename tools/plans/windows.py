@@ -13,7 +13,7 @@ from sparse_vdit.plans.plan.card import Card
 from sparse_vdit.plans.plan.plan import Plan, Provenance
 
 from .measurements import COMMITS, STA, STA_FIRST, SVOO, key_densities, sta_grid, sta_windows
-from .models import HUNYUAN_T2V, Part
+from .models import DENSITIES, HUNYUAN_T2V, Part
 from .parts import DATE, keys_of, least_density, plan_of, routed, rule_parameters
 from .rule import RULES
 
@@ -48,7 +48,7 @@ def windows(preset: str) -> Plan:
     """Each head with its window where that is as large as its density asks for, else routed."""
     rule, grid = RULES[preset], sta_grid()
     # STA's schedule: what lies above the first of its steps was not searched
-    fraction = 1 - STA_FIRST / len(key_densities(HUNYUAN_T2V.densities))
+    fraction = 1 - STA_FIRST / len(key_densities(DENSITIES[HUNYUAN_T2V.file]))
     highest = SHIFT * fraction / (1 + (SHIFT - 1) * fraction)
     part = Part(math.ceil(highest * 1e4) / 1e4, 0.0, STA_FIRST, None)  # so that it covers that step
     shares = rule.planned(keys_of(HUNYUAN_T2V, part))

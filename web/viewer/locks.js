@@ -1,4 +1,4 @@
-// Layers and kinds that are kept dense, and their text `0, 3-5, skip`, as plans/kept_dense.py reads it.
+// Layers and kinds that are kept dense, and their text `0, 3-5, skip`, as plans/search/kept_dense.py reads it.
 
 export class Locks {
   constructor(layers = [], kinds = []) {
@@ -33,10 +33,6 @@ export class Locks {
     const next = new Locks(this.layers, this.kinds);
     if (!next[set].delete(entry)) next[set].add(entry);
     return next;
-  }
-
-  with(other) {
-    return new Locks([...this.layers, ...other.layers], [...this.kinds, ...other.kinds]);
   }
 
   toString() {

@@ -7,16 +7,16 @@ import { say } from "./words.js";
 const LEFT = 34; // pixels for the numbers of layers and their locks
 const TOP = 14; // for the numbers of heads
 const RIGHT = 12; // for how much of each layer ran sparse
-const MOST_HEIGHT = 420;
+const MAX_HEIGHT = 420;
 const LARGEST = 22;
-const SMALLEST_MARKED = 7; // as plans/colours.py
+const SMALLEST_MARKED = 7; // as plans/view/colours.py
 const SHARPNESS = 2; // pixels of the canvas for one of the page, so that it stays sharp when the graph is zoomed in
 
 const KEYS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 export class HeadMap {
   // `told(cell)` hears of the cell under pointer or cursor, `chosen(cell)` of one that is clicked or entered,
-  // `layerChosen(layer)` of a layer's number that is clicked.
+  // `layerChosen(layer)` of a layer's number that is clicked, null where that does nothing.
   constructor({ told, chosen, layerChosen }) {
     Object.assign(this, { told, chosen, layerChosen, cell: null });
     this.canvas = element("canvas", {
@@ -24,7 +24,7 @@ export class HeadMap {
       className: "svd-map",
       role: "application",
       ariaRoleDescription: say("map_role"),
-      ariaLabel: say("map_name"),
+      ariaLabel: say(layerChosen ? "map_name_keep" : "map_name"),
     });
     this.cursor = element("div", { className: "svd-cursor", hidden: true });
     this.root = element("div", { className: "svd-mapbox" }, this.canvas, this.cursor);
@@ -38,7 +38,7 @@ export class HeadMap {
   show(view, band, locks, ran, width) {
     Object.assign(this, { view, band, locks, ran });
     this.cellWidth = Math.max(3, Math.min(LARGEST, Math.floor((width - LEFT - RIGHT) / view.heads)));
-    this.cellHeight = Math.max(4, Math.min(this.cellWidth, LARGEST, Math.floor(MOST_HEIGHT / view.layers)));
+    this.cellHeight = Math.max(4, Math.min(this.cellWidth, LARGEST, Math.floor(MAX_HEIGHT / view.layers)));
     const size = [LEFT + this.cellWidth * view.heads + RIGHT, TOP + this.cellHeight * view.layers + 2];
     this.canvas.width = size[0] * SHARPNESS;
     this.canvas.height = size[1] * SHARPNESS;
@@ -128,7 +128,7 @@ export class HeadMap {
 
   #click(event) {
     const cell = this.#at(event);
-    if (cell?.head === null) this.layerChosen(cell.layer);
+    if (cell?.head === null) this.layerChosen?.(cell.layer);
     else if (cell) this.chosen(cell);
   }
 
@@ -143,7 +143,7 @@ export class HeadMap {
     else if (event.key === "PageUp") to = { layer: layer - 10, head };
     else if (event.key === "PageDown") to = { layer: layer + 10, head };
     else if (event.key === "Enter" || event.key === " ") this.chosen({ layer, head });
-    else if (event.key.toLowerCase() === "l") this.layerChosen(layer);
+    else if (event.key.toLowerCase() === "l" && this.layerChosen) this.layerChosen(layer);
     else return;
     event.preventDefault();
     event.stopPropagation(); // the graph has keys of its own

@@ -13,12 +13,12 @@ const CLOSED_HEIGHT = 30;
 const SWATCH = 14;
 
 export class PlanPanel {
-  // `setLocks(locks)` keeps them in the workflow, `opened(isOpen)` and `turned(showsRun)` what the user did; `resized()`
-  // hears that the panel wants another height, `pictureOf` is as HeadPicture has it; `missing` says what to do where
-  // there is no plan to show.
+  // `setLocks(locks)` keeps them in the workflow, null where nothing can be locked; `opened(isOpen)` and
+  // `turned(showsRun)` keep what the user did; `resized()` hears that the panel wants another height, `pictureOf` is as
+  // HeadPicture has it; `missing` says what to do where there is no plan to show.
   constructor({ setLocks, resized, opened, turned, missing, pictureOf }) {
     Object.assign(this, { setLocks, resized, opened, turned, missing });
-    Object.assign(this, { view: null, ran: null, locks: new Locks(), given: new Locks(), band: 0, showsRun: false });
+    Object.assign(this, { view: null, ran: null, locks: new Locks(), band: 0, showsRun: false });
     this.isOpen = false;
     this.toggle = button("", say("show_or_hide"), () => this.open(!this.isOpen));
     this.toggle.className = "svd-toggle";
@@ -26,7 +26,7 @@ export class PlanPanel {
     this.map = new HeadMap({
       told: (cell) => this.#tell(cell),
       chosen: (cell) => this.#choose(cell),
-      layerChosen: (layer) => this.#toggleLock("layers", layer),
+      layerChosen: setLocks && ((layer) => this.#toggleLock("layers", layer)),
     });
     this.parts = Object.fromEntries(
       ["title", "tabs", "strip", "steps", "hover", "actions", "legend", "totals", "report"].map((name) => [
@@ -80,13 +80,13 @@ export class PlanPanel {
     return this.isOpen ? CLOSED_HEIGHT + this.body.scrollHeight + 6 : CLOSED_HEIGHT;
   }
 
-  // `view` is a plan's as the server sends it; `given` is kept dense by the node that it comes from.
-  showPlan(view, given = new Locks()) {
+  // `view` is a plan's as the server sends it.
+  showPlan(view) {
     if (view !== this.view) {
       this.band = 0;
       if (!this.showsRun) this.picture.clear();
     }
-    Object.assign(this, { view, given });
+    this.view = view;
     this.refresh();
   }
 
@@ -108,7 +108,12 @@ export class PlanPanel {
   // What the map shows: the plan with its locks, or what the last run had.
   get #current() {
     if (this.showsRun && this.ran) return { view: this.ran.view, locks: Locks.parse(this.ran.kept) };
-    return { view: this.view ?? this.ran?.view ?? null, locks: this.locks.with(this.given) };
+    return { view: this.view ?? this.ran?.view ?? null, locks: this.locks };
+  }
+
+  // What has run cannot change any more.
+  get #canLock() {
+    return Boolean(this.setLocks) && !this.showsRun;
   }
 
   refresh() {
@@ -145,7 +150,7 @@ export class PlanPanel {
     this.#actions();
     this.parts.totals.textContent = totalsText(view, locks);
     if (this.map.cell) this.#tell(this.map.cell);
-    else this.hoverText.data = say("hint");
+    else this.hoverText.data = say(this.#canLock ? "hint_keep" : "hint");
   }
 
   #tabs() {
@@ -205,7 +210,7 @@ export class PlanPanel {
       .map((kind) => {
         const kept = locks.kinds.has(kind.kind);
         const heads = say(counts[kind.kind] === 1 ? "one_head" : "heads", { count: counts[kind.kind] });
-        const fixed = this.showsRun || kind.kind === "dense" || this.given.kinds.has(kind.kind);
+        const fixed = !this.#canLock || kind.kind === "dense";
         const title = say(kept ? "follow_plan" : "keep_kind");
         const made = button("", fixed ? "" : title, () => this.#toggleLock("kinds", kind.kind));
         made.disabled = fixed;
@@ -219,17 +224,16 @@ export class PlanPanel {
 
   #actions() {
     const layer = this.map.cell?.layer;
-    this.parts.actions.hidden = this.showsRun;
-    this.layer.hidden = layer === undefined || this.given.layers.has(layer);
+    this.parts.actions.hidden = !this.#canLock;
+    this.layer.hidden = layer === undefined;
     this.layerText.data = say("keep_layer", { layer });
     this.layerButton.ariaPressed = String(this.locks.layers.has(layer));
     this.kept.hidden = this.reset.hidden = this.locks.empty;
     this.kept.textContent = say("kept_list", { locks: this.locks });
   }
 
-  // What has run cannot change any more, and what another node keeps dense is changed there.
   #toggleLock(set, entry) {
-    if (this.showsRun || this.given[set].has(entry)) return;
+    if (!this.#canLock) return;
     this.setLocks(this.locks.toggled(set, entry));
     this.refresh();
   }

@@ -6,8 +6,13 @@ const en = {
   map_role: "map of layers and heads",
   map_name:
     "Layers down, heads across. Arrow keys move, Home and End go to the first and last head, Page Up and Page Down " +
+    "go ten layers, Enter shows what the head attends.",
+  map_name_keep:
+    "Layers down, heads across. Arrow keys move, Home and End go to the first and last head, Page Up and Page Down " +
     "go ten layers, Enter shows what the head attends, L keeps its layer dense.",
-  hint: "Point at a head, or move with the arrow keys. A layer's number keeps it dense, a click on a head shows what it attends.",
+  hint: "Point at a head, or move with the arrow keys. A click on a head shows what it attends.",
+  hint_keep:
+    "Point at a head, or move with the arrow keys. A layer's number keeps it dense, a click on a head shows what it attends.",
   no_plan: "There is no plan to show.",
   not_searched: "Run the workflow to see the plan that is found.",
   not_connected: "Without a connected plan, the map shows what a run had once it has ended.",
@@ -61,8 +66,12 @@ const zh = {
   map_role: "层与头的图",
   map_name:
     "层从上到下，头从左到右。方向键移动，Home 和 End 到第一个和最后一个头，Page Up 和 Page Down 移动十层，" +
+    "Enter 显示该头关注什么。",
+  map_name_keep:
+    "层从上到下，头从左到右。方向键移动，Home 和 End 到第一个和最后一个头，Page Up 和 Page Down 移动十层，" +
     "Enter 显示该头关注什么，L 使该层保持稠密。",
-  hint: "指向一个头，或用方向键移动。点击层号使该层保持稠密，点击一个头显示它关注什么。",
+  hint: "指向一个头，或用方向键移动。点击一个头显示它关注什么。",
+  hint_keep: "指向一个头，或用方向键移动。点击层号使该层保持稠密，点击一个头显示它关注什么。",
   no_plan: "没有可显示的方案。",
   not_searched: "运行工作流后显示找到的方案。",
   not_connected: "未连接方案时，运行结束后此图显示实际运行的内容。",

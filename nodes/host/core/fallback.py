@@ -19,8 +19,8 @@ class Dense:
     """The decision to compute attention the model's own way. Two are equal if their reasons are.
 
     Attributes:
-        reason: as it stands in reports.
-        hint: what a user can make of it, and do about it; empty where the reason says all.
+        reason: its text in reports.
+        hint: what it means for a user and what to do; empty where the reason says all.
         intended: whether it follows from settings, plan or times, so that nothing has to be done about it.
         self_attention: whether a plan could be about such a call; reports leave the others out.
     """
@@ -194,9 +194,9 @@ def of_error(error: Exception) -> tuple[Dense, str]:
     return KERNEL_FAILED, f"the sparse kernel failed ({text})"
 
 
-def calibration_failed(error: Exception) -> Dense:
-    """An error of calibration, which costs the plan and never the video. An interrupt is raised again."""
+def failed(what: str, error: Exception) -> Dense:
+    """An error in what the pack does around the video, which it never costs. An interrupt is raised again."""
     if passes_through(error):
         raise error
-    LOG.warning("Sparse-vDiT: calibration failed", exc_info=error)
-    return Dense(f"calibration failed ({type(error).__name__}: {error})"[:MAX_ERROR_TEXT])
+    LOG.warning("Sparse-vDiT: %s failed", what, exc_info=error)
+    return Dense(f"{what} failed ({type(error).__name__}: {error})"[:MAX_ERROR_TEXT])

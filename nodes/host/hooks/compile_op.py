@@ -47,7 +47,7 @@ def set_sampling(on: bool) -> None:
 
 
 def sampling() -> bool:
-    """What `set_sampling` was told last."""
+    """Whether a run is on, by the last `set_sampling`."""
     return _sampling
 
 

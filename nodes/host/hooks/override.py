@@ -107,7 +107,7 @@ def _compiled(given: Mapping, options: dict) -> Tensor | None:
 def refusal(
     given: Mapping, grid: TokenGrid | Dense, in_block: bool, outside: Dense, attended: bool = False
 ) -> Dense | None:
-    """Why a call is none that a plan is about, None when it is one. Reads shapes and settings only.
+    """Why no plan can be about a call, None where one can. Reads shapes and settings only.
 
     Args:
         given: arguments of the call by name.

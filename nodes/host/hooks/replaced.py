@@ -76,7 +76,7 @@ class Watch:
 
     def verdict(self, stats: RunStats) -> str | None:
         """Who took the attention of a run, in words. None when nobody did, or the pack itself refused calls for what
-        they are: blocks that cannot be told apart are missing among the layers without anybody's doing."""
+        they are: then no other node has to do with the missing layers."""
         total = stats.total()
         if total.calls() > total.reached.total() or not BLOCKS_UNKNOWN.isdisjoint(total.dense):
             return None

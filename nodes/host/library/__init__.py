@@ -1,1 +1,1 @@
-"""Plans and profiles on disk, and how a model is told from others."""
+"""Plans and profiles on disk, and how a model is identified."""

@@ -1,4 +1,4 @@
-"""What a model is told by: a few numbers of small tensors that its quantised copies keep. Never its file's name.
+"""Identifies a model by a few numbers of small tensors that its quantised copies keep, never by its file's name.
 
 Copies of a checkpoint differ by how its numbers are rounded, so fingerprints are compared, not hashed: two are of one
 model when every number is the same up to the rounding of both. LoRAs do not count, as patched weights are read as they

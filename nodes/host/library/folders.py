@@ -76,9 +76,9 @@ def user_file(name: str, suffix: str) -> Path:
         or name.endswith((".", " "))
     ):
         raise ValueError(
-            f"file name {name!r} is none that every system can write: "
+            f"file name {name!r} cannot be written on every system: "
             f'expected up to 100 characters ({MAX_NAME_BYTES} bytes) without / \\ : * ? " < > |, no folder, not '
-            "starting or ending with a dot, and none of the names that Windows keeps for devices (con, nul, com1 and the like)"
+            "starting or ending with a dot, and none of the names of devices in Windows (con, nul, com1 and the like)"
         )
     folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ FORMAT, VERSION = "sparse-vdit-latencies", 1
 MAX_BYTES, MAX_TABLES, MAX_NUMBER = 1 << 20, 100, 1e7
 
 Tables = dict[str, dict[str, float]]
-"""What a table hangs on, in words -> its numbers (`Latencies.numbers`)."""
+"""What a table was measured for, in words -> its numbers (`Latencies.numbers`)."""
 
 
 def latencies(header: ProfileHeader, say: Callable[[str], None], warn: Callable[[str], None]) -> Latencies | None:
@@ -84,7 +84,7 @@ def _measure(header: ProfileHeader, device: torch.device) -> Latencies:
 
 
 def table_place(header: ProfileHeader, device: torch.device) -> str:
-    """Name of all that a table hangs on; sizes within a fifth or so share one."""
+    """What a table is measured for, in words; sizes within a fifth or so share a table."""
     size = round(2 * math.log2(math.prod(header.grid))) / 2
     dtype = str(DTYPE).removeprefix("torch.")
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items() if name != "python")
@@ -118,7 +118,7 @@ def keep_table(path: Path, place: str, numbers: dict[str, float]) -> None:
 
 
 def read_tables(path: Path) -> Tables:
-    """What a file holds; nothing, with a line in the log, of one that is none of ours or was damaged."""
+    """Tables of a file; none, with a line in the log, where the file is damaged or of another kind."""
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_BYTES + 1)

@@ -2,8 +2,8 @@
 
 Plans are files plans/<family>/<model>.<preset>.json, or one for all presets.
 
-Files say nothing that can be trusted, so it is told by structure. What cannot be told apart by it gets the plan of its
-likest: densities of heads correlate by .97 and more between these models, and fine-tunes and LoRAs are relatives too.
+File names cannot be trusted, so the model's structure decides. Models of one structure get the plan of the likeliest
+one: densities of heads correlate by .97 and more between these models, and fine-tunes and LoRAs are relatives too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 from ....plans.plan.binding import BoundPlan
 from ....plans.plan.files import PlanError, load_plan
 from ....plans.plan.plan import Plan
+from ....plans.plan.published import of_shape
 from ..hooks.sampling import Sampling
 
 LOG = logging.getLogger("sparse_vdit")
@@ -49,10 +50,12 @@ class Variant:
 def variant(sampling: Sampling) -> Variant | None:
     """The likeliest published model, None where none has these layers and heads."""
     family, shape = sampling.family.name, sampling.family.shape(sampling.model)
-    tell = _TELLS.get((family, shape))
-    if tell is None:
+    alike = of_shape(family, shape)
+    if not alike:
         return None
-    file, more = tell(sampling.model, _is_part(sampling))
+    file, more = alike[0].file, ""
+    if len(alike) > 1:
+        file, more = _TELLS[family, shape](sampling.model, _is_part(sampling))
     layers, heads, _ = shape
     return Variant(file, f"{layers} layers of {heads} heads" + (f", {more}" if more else ""))
 
@@ -87,20 +90,12 @@ def _cogvideox_5b(model: nn.Module, part: bool) -> tuple[str, str]:
     return ("cogvideox_1.5_5b", "patches in time") if in_time else ("cogvideox_5b", "no patches in time")
 
 
-def _only(file: str) -> Callable[[nn.Module, bool], tuple[str, str]]:
-    return lambda model, part: (file, "")
-
-
 _TELLS: dict[tuple[str, tuple[int, int, int]], Callable[[nn.Module, bool], tuple[str, str]]] = {
-    ("wan", (30, 12, 128)): _only("wan2.1_1.3b_t2v"),
     ("wan", (40, 40, 128)): _wan_14b,
-    ("wan", (30, 24, 128)): _only("wan2.2_5b"),
     ("hunyuan_video", (60, 24, 128)): _hunyuan_video,
-    ("hunyuan_video", (54, 16, 128)): _only("hunyuanvideo_1.5"),
-    ("cogvideox", (30, 30, 64)): _only("cogvideox_2b"),
     ("cogvideox", (42, 48, 64)): _cogvideox_5b,
 }
-"""What tells the models apart that share a family and (layers, heads, head_dim)."""
+"""What tells published models of one family and (layers, heads, head_dim) apart: name of the plans' files, and why."""
 
 
 def shipped_plan(

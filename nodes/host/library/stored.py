@@ -1,8 +1,8 @@
 """Plans that were found while sampling, in the user's folder, each beside the profile that it was searched from.
 
 They are found by what the model's numbers are, not by names. What lies there is not trusted: a file that cannot be
-read, was measured otherwise than now, or is of something else than its name says, is set aside under another name and
-never overwritten or deleted.
+read, was measured otherwise than now, or does not hold what its name says is renamed, and never overwritten or
+deleted.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class PlanStore:
         return None
 
     def plan(self, stored: Stored, preset: str) -> Plan | None:
-        """The plan of a preset beside a profile, None where there is none of use."""
+        """The plan of a preset that was kept with a profile, None without a usable one."""
         path = _plan_path(stored.stem, preset)
         plan = self._read(path, load_plan, self._foreign_plan) if path.exists() else None
         return None if plan is None else plan.named(plan_name(stored.stem, preset))
@@ -122,7 +122,7 @@ class PlanStore:
         files = {**profile, _plan_path(stem, preset): plan_bytes(plan)}
         try:
             for path in files:
-                if path.exists():  # what is none of ours is set aside
+                if path.exists():  # a file that is not ours is renamed
                     if path in profile:
                         self._read(path, load_profile, self._foreign_profile)
                     else:
@@ -146,7 +146,7 @@ class PlanStore:
         return distance == 0 or (distance <= 1 and found.measured_among(header, self.sigmas))
 
     def _foreign_plan(self, plan: Plan) -> str | None:
-        """Why a plan is none of this model's, None where it is one."""
+        """Why a plan is not of this model, None where it is."""
         known = read_fingerprint(plan.provenance.parameters.get(FINGERPRINT))
         if known is None:
             return NOT_CALIBRATED
@@ -154,12 +154,12 @@ class PlanStore:
         return why or (None if self.fingerprint.distance(known) <= 1 else OTHER_MODEL)
 
     def _foreign_profile(self, profile: Profile) -> str | None:
-        """Why a profile is none that this model's runs can add to, None where it is one."""
+        """Why this model's runs cannot add to a profile, None where they can."""
         why = self._foreign_header(profile.header) or found.outdated(profile.header, self.candidates)
         return why or (None if self._distance(profile.header) <= 1 else OTHER_MODEL)
 
     def _foreign_header(self, header: ProfileHeader) -> str | None:
-        """Why a profile is none of models like this one, None where it is one."""
+        """Why a profile is not of a model like this one, None where it is."""
         if read_fingerprint(header.parameters.get(FINGERPRINT)) is None:
             return NOT_CALIBRATED
         shape = header.layers, header.heads, header.head_dim
@@ -167,7 +167,7 @@ class PlanStore:
         return None if known == (self.family, *self.shape) else f"it is of {header.family}, {_text(shape)}"
 
     def _read(self, path: Path, load: Callable[[Path], Read], foreign: Callable[[Read], str | None]) -> Read | None:
-        """What a file holds; None, and the file is set aside, where it is broken or of no use for `foreign` reasons."""
+        """Content of a file. None where it is damaged or `foreign` gives a reason; the file is then renamed."""
         try:
             content = load(path)
             why = foreign(content)
@@ -180,17 +180,17 @@ class PlanStore:
         if why is None:
             self._stuck.discard(path)  # where it could not be read just now
             return content
-        self._set_aside(path, why)
+        self._rename(path, why)
         return None
 
-    def _set_aside(self, path: Path, why: str) -> None:
+    def _rename(self, path: Path, why: str) -> None:
         names = (path.with_name(f"{path.name}.aside{number or ''}") for number in itertools.count())
         target = next(name for name in names if not name.exists())
         try:
             path.rename(target)
         except OSError as error:
             self._stuck.add(path)
-            self._say(f"{path.name} is of no use: {why}; it could not be renamed: {error}")
+            self._say(f"{path.name} cannot be used: {why}; it could not be renamed: {error}")
             return
         self._say(f"{path.name} cannot be used and was renamed to {target.name}: {why}")
 

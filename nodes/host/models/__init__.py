@@ -32,7 +32,7 @@ def detect(model: nn.Module) -> Family | Dense:
 
 
 def token_grid(model: nn.Module, family: Family, inputs: Inputs) -> TokenGrid | Dense:
-    """How tokens lie in a forward, or why that is unknown; arguments of a form nobody expected are such a reason too."""
+    """How tokens lie in a forward, or why that is unknown, as where arguments are of a form that nobody expected."""
     try:
         return family.token_grid(model, inputs)
     except (AttributeError, IndexError, KeyError, TypeError) as error:

@@ -19,13 +19,18 @@ from ....plans.plan.plan import Plan
 from ....plans.profile.profile import Profile
 from ....plans.search.search import SearchError
 from ..core import fallback
-from ..core.fallback import Dense, calibration_failed, passes_through
+from ..core.fallback import Dense, failed, passes_through
+from ..hooks.sampling import DEFAULT_START
 from ..session.call import Call, Computed, Sparse
 from .kernel_tuner import KernelTuner
 from .measure import Measurement
 from .plan import SIGMA_SLACK, PlanPolicy
 
 LOG = logging.getLogger("sparse_vdit")
+NO_WARM_UP = (
+    "with so few steps a kept plan runs from the first one on: a start_percent above "
+    f"{DEFAULT_START} keeps the beginning dense"
+)
 
 
 class Keeper(Protocol):
@@ -212,7 +217,7 @@ class CalibrationPolicy:
     def _measuring_failed(self, error: Exception) -> None:
         """An error while measuring or searching costs what was measured, but no plan that was found already, and never
         the video."""
-        self.notes.append(str(calibration_failed(error)))
+        self.notes.append(str(failed("calibration", error)))
         if self.measurement is None:
             return
         if self._searched and self.planned is not None:

@@ -78,7 +78,7 @@ class KernelTuner:
         self._calls: Counter[Key] = Counter()
 
     def place(self, grid: TokenGrid, q: Tensor, masked: bool, own: Own | None) -> Place:
-        """All that a call's speed hangs on beside its density, for q (B, S, H, D) and the model's own attention."""
+        """All that a call's speed depends on but its density, for q (B, S, H, D) and the model's own attention."""
         return (grid, q.shape, q.dtype, q.device, masked, *(_identity(function) for function in own or ()))
 
     def wants(self, place: Place, lane: str) -> bool:
@@ -189,6 +189,6 @@ def place_name(place: Place) -> str:
 def _identity(function: Callable | None) -> object:
     """Stands for a function for as long as it lives, and keeps nothing alive."""
     try:
-        return function and weakref.ref(function)
-    except TypeError:  # no weak references to it
+        return function and (hash(function), weakref.ref(function))
+    except TypeError:  # no weak references to it, or no hash
         return type(function).__qualname__

@@ -47,10 +47,10 @@ class Call:
 
 
 class Tuner(Protocol):
-    """What says which way is the fastest; `policies/kernel_tuner.py`. It reads no clock, and gets all times told."""
+    """Decides which way is the fastest; `policies/kernel_tuner.py`. It measures nothing: the run gives it all times."""
 
     def place(self, grid: TokenGrid, q: Tensor, masked: bool, own: Own | None) -> object:
-        """All that a call's speed hangs on beside its density, for q (B, S, H, D) and the model's own attention."""
+        """All that a call's speed depends on but its density, for q (B, S, H, D) and the model's own attention."""
 
     def wants(self, place: object, lane: str) -> bool:
         """Whether one more call should be timed; counts it as begun, so ask only where it can be timed."""

@@ -255,7 +255,7 @@ class Run:
 
     @contextmanager
     def _guarded(self, layer: int | None = None) -> Iterator[None]:
-        """Around the pack's own work: an error in it makes the rest of the run dense, and never ends the sampling."""
+        """Around work of the pack: an error in it makes the rest of the run dense, and never ends the sampling."""
         try:
             yield
         except Exception as error:

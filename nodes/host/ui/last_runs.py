@@ -12,7 +12,7 @@ NO_WORKFLOW = "00000000-0000-0000-0000-000000000000"
 
 
 class LastRuns:
-    """Runs as the browser was told of them, the oldest forgotten first. A workflow is known by the number that ComfyUI
+    """Runs as they were sent to the browser, the oldest forgotten first. A workflow is known by the number that ComfyUI
     gives it, which copies under another name do not share.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the plan viewer in the browser is told: plans by their listed names, heads in pictures, and what runs did."""
+"""Data for the map of heads in the browser: plans by their listed names, pictures of heads, and what runs did."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def register() -> None:
 
 
 async def answer(request: web.Request) -> web.Response:
-    """A listed plan's view as JSON, or why there is none."""
+    """A listed plan's view as JSON, or an error."""
     name = request.query.get("name", "")
     path = (await asyncio.to_thread(plan_files)).get(name)
     if path is None:
@@ -62,7 +62,7 @@ async def answer(request: web.Request) -> web.Response:
 
 
 async def picture(request: web.Request) -> web.Response:
-    """PNG of what a head attends and runs, or why there is none; `head` is `band,layer,head`, its plan a listed `name`
+    """PNG of what a head attends and runs, or an error; `head` is `band,layer,head`, its plan a listed `name`
     or one that a node has `shown`."""
     query = request.query
     name, token, place = (query.get(key, "") for key in ("name", "shown", "head"))
@@ -79,7 +79,7 @@ async def picture(request: web.Request) -> web.Response:
 
 
 async def runs(request: web.Request) -> web.Response:
-    """What the nodes of a workflow last ran, by their numbers, as they were told of it then."""
+    """The last runs of a workflow's nodes, by node number, as they were sent when they ended."""
     return web.json_response({"runs": _last_runs.of(request.query.get("workflow", ""))})
 
 

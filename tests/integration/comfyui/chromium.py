@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .installation import ROOT
 from .server import Server
 
-PAGE = ROOT / "tests" / "comfyui" / "browser" / "page.js"
+PAGE = Path(__file__).resolve().parent / "browser" / "page.js"
 
 
 def browser() -> dict[str, str] | None:

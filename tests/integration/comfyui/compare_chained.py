@@ -9,6 +9,7 @@ import json
 import torch
 
 from comfyui.bare import bare_models, guards_as_comfyui, use_comfyui
+from comfyui.bare_runs import FixedClock, forward_of
 
 GRID = (3, 4, 6)
 TOKENS = GRID[0] * GRID[1] * GRID[2]
@@ -38,20 +39,15 @@ def main() -> None:
 def given(model, text: int, inputs: tuple, kwargs: dict) -> dict[str, list[dict]]:
     """What is given without the pack, then with it: dense by plain code, compiled, and timed beside sparse calls."""
     import load_pack  # noqa: F401
-    from races import TestClock
     from sparse_vdit.kernels.patterns import Diagonal
-    from sparse_vdit.nodes.host.attention import override
-    from sparse_vdit.nodes.host.attention.own_attention import model_attention, undecorated
-    from sparse_vdit.nodes.host.families import detect
-    from sparse_vdit.nodes.host.runs.current import pop_run, push_run
-    from sparse_vdit.nodes.host.runs.install import _diffusion_model
-    from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-    from sparse_vdit.nodes.host.runs.run import Run
-    from sparse_vdit.nodes.host.speed import speeds
-    from sparse_vdit.nodes.host.speed.race import Race
+    from sparse_vdit.nodes.host.hooks.own_attention import model_attention, undecorated
+    from sparse_vdit.nodes.host.models import detect
+    from sparse_vdit.nodes.host.policies import kernel_tuner
+    from sparse_vdit.nodes.host.policies.plan import PlanPolicy
+    from sparse_vdit.nodes.host.session.run import Run
     from sparse_vdit.plans.plan.plan import uniform_plan
 
-    family, _ = detect(model)
+    family = detect(model)
     tokens = TOKENS + text
     args = (torch.randn(1, 16, GRID[0], 2 * GRID[1], 2 * GRID[2]), *inputs)
     alone = Recorder(tokens)
@@ -60,29 +56,16 @@ def given(model, text: int, inputs: tuple, kwargs: dict) -> dict[str, list[dict]
     compiled = torch.compile(model, backend="aot_eager", options={"guard_filter_fn": guards_as_comfyui})
     for way, sigma in (("plain", 0.9), ("compiled", 0.9), ("plain, timed", 0.5), ("compiled, timed", 0.5)):
         plan = uniform_plan(family.name, *family.shape(model), (9, 16, 24), Diagonal(0))
-        engine = PlanEngine(plan, 0.8, 0.0, "torch")
-        engine.kernels.race = Race(("test",))
-        run = Run(engine, undecorated(model_attention(model)), Recorder(tokens), clock=TestClock(dense=9.0, exact=1.0))
-        options = {
-            "optimized_attention_override": override.attention_override,
-            override.CHAINED: run.chained,
-            "wrappers": {"diffusion_model": {"sparse_vdit": [_diffusion_model]}},
-            "cond_or_uncond": [0],
-        }
-        run.reason, run.options = engine.reason(sigma), dict(options)
+        policy, recorder = PlanPolicy(plan, 0.8, 0.0, "torch"), Recorder(tokens)
+        kernel_tuner.forget_times()  # of the way before
+        policy.tuner = kernel_tuner.KernelTuner()  # of a named backend too
+        own = undecorated(model_attention(model)), recorder
+        run = Run(policy, own, FixedClock(dense=9.0, exact=1.0))
         torch._dynamo.reset()
-        speeds._known.clear()  # times of the way before
-        push_run(run)
-        override.sampling = True
-        try:
-            run.begin_forward(torch.device("cpu"), sigma)
-            function = compiled if "compiled" in way else model
-            function(*args, **kwargs, transformer_options=options)
-        finally:
-            override.sampling = False
-            pop_run(run)
-        found[way] = run.chained.calls
-        found[f"{way}: sparse"] = run.ledger.sparse
+        with forward_of(run, sigma, recorder, cond_or_uncond=[0]) as options:
+            (compiled if "compiled" in way else model)(*args, **kwargs, transformer_options=options)
+        found[way] = recorder.calls
+        found[f"{way}: sparse"] = run.stats.total().sparse
     return found
 
 

@@ -9,6 +9,7 @@ import json
 import torch
 
 from comfyui.bare import use_comfyui
+from comfyui.bare_runs import forward_of
 
 
 def main() -> None:
@@ -43,11 +44,8 @@ def variants() -> dict[str, tuple[float, float, int]]:
     import load_pack  # noqa: F401
     from comfy.ldm.wan.model import WanModel
     from sparse_vdit.kernels.patterns import Dense, Diagonal
-    from sparse_vdit.nodes.host.attention.override import attention_override
-    from sparse_vdit.nodes.host.runs.current import pop_run, push_run
-    from sparse_vdit.nodes.host.runs.install import _diffusion_model
-    from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-    from sparse_vdit.nodes.host.runs.run import Run
+    from sparse_vdit.nodes.host.policies.plan import PlanPolicy
+    from sparse_vdit.nodes.host.session.run import Run
     from sparse_vdit.plans.plan.plan import uniform_plan
 
     found = {}
@@ -64,15 +62,11 @@ def variants() -> dict[str, tuple[float, float, int]]:
             truth = model(*inputs, clip_fea=image)
             results = []
             for pattern in (Dense(), Diagonal(0)):
-                run = Run(PlanEngine(uniform_plan("wan", 2, 3, 128, (5, 8, 11), pattern), 1.0, 0.0, "torch"), None)
-                run.reason = run.engine.reason(0.5)
-                wrappers = {"diffusion_model": {"sparse_vdit": [_diffusion_model]}}
-                options = {"optimized_attention_override": attention_override, "wrappers": wrappers}
-                push_run(run)
-                result = model(*inputs, clip_fea=image, transformer_options=options)
-                pop_run(run)
+                run = Run(PlanPolicy(uniform_plan("wan", 2, 3, 128, (5, 8, 11), pattern), 1.0, 0.0, "torch"))
+                with forward_of(run, 0.5) as options:
+                    result = model(*inputs, clip_fea=image, transformer_options=options)
                 results.append(float((result - truth).norm() / truth.norm()))
-        found[name] = (*results, run.ledger.sparse)
+        found[name] = (*results, run.stats.total().sparse)
     return found
 
 

@@ -57,27 +57,28 @@ def measured(sparse: bool, knows: bool | None = None) -> dict:
     """Peak bytes with containers and without, bytes of one tensor, how many of q, k, v lived on, and equality."""
     import load_pack  # noqa: F401
     from comfy.ldm.modules.attention import AttentionTensorContainer, optimized_attention
+    from sparse_vdit.kernels.grid import TokenGrid
     from sparse_vdit.kernels.patterns import Diagonal
-    from sparse_vdit.nodes.host.attention.override import CHAINED, LAYER, LAYOUT, SEEN, attention_override
-    from sparse_vdit.nodes.host.runs.current import pop_run, push_run
-    from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-    from sparse_vdit.nodes.host.runs.run import Run
+    from sparse_vdit.nodes.host.core import fallback
+    from sparse_vdit.nodes.host.hooks.override import CHAINED, attention_override
+    from sparse_vdit.nodes.host.policies.plan import PlanPolicy
+    from sparse_vdit.nodes.host.session.run import Run, as_current
     from sparse_vdit.plans.plan.plan import uniform_plan
 
-    engine = PlanEngine(uniform_plan("wan", 1, HEADS, HEAD_DIM, GRID, Diagonal(0)), 1.0, 0.0, "torch")
-    run = Run(engine, None)
-    run.reason = engine.reason(0.5 if sparse else 2.0)
-    engine.prepare((*GRID, 0, 0), 1, torch.device("cpu"))
+    policy = PlanPolicy(uniform_plan("wan", 1, HEADS, HEAD_DIM, GRID, Diagonal(0)), 1.0, 0.0, "torch")
+    run, grid = Run(policy), TokenGrid(*GRID)
+    run.begin_step(0.5 if sparse else 2.0)
+    policy.prepare(grid, 1, torch.device("cpu"))
     found, outputs = {}, {}
     ways = {"containers": attention_override, "tensors": lambda *args, **kw: attention_override(*args, **kw)}
     for way, override in ways.items():
-        options = {"optimized_attention_override": override, LAYOUT: (*GRID, 0, 0), LAYER: 0}
-        options[CHAINED] = chained(knows)
+        options = {"optimized_attention_override": override, CHAINED: chained(knows)}
         alive = []
 
         def call(options=options, alive=alive):
             generator = torch.Generator().manual_seed(2)
-            options[SEEN] = False  # a block begins
+            run.tracker.begin_blocks(grid, fallback.NO_LAYER, False, options)
+            run.tracker.begin_block(0, options)
             size = (1, GRID[0] * GRID[1] * GRID[2], HEADS * HEAD_DIM)
             boxes = []
             for _ in range(3):
@@ -88,15 +89,15 @@ def measured(sparse: bool, knows: bool | None = None) -> dict:
             out = optimized_attention(*boxes, HEADS, transformer_options=options)
             return out, [box.tensor is None for box in boxes]
 
-        push_run(run)
-        call()  # what stays for later calls is made
-        alive.clear()
-        peak, (out, taken) = peak_bytes(call)
-        pop_run(run)
+        with as_current(run):
+            call()  # what stays for later calls is made
+            alive.clear()
+            peak, (out, taken) = peak_bytes(call)
         outputs[way] = out
         lived = sum(reference() is not None for reference in alive)
         found[way] = {"peak": peak, "one": out.nbytes, "taken": all(taken), "alive": lived}
-    return {**found, "equal": torch.equal(*outputs.values()), "sparse": run.ledger.sparse}  # 2 ways, called twice
+    sparse = run.stats.total().sparse  # 2 ways, called twice
+    return {**found, "equal": torch.equal(*outputs.values()), "sparse": sparse}
 
 
 def peak_bytes(call) -> tuple[int, object]:

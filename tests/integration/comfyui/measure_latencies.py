@@ -28,8 +28,7 @@ def found() -> dict:
     from sparse_vdit.kernels.grid import TokenGrid
     from sparse_vdit.kernels.lists import pattern_density
     from sparse_vdit.kernels.patterns import Dense, Diagonal, Routed, Skip
-    from sparse_vdit.nodes.host.reports import report
-    from sparse_vdit.nodes.host.speed import latencies
+    from sparse_vdit.nodes.host.library import latency_table
     from sparse_vdit.plans.profile.profile import ProfileHeader
     from sparse_vdit.plans.search import latency
 
@@ -37,7 +36,6 @@ def found() -> dict:
     densities = tuple(pattern_density(pattern, TokenGrid(*grid), 32, 16) for pattern in candidates)
     header = ProfileHeader("wan", "", 2, 3, 24, grid, 32, 16, candidates, densities, ((1.0, 0.0),))
     said, launches = [], []
-    latencies.say = latencies.warn = lambda text, node: said.append(text)
     truly = latency.run_call
 
     def counted(call: object, backend: str) -> torch.Tensor:
@@ -48,16 +46,18 @@ def found() -> dict:
         raise torch.OutOfMemoryError("no memory left")
 
     latency.run_call = counted
-    states = {"elsewhere": table(header)}
-    latencies.MEASURED_ON = ("cpu",)
-    states |= {"first": table(header), "launches": len(launches), "kept": table(header), "again": len(launches)}
+    states = {"elsewhere": table(header, said)}
+    latency_table.MEASURED_ON = ("cpu",)
+    states |= {"first": table(header, said), "launches": len(launches)}
+    states |= {"kept": table(header, said), "again": len(launches)}
     states["plan"] = searched()
-    places = json.loads(report.speeds_file().read_text())["speeds"]
-    report.speeds_file().write_text("{broken")
-    states |= {"damaged": table(header), "anew": len(launches)}
-    report.speeds_file().unlink()
+    places = json.loads(latency_table.tables_file().read_text())["tables"]
+    latency_table.tables_file().write_text("{broken")
+    states |= {"damaged": table(header, said), "anew": len(launches)}
+    latency_table.tables_file().unlink()
     latency.run_call = without_memory
-    return {**states, "places": places, "failed": table(header), "said": said, "left": report.speeds_file().exists()}
+    states["failed"] = table(header, said)
+    return {**states, "places": places, "said": said, "left": latency_table.tables_file().exists()}
 
 
 def searched() -> dict:
@@ -72,11 +72,11 @@ def searched() -> dict:
     return plan.provenance.parameters
 
 
-def table(header: object) -> dict | None:
+def table(header: object, said: list[str]) -> dict | None:
     """The numbers of a profile's table."""
-    from sparse_vdit.nodes.host.speed import latencies
+    from sparse_vdit.nodes.host.library.latency_table import latencies
 
-    measured = latencies.latencies(header, None)
+    measured = latencies(header, said.append, said.append)
     return None if measured is None else measured.numbers()
 
 

@@ -66,7 +66,7 @@ def test_rows_are_left_out_where_judging_takes_longer_than_foreseen(
     assert profiler.rows == 32
     now[0], found.milliseconds = 126.0 + seconds, 5000.0 + 1000 * seconds
     found.begin_step(0.95)
-    assert profiler.rows == profiler.judge.rows == rows
+    assert profiler.rows == profiler.evaluator.rows == rows
     assert profiler.profile().header.parameters["rows"] == rows
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sparse_vdit.nodes.host.session.memory import free_memory
-from sparse_vdit.plans.profile.errors import CandidateJudge
+from sparse_vdit.plans.profile.errors import CandidateEvaluator
 from test_profiler import CANDIDATES, GRID, TILES, inputs
 
 CPU = torch.device("cpu")
@@ -16,21 +16,21 @@ CPU = torch.device("cpu")
 
 def test_parts_of_rows_fit_the_free_memory() -> None:
     q, k, v = inputs()
-    judge, head_dim = CandidateJudge(GRID, CANDIDATES, 100, *TILES), q.shape[-1]
-    plain = judge.errors(q, k, v, None, torch.Generator().manual_seed(0))
-    unbounded = judge._part_rows(head_dim, CPU, None)
-    assert judge._part_rows(head_dim, CPU, 1 << 40) == unbounded
-    few = next(free for free in range(0, 1 << 30, 10_000) if fits(judge, head_dim, free))
-    assert judge._part_rows(head_dim, CPU, few) < unbounded
-    bounded = judge.errors(q, k, v, None, torch.Generator().manual_seed(0), free=few)
+    evaluator, head_dim = CandidateEvaluator(GRID, CANDIDATES, 100, *TILES), q.shape[-1]
+    plain = evaluator.errors(q, k, v, None, torch.Generator().manual_seed(0))
+    unbounded = evaluator._part_rows(head_dim, CPU, None)
+    assert evaluator._part_rows(head_dim, CPU, 1 << 40) == unbounded
+    few = next(free for free in range(0, 1 << 30, 10_000) if fits(evaluator, head_dim, free))
+    assert evaluator._part_rows(head_dim, CPU, few) < unbounded
+    bounded = evaluator.errors(q, k, v, None, torch.Generator().manual_seed(0), free=few)
     torch.testing.assert_close(plain.projected, bounded.projected)
     with pytest.raises(ValueError, match=r"takes \d+ MB at least, 0 MB are free on cpu"):
-        judge.errors(q, k, v, None, torch.Generator().manual_seed(0), free=1000)
+        evaluator.errors(q, k, v, None, torch.Generator().manual_seed(0), free=1000)
 
 
-def fits(judge: CandidateJudge, head_dim: int, free: int) -> bool:
+def fits(evaluator: CandidateEvaluator, head_dim: int, free: int) -> bool:
     try:
-        return judge._part_rows(head_dim, CPU, free) > 0
+        return evaluator._part_rows(head_dim, CPU, free) > 0
     except ValueError:
         return False
 

@@ -51,7 +51,7 @@ module.exports = async (page, options, { open, load, panelOf }) => {
     from.connect(0, between, 0);
     between.connect(0, to, to.inputs.findIndex(({ name }) => name === "plan"));
   });
-  await give("keep_dense", "0");
+  await page.waitForTimeout(700);
   found.totals = await panel.locator(".svd-totals").textContent();
   const patch = await panelOf(page, "SparseVDiTPatchModel");
   await patch.locator(".svd-toggle").click();

@@ -4,7 +4,7 @@ module.exports = async (page, options, { open, load, panelOf, picture }) => {
   const found = {};
   await open(page, options);
   await load(page, options.prompt);
-  const panel = await panelOf(page, "SparseVDiTLoadPlan");
+  const panel = await panelOf(page, "SparseVDiTPatchModel");
   const heard = () => tree(page, panel);
   found.closed = (await heard()).filter(({ role }) => role === "button");
   await panel.locator(".svd-toggle").click();
@@ -31,7 +31,7 @@ async function tree(page, panel) {
   await session.send("Accessibility.enable");
   const { nodes } = await session.send("Accessibility.getFullAXTree");
   const { root } = await session.send("DOM.getDocument");
-  const { nodeId } = await session.send("DOM.querySelector", { nodeId: root.nodeId, selector: '.svd-panel[data-kind="SparseVDiTLoadPlan"]' });
+  const { nodeId } = await session.send("DOM.querySelector", { nodeId: root.nodeId, selector: '.svd-panel[data-kind="SparseVDiTPatchModel"]' });
   const { node } = await session.send("DOM.describeNode", { nodeId });
   await session.detach();
   const byId = new Map(nodes.map((one) => [one.nodeId, one]));

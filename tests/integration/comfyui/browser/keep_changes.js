@@ -1,7 +1,7 @@
 // Keeps two layers dense by one click each, undoes one, reloads; gives a node a size and reloads; opens and closes.
 
 module.exports = async (page, options, { open, load, panelOf }) => {
-  const KIND = "SparseVDiTLoadPlan";
+  const KIND = "SparseVDiTPatchModel";
   const kept = () => read(page, (node) => node.widgets.find(({ name }) => name === "keep_dense").value);
   const size = () => read(page, (node) => Array.from(node.size, Math.round));
   const found = {};
@@ -62,6 +62,6 @@ async function reload(page, options, open) {
 
 function read(page, value) {
   return page.evaluate(
-    `(${value})(app.graph.nodes.find(({ comfyClass }) => comfyClass === "SparseVDiTLoadPlan"))`,
+    `(${value})(app.graph.nodes.find(({ comfyClass }) => comfyClass === "SparseVDiTPatchModel"))`,
   );
 }

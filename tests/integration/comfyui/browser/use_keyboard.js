@@ -8,7 +8,7 @@ module.exports = async (page, options, { open, load, panelOf }) => {
   });
   await open(page, options);
   await load(page, options.prompt);
-  const panel = await panelOf(page, "SparseVDiTLoadPlan");
+  const panel = await panelOf(page, "SparseVDiTPatchModel");
   await panel.locator(".svd-toggle").click();
   await panel.locator(".svd-map").waitFor();
   const focused = () => page.evaluate(() => document.activeElement.ariaLabel ?? "nothing");

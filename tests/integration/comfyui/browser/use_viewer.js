@@ -1,4 +1,5 @@
-// Opens the map of a plan, looks at a head, keeps a layer and a kind dense, reloads, runs, and reads what ran.
+// Opens the map of a plan on the node that loads it, looks at a head and finds nothing to change; keeps a layer and a kind
+// dense on the patch node, reloads, runs, and reads what ran.
 
 module.exports = async (page, options, { open, load, panelOf, picture }) => {
   const found = {};
@@ -30,8 +31,18 @@ module.exports = async (page, options, { open, load, panelOf, picture }) => {
   found.byKeys = await panel.locator(".svd-hover").textContent();
   found.spoken = await panel.locator(".svd-hover").getAttribute("aria-live");
   await page.keyboard.press("l");
+  await map.click({ position: { x: 10, y: 20 } }); // a layer's number
+  found.looking = await changeable(panel);
+  found.looked = await panel.locator(".svd-totals").textContent();
+
+  panel = await panelOf(page, "SparseVDiTPatchModel");
+  await panel.locator(".svd-toggle").click();
+  await panel.locator(".svd-map").waitFor();
+  found.handedOn = await panel.locator(".svd-totals").textContent();
+  await panel.locator(".svd-map").focus();
+  for (const key of ["Home", "PageUp", "ArrowDown", "l"]) await page.keyboard.press(key);
   await panel.locator(".svd-legend button", { hasText: options.kind }).click();
-  found.locked = await text(page, "SparseVDiTLoadPlan");
+  found.locked = await kept(page);
   found.after = await panel.locator(".svd-totals").textContent();
   found.legend = await panel.locator(".svd-legend").textContent();
   await picture("locked");
@@ -40,15 +51,10 @@ module.exports = async (page, options, { open, load, panelOf, picture }) => {
   await page.reload();
   await open(page, options);
   await page.waitForFunction(() => app.graph.nodes.length > 3, null, { timeout: 30000 });
-  found.reloaded = await text(page, "SparseVDiTLoadPlan");
-  panel = await panelOf(page, "SparseVDiTLoadPlan");
+  found.reloaded = await kept(page);
+  panel = await panelOf(page, "SparseVDiTPatchModel");
   await panel.locator(".svd-map").waitFor(); // the map is open as it was
   found.reloadedTotals = await panel.locator(".svd-totals").textContent();
-
-  panel = await panelOf(page, "SparseVDiTPatchModel");
-  await panel.locator(".svd-toggle").click();
-  await panel.locator(".svd-map").waitFor();
-  found.handedOn = await panel.locator(".svd-totals").textContent();
   await page.evaluate(() => app.queuePrompt(0, 1));
   await panel.locator(".svd-tabs button").nth(1).waitFor({ timeout: 300000 });
   found.badge = await panel.locator(".svd-badge").textContent();
@@ -59,22 +65,27 @@ module.exports = async (page, options, { open, load, panelOf, picture }) => {
   await page.keyboard.press("ArrowDown");
   found.ran = await panel.locator(".svd-hover").textContent();
   await page.keyboard.press("l");
-  found.changeable = await panel.locator(".svd-legend button:enabled, .svd-actions button:visible").count();
-  found.keptAfterRun = await text(page, "SparseVDiTPatchModel");
+  found.changeable = await changeable(panel);
+  found.keptAfterRun = await kept(page);
   found.stillRun = await panel.locator(".svd-tabs button").nth(1).getAttribute("aria-pressed");
   await page.waitForTimeout(500);
   await picture("ran");
 
-  panel = await panelOf(page, "SparseVDiTLoadPlan");
+  await panel.locator(".svd-tabs button").first().click();
   await panel.locator(".svd-actions button", { hasText: "Reset" }).click();
-  found.reset = await text(page, "SparseVDiTLoadPlan");
+  found.reset = await kept(page);
   found.resetTotals = await panel.locator(".svd-totals").textContent();
   return found;
 };
 
-function text(page, kind) {
+// Buttons that keep something dense.
+function changeable(panel) {
+  return panel.locator(".svd-legend button:enabled, .svd-actions button:visible").count();
+}
+
+function kept(page) {
   return page.evaluate(
-    (kind) => app.graph.nodes.find((node) => node.comfyClass === kind).widgets.find(({ name }) => name === "keep_dense").value,
-    kind,
+    () => app.graph.nodes.find(({ comfyClass }) => comfyClass === "SparseVDiTPatchModel")
+      .widgets.find(({ name }) => name === "keep_dense").value,
   );
 }

@@ -8,7 +8,7 @@ import sys
 
 def pack_module(name):
     """A module of the pack, whatever folder the pack lies in."""
-    known = "nodes.host.runs.plan_engine"
+    known = "nodes.host.policies.plan"
     found = next(module for module in sys.modules if module.endswith(f".{known}"))
     return importlib.import_module(found.removesuffix(known) + name)
 
@@ -36,7 +36,7 @@ class DirectPlan:
 class _DirectCalls:
     def __init__(self, plan, start_percent, previous):
         self.plan, self.start_percent, self.previous = plan, start_percent, previous
-        self.bound = pack_module("plans.binding").BoundPlan(plan)
+        self.bound = pack_module("plans.plan.binding").BoundPlan(plan)
         self.sigma, self.calls = 0.0, 0
 
     def begin(self, patcher):

@@ -15,21 +15,18 @@ PACK_FOLDER = "sparse.vdit"  # part of what the tests' server calls the pack
 def _module_of_the_pack(name):
     return next(module for found, module in sys.modules.items() if found.endswith(name))
 
-PATCHED = ("speed.kernel_choice", "runs.output_check")
-
 
 class TroubleInKernel:
     """A MODEL whose runs meet trouble in some of the pack's own sparse calls, counted from 0 over the run.
 
-    `error`: the kernel fails. `out of memory`: as CUDA says it. `not finite`: head 1 gives NaN. `late`: outputs are
-    checked once per forward, as on a GPU, and head 1 gives NaN.
+    `error`: the kernel fails. `out of memory`: as CUDA says it. `not finite`: head 1 gives NaN.
     """
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
-        trouble = ["error", "out of memory", "not finite", "late"]
+        trouble = ["error", "out of memory", "not finite"]
         call = ("INT", {"default": 0, "min": 0, "max": 10000})
         return {"required": {"model": ("MODEL",), "trouble": (trouble,), "first": call, "last": call}}
 
@@ -37,8 +34,8 @@ class TroubleInKernel:
         model = model.clone()
 
         def sampler_sample(executor, *args, **kwargs):
-            kernels, check = (_module_of_the_pack(f"nodes.host.{name}") for name in PATCHED)
-            plain, calls, at_once = kernels.run_call, itertools.count(), check.checks_at_once
+            execution = _module_of_the_pack("nodes.host.session.execution")
+            plain, calls = execution.run_call, itertools.count()
 
             def run_call(*call):
                 out, number = plain(*call), next(calls)
@@ -51,12 +48,11 @@ class TroubleInKernel:
                 out[:, :, 1] = float("nan")
                 return out
 
-            kernels.run_call = run_call
-            check.checks_at_once = (lambda device: False) if trouble == "late" else at_once
+            execution.run_call = run_call
             try:
                 return executor(*args, **kwargs)
             finally:
-                kernels.run_call, check.checks_at_once = plain, at_once
+                execution.run_call = plain
                 logging.info(f"TroubleInKernel: {next(calls)} sparse calls")
 
         model.add_wrapper("sampler_sample", sampler_sample)
@@ -78,7 +74,8 @@ class TimesGiven:
 
         def sampler_sample(executor, *args, **kwargs):
             clock = _GivenClock({"dense": dense, "exact": exact})
-            _module_of_the_pack("nodes.host.runs.current").current_run().clock = clock
+            run = _module_of_the_pack("nodes.host.session.run").current_run()
+            run.clock = run.executor.clock = clock
             try:
                 return executor(*args, **kwargs)
             finally:
@@ -113,7 +110,7 @@ class _GivenClock:
 
 def _attends(line):
     """Whether a line of the stack is of the pack's attention. Its wrappers are around the whole of the model."""
-    return PACK_FOLDER in line and any(name in line for name in ("override", "run_attention", "attention_op"))
+    return PACK_FOLDER in line and any(name in line for name in ("override", "compile_op"))
 
 
 class RecordedForward:
@@ -134,7 +131,7 @@ class RecordedForward:
         def diffusion_model(executor, *args, **kwargs):
             prefetch = sys.modules["comfy.model_prefetch"]
             prefetch.pause_malloc_graph = recorder.pause
-            run = _module_of_the_pack("nodes.host.runs.run").Run
+            run = _module_of_the_pack("nodes.host.session.run").Run
             plain = run.attend
 
             def keeping(*call):
