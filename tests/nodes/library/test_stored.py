@@ -100,7 +100,8 @@ def test_a_model_without_a_fingerprint_runs_its_plan_once(folder: Path) -> None:
     before = listing(folder)
     run = calibration(folder, fingerprint=None)
     assert generate(run) == [NONE, NONE, ALL, ALL]
-    assert "not kept: nothing tells this model from others" in line(run)
+    assert "; not kept: nothing tells this model from others" in line(run)
+    assert "next run" not in line(run)
     assert listing(folder) == before
 
 

@@ -141,7 +141,7 @@ def shipped() -> list[str]:
 
 def calibrated() -> list[str]:
     """What is said of runs without a plan: the first, the next, one of a model that is not known again, one that ends
-    in the warm-up; and of a broken file. The last five as their sources, which take other trouble, have them."""
+    in the warm-up; and of a broken file. The last six as their sources, which take other trouble, have them."""
     told = []
     with TemporaryDirectory() as place:
         folder = Path(place)
@@ -164,6 +164,7 @@ def calibrated() -> list[str]:
         "no plan was found: no attention call could be measured",
         "what was measured was not added: profiles cannot be merged",
         "calibration failed (ValueError: trouble)",
+        "choosing a plan failed (ValueError: trouble)",
     ]
 
 
