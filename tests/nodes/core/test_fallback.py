@@ -59,7 +59,7 @@ def test_errors_as_reasons(error: Exception, why: Dense, text: str) -> None:
     assert "\n" not in says
 
 
-def test_an_error_of_calibration_is_a_reason_and_an_interrupt_is_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_beside_the_video_is_a_reason_and_an_interrupt_is_not(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="sparse_vdit"):
         why = failed("calibration", ValueError("x" * 1000))
     assert why.reason.startswith("calibration failed (ValueError: xxx") and len(why.reason) < 400
