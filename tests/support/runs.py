@@ -118,8 +118,9 @@ def run_forward(
         return install._diffusion_model(forward, x, t, context, transformer_options=options.copy())
 
     executor = Executor(apply, SimpleNamespace(diffusion_model=model))
+    sigmas = torch.full((batch,), sigma, dtype=torch.float64)
     with as_current(run), comfyui_attention():
-        return install._apply_model(executor, latents, torch.full((batch,), sigma), None, context, None, given)
+        return install._apply_model(executor, latents, sigmas, None, context, None, given)
 
 
 def in_blocks(model: nn.Module, options: dict, block: Callable[[int, dict], Out]) -> list[Out]:

@@ -1,214 +1,243 @@
-"""Never slower: what is timed and who wins. Times come from a clock of the test."""
+"""Which way is the fastest, by times and errors that the tuner is told: it reads no clock itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import gc
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from dense_attention import model_attention
-from races import GRID, HEADS, LAYERS, LAYOUT, LONG, NARROW, WIDE, WIDER, TestClock, forward, plan_of, qkv, start
-from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.nodes.host.attention.attention_op import attention_op
-from sparse_vdit.nodes.host.reports import reasons
-from sparse_vdit.nodes.host.runs.current import pop_run, push_run
-from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.nodes.host.speed import kernel_choice, race, speeds
-from sparse_vdit.nodes.host.speed.race import DENSE, EXACT, INT8, Race
-from sparse_vdit.plans.plan.plan import uniform_plan
+from sparse_vdit.nodes.host.policies import kernel_tuner
+from sparse_vdit.nodes.host.policies.kernel_tuner import (
+    CLASS_WIDTH,
+    ERROR_BUDGET,
+    MAX_PLACES,
+    TRIES,
+    KernelTuner,
+    density_class,
+    forget_times,
+)
+from sparse_vdit.nodes.host.session.call import DENSE, EXACT, INT8, KERNELS
+
+GRID = TokenGrid(3, 8, 11)
+Q = torch.zeros(1, GRID.tokens, 2, 64)
+OWN = (model_attention, None)
 
 
 @pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speeds, "_known", {})
+def nothing_timed() -> Iterator[None]:
+    forget_times()
+    yield
+    forget_times()
 
 
-def test_sparse_that_is_faster_runs_and_the_warm_up_timed_dense() -> None:
-    clock = TestClock(dense=10.0, exact=9.4)
-    run = start(clock)
-    forward(run, 0.9, qkv())
-    assert clock.timed == [DENSE] * race.TRIES
-    forward(run, 0.5, qkv())
-    assert clock.timed[race.TRIES :] == [EXACT] * (race.TRIES + LAYERS - 1)  # the first layer several times
-    assert (run.ledger.sparse, run.ledger.dense) == (LAYERS, {reasons.WARM_UP: LAYERS})
-    assert "; a call takes at density 0.75 9.40 ms sparse and 10.00 ms dense" in run.report()
+def told(tuner: KernelTuner, place: tuple, lane: str, *milliseconds: float) -> int:
+    """Time calls as long as the tuner wants it; how many those were."""
+    count = 0
+    times = milliseconds if len(milliseconds) > 1 else milliseconds * (TRIES + 2)
+    while count < len(times) and tuner.wants(place, lane):
+        tuner.measured(place, lane)(times[count])
+        count += 1
+    return count
 
 
-def test_sparse_that_is_not_five_percent_faster_stays_dense_with_both_numbers() -> None:
-    clock = TestClock(dense=10.0, exact=9.6)
-    run, x = start(clock), qkv()
-    forward(run, 0.9, x)
-    for sigma in (0.5, 0.4):
-        assert all(torch.equal(out, model_attention(*x, HEADS)) for out in forward(run, sigma, x))
-    assert clock.timed.count(EXACT) == race.TRIES, "what lost was tried again"
-    assert run.ledger.dense == {reasons.WARM_UP: LAYERS, reasons.NOT_FASTER: 2 * LAYERS}
-    assert "; a call takes at density 0.75 9.60 ms sparse and 10.00 ms dense" in run.report()
-    assert f"nothing ran sparse: {reasons.MENDS[reasons.NOT_FASTER]}" in run.report()
+def tuned(dense: float, density: float = 0.3, error: float = ERROR_BUDGET / 2, **kernels: float) -> tuple:
+    """A tuner that has timed all, its place, and what it decides."""
+    tuner = KernelTuner()
+    place = tuner.place(GRID, Q, False, OWN)
+    told(tuner, place, DENSE, dense)
+    for name, milliseconds in kernels.items():
+        lane = tuner.lane(name, density, "triton")
+        told(tuner, place, lane, milliseconds)
+        if name != EXACT:
+            tuner.compared(place, lane, torch.tensor(error))
+    return tuner, place, tuner.verdict(place, density, tuple(kernels), "triton")
 
 
-def test_without_a_warm_up_the_first_layer_runs_both_and_its_output_is_the_plan_s() -> None:
-    clock = TestClock(dense=10.0, exact=2.0)
-    run, x = start(clock), qkv()
-    outputs = forward(run, 0.5, x)
-    assert clock.timed[: 2 * race.TRIES] == [DENSE] * race.TRIES + [EXACT] * race.TRIES
-    assert clock.timed[2 * race.TRIES :] == [EXACT] * (LAYERS - 1)
-    assert run.ledger.sparse == LAYERS
-    assert all(torch.equal(out, outputs[0]) for out in outputs)
-    assert not torch.equal(outputs[0], model_attention(*x, HEADS))
+@pytest.mark.parametrize(
+    ("exact", "int8", "error", "winner"),
+    [
+        (9.4, 9.4, 0.0, EXACT),
+        (9.6, 9.6, 0.0, DENSE),  # not five percent faster
+        (5.0, 3.0, ERROR_BUDGET, INT8),
+        (5.0, 3.0, 1.01 * ERROR_BUDGET, EXACT),
+        (5.0, 3.0, float("nan"), EXACT),
+        (5.0, 6.0, 0.0, EXACT),
+        (12.0, 3.0, 1.01 * ERROR_BUDGET, DENSE),
+    ],
+)
+def test_the_fastest_that_is_exact_enough_wins(exact: float, int8: float, error: float, winner: str) -> None:
+    tuner, place, verdict = tuned(10.0, error=error, exact=exact, int8=int8)
+    assert verdict == winner
+    assert tuner.verdict(place, 0.3, KERNELS, "triton") == winner
 
 
-def test_layers_of_another_density_are_judged_for_themselves_and_denser_than_a_loser_never() -> None:
-    class ByDensity(TestClock):
-        def start(self, device: torch.device, what: str, done: Callable[[float], None]) -> Callable[[], None]:
-            self.milliseconds["exact"] = 12.0 if len(self.timed) < 2 * race.TRIES else 4.0
-            return super().start(device, what, done)
-
-    run, x = start(ByDensity(dense=10.0), [WIDE, NARROW, WIDER, NARROW]), qkv(grid=LONG)
-    forward(run, 0.9, x, LONG)
-    forward(run, 0.5, x, LONG)
-    assert [run.ledger.layers[layer]["sparse"] for layer in range(4)] == [0, 1, 0, 1]
-    assert run.ledger.dense == {reasons.WARM_UP: LAYERS, reasons.NOT_FASTER: 2}
-    told = "at density 0.35 4.00 ms sparse and 10.00 ms dense, at density 0.55 12.00 ms sparse and 10.00 ms dense"
-    assert f"; a call takes {told}" in run.report()
-    assert run.clock.timed.count(EXACT) == 2 * race.TRIES + 1, "what is denser than a loser was tried"
+def test_nothing_is_decided_before_all_was_timed() -> None:
+    tuner = KernelTuner()
+    place = tuner.place(GRID, Q, False, OWN)
+    lanes = [DENSE, tuner.lane(EXACT, 0.3, "triton"), tuner.lane(INT8, 0.3, "triton")]
+    assert len(set(lanes)) == 3
+    for lane in lanes:
+        assert tuner.verdict(place, 0.3, KERNELS, "triton") is None
+        assert told(tuner, place, lane, 5.0) == TRIES
+    tuner.compared(place, lanes[2], torch.tensor(0.0))
+    assert tuner.verdict(place, 0.3, KERNELS, "triton") is not None
+    assert not any(tuner.wants(place, lane) for lane in lanes)
 
 
-def test_times_that_come_late_decide_in_the_middle_of_a_run() -> None:
-    clock = TestClock(later=True, dense=5.0, exact=6.0)
-    run, x = start(clock), qkv()
-    forward(run, 0.9, x)
-    forward(run, 0.5, x)
-    assert run.ledger.sparse == LAYERS  # the plan runs until something speaks against it
-    clock.hand_over()
-    forward(run, 0.4, x)
-    assert run.ledger.sparse == LAYERS
-    assert run.ledger.dense[reasons.NOT_FASTER] == LAYERS
-
-
-@pytest.mark.parametrize(("int8_ms", "budget", "winner"), [(3.0, 2e-2, INT8), (3.0, 1e-9, EXACT), (6.0, 2e-2, EXACT)])
-def test_auto_takes_the_fastest_kernel_within_the_error_budget(
-    monkeypatch: pytest.MonkeyPatch, int8_ms: float, budget: float, winner: str
-) -> None:
-    """Interpreted Triton kernels: the output is bit for bit that of the kernel that won."""
-    monkeypatch.setattr(race, "ERROR_BUDGET", budget)
-    run, x = start(TestClock(dense=10.0, exact=5.0, int8=int8_ms), [NARROW] * 2), qkv(torch.bfloat16)
-    forward(run, 0.9, x)
-    forward(run, 0.5, x)
-    assert run.ledger.sparse == 2
-    assert "backend triton" in run.report()
-    lists, table = run.engine.bound.lists(TokenGrid(*LAYOUT), "cpu")
-    q, k, v = (tensor.unflatten(-1, (HEADS, 64)) for tensor in x)
-    truth = sparse_attention(q, k, v, lists, table[0][0], "triton", int8=winner == INT8).flatten(2)
-    assert torch.equal(forward(run, 0.4, x)[1], truth)
-    assert ("ms sparse in 8 bits and 10.00 ms dense" in run.report()) == (winner == INT8)
-
-
-def test_a_kernel_that_fails_in_the_race_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = kernel_choice.run_call
-
-    def run_call(call: object, backend: str) -> torch.Tensor:
-        if call.int8:
-            raise RuntimeError("no int8 here")
-        return plain(call, backend)
-
-    monkeypatch.setattr(kernel_choice, "run_call", run_call)
-    run, x = start(TestClock(dense=10.0, exact=5.0), [NARROW] * 2), qkv(torch.bfloat16)
-    forward(run, 0.9, x)
-    forward(run, 0.5, x)
-    assert run.ledger.sparse == 2
-    assert run.stopped is None
-    assert "the int8 kernel failed and was left out: no int8 here" in run.report()
-
-
-def test_a_named_backend_is_obeyed_and_never_timed_against_dense() -> None:
-    clock = TestClock(dense=1.0, exact=100.0)
-    contest = Race(("model of the test",))
-    run = Run(PlanEngine(plan_of([NARROW] * 2), 0.8, 0.0, "torch", race=contest), model_attention, clock=clock)
-    forward(run, 0.9, qkv())
-    forward(run, 0.5, qkv())
-    assert clock.timed == [EXACT] * 2
-    assert run.ledger.sparse == 2
-
-
-def test_the_reason_to_stay_dense_is_said_once_though_times_go_on_to_change() -> None:
-    class Falling(TestClock):
-        def start(self, device: torch.device, what: str, done: Callable[[float], None]) -> Callable[[], None]:
-            self.milliseconds = {"dense": 10.0 - len(self.timed) / 10, "exact": 12.0}
-            return super().start(device, what, done)
-
-    run, x = start(Falling(later=True)), qkv()
-    push_run(run)
-    for sigma in (0.9, 0.5, 0.4, 0.3):
-        forward(run, sigma, x)
-        run.clock.hand_over()
-    pop_run(run)
-    assert run.ledger.dense[reasons.NOT_FASTER] == 2 * LAYERS
-    assert run.report().count("ms sparse and") == 1
+def test_calls_that_were_begun_count_as_wanted_though_their_times_are_late() -> None:
+    tuner = KernelTuner()
+    place = tuner.place(GRID, Q, False, OWN)
+    assert [tuner.wants(place, DENSE) for _ in range(TRIES + 1)] == [True] * TRIES + [False]
+    assert KernelTuner().wants(place, DENSE)  # another run, whose times may come earlier
 
 
 @pytest.mark.parametrize("slow", [DENSE, EXACT])
 def test_the_first_call_may_compile_and_does_not_count(slow: str) -> None:
-    class Compiling(TestClock):
-        def start(self, device: torch.device, what: str, done: Callable[[float], None]) -> Callable[[], None]:
-            times = {DENSE: (1.0 if slow == EXACT else 10.0, 10.0), EXACT: (90.0 if slow == EXACT else 11.0, 4.0)}
-            self.milliseconds[what] = times[what][what in self.timed]
-            return super().start(device, what, done)
-
-    run = start(Compiling())
-    forward(run, 0.5, qkv())
-    assert run.clock.timed.count(DENSE) == race.TRIES, "one of the two had more tries to be fast in"
-    assert run.ledger.sparse == LAYERS
+    tuner = KernelTuner()
+    place = tuner.place(GRID, Q, False, OWN)
+    for name, milliseconds in ((DENSE, 10.0), (EXACT, 9.0)):
+        lane = DENSE if name == DENSE else tuner.lane(EXACT, 0.3, "triton")
+        first = 90.0 if name == slow else 1.0
+        told(tuner, place, lane, first, *[milliseconds] * (TRIES - 1))
+    assert tuner.verdict(place, 0.3, (EXACT,), "triton") == EXACT
+    assert tuner.summary() == "a call takes at density 0.30 9.00 ms sparse and 10.00 ms dense"
 
 
-def test_what_could_not_be_timed_at_first_is_timed_later_and_said() -> None:
-    """As on a GPU with no event left, or while a CUDA graph is captured."""
-
-    class Unready(TestClock):
-        able = False
-
-        def ready(self, device: torch.device) -> bool:
-            return self.able
-
-        def start(self, device: torch.device, what: str, done: Callable[[float], None]) -> Callable[[], None]:
-            return super().start(device, what, done) if self.able else lambda: None
-
-    clock = Unready(dense=1.0, exact=50.0)
-    run, x = start(clock), qkv()
-    for sigma in (0.9, 0.5):
-        forward(run, sigma, x)
-    assert (run.ledger.sparse, clock.timed) == (LAYERS, [])
-    assert kernel_choice.NOT_TIMED in run.report()
-    clock.able = True
-    forward(run, 0.4, x)
-    assert run.ledger.dense[reasons.NOT_FASTER] == LAYERS
+def test_a_kernel_that_failed_is_left_out() -> None:
+    tuner = KernelTuner()
+    place = tuner.place(GRID, Q, False, OWN)
+    told(tuner, place, DENSE, 10.0)
+    told(tuner, place, tuner.lane(EXACT, 0.3, "triton"), 5.0)
+    assert tuner.verdict(place, 0.3, KERNELS, "triton") is None
+    tuner.drop(INT8, "compiled")
+    assert tuner.verdict(place, 0.3, KERNELS, "triton") is None
+    tuner.drop(INT8, "triton")
+    assert tuner.verdict(place, 0.3, KERNELS, "triton") == EXACT
 
 
-def test_run_without_a_race_times_no_dense_call() -> None:
-    clock = TestClock(exact=1.0)
-    plan = uniform_plan("wan", LAYERS, HEADS, 64, GRID, NARROW)
-    run = Run(PlanEngine(plan, 0.8, 0.0, "auto"), model_attention, clock=clock)
-    forward(run, 0.9, qkv())
-    forward(run, 0.5, qkv())
-    assert clock.timed == [EXACT] * LAYERS
-    assert run.ledger.seconds == pytest.approx(LAYERS / 1000)
+def test_what_is_denser_than_a_loser_is_not_tried() -> None:
+    tuner, place, verdict = tuned(10.0, density=0.5, exact=12.0)
+    assert verdict == DENSE
+    for density, by, decided in ((0.7, "triton", DENSE), (0.3, "triton", None), (0.7, "compiled", None)):
+        assert tuner.verdict(place, density, (EXACT,), by) == decided
+    assert tuner.summary() == "a call takes at density 0.50 12.00 ms sparse and 10.00 ms dense"
 
 
-@pytest.mark.parametrize(("exact", "sparse"), [(2.0, LAYERS), (11.0, 0)])
-def test_compiled_code_follows_the_verdict_when_it_runs(exact: float, sparse: int) -> None:
-    """The operator of compiled models decides at each call, and times the model's own attention too."""
-    clock = TestClock(dense=10.0, exact=exact)
-    run, x = start(clock), qkv()
-    push_run(run)
-    try:
-        for sigma in (0.9, 0.5):
-            run.reason = run.engine.reason(sigma)
-            run.begin_forward(torch.device("cpu"), sigma)
-            numbers = torch.arange(LAYERS)
-            outputs = [attention_op(*x, HEADS, number, LAYOUT, False, False, "", []) for number in numbers]
-    finally:
-        pop_run(run)
-    assert clock.timed[: race.TRIES + 1] == [DENSE] * race.TRIES + [EXACT]
-    assert run.ledger.sparse == sparse
-    assert torch.equal(outputs[0], model_attention(*x, HEADS)) == (sparse == 0)
+def test_runs_of_one_process_share_times() -> None:
+    """The second run knows at once, and times nothing; until they are forgotten."""
+    _, place, first = tuned(10.0, exact=4.0)
+    second = KernelTuner()
+    assert not second.wants(place, DENSE)
+    assert second.place(GRID, Q, False, OWN) == place
+    assert second.verdict(place, 0.3, (EXACT,), "triton") == first == EXACT
+    forget_times()
+    assert KernelTuner().verdict(place, 0.3, (EXACT,), "triton") is None
+
+
+def test_a_verdict_stays_as_it_is_within_a_run() -> None:
+    tuner, place, verdict = tuned(10.0, exact=4.0)
+    forget_times()
+    assert tuner.verdict(place, 0.3, (EXACT,), "triton") == verdict
+
+
+def test_a_speedup_is_of_all_calls_that_went_by_a_verdict() -> None:
+    tuner, place, _ = tuned(10.0, exact=4.0)
+    assert tuner.speedup() is None
+    for _ in range(3):
+        tuner.count(place, 0.3, "triton")
+    assert tuner.speedup() == pytest.approx(2.5)
+    lane = tuner.lane(EXACT, 0.8, "triton")
+    told(tuner, place, lane, 12.0)
+    assert tuner.verdict(place, 0.8, (EXACT,), "triton") == DENSE
+    tuner.count(place, 0.8, "triton")  # as fast as dense
+    assert tuner.speedup() == pytest.approx(40 / 22)
+
+
+def test_times_are_told_of_the_sparsest_the_densest_and_the_densest_that_won() -> None:
+    assert KernelTuner().summary() == ""
+    tuner, place, _ = tuned(10.0, density=0.1, exact=1.0)
+    for density, milliseconds in ((0.3, 4.0), (0.5, 6.0), (0.9, 20.0)):
+        told(tuner, place, tuner.lane(EXACT, density, "triton"), milliseconds)
+        tuner.verdict(place, density, (EXACT,), "triton")
+    said = tuner.summary()
+    assert [f"density 0.{n}0" in said for n in (1, 3, 5, 9)] == [True, False, True, True]
+    in_8_bits, *_ = tuned(10.0, density=0.2, exact=5.0, int8=2.0)
+    assert "density 0.20 2.00 ms sparse in 8 bits and 10.00 ms dense" in in_8_bits.summary()
+
+
+def test_details_are_of_the_places_of_the_run() -> None:
+    tuner, _, _ = tuned(10.0, exact=4.0, int8=3.0)
+    ((name, found),) = tuner.detail().items()
+    assert name == "3x8x11 tokens, batch 1, float32, cpu"
+    assert found[DENSE] == 10.0
+    assert found[tuner.lane(INT8, 0.3, "triton")] == 3.0
+    assert found[f"{tuner.lane(INT8, 0.3, 'triton')} error"] == ERROR_BUDGET / 2
+    assert KernelTuner().detail() == {}
+
+
+def wrap(inner: Callable) -> Callable:
+    def override(func: Callable, *args: object) -> object:
+        return inner(*args)
+
+    return override
+
+
+def test_what_a_time_hangs_on_is_another_place() -> None:
+    tuner, other, third = KernelTuner(), wrap(model_attention), wrap(model_attention)
+    partial = functools.partial(model_attention)
+    places = [
+        tuner.place(GRID, Q, False, OWN),
+        tuner.place(GRID, Q, True, OWN),  # the model's own attention is often another, slower one with a mask
+        tuner.place(TokenGrid(3, 11, 8), Q, False, OWN),
+        tuner.place(GRID, Q.expand(2, -1, -1, -1), False, OWN),
+        tuner.place(GRID, Q.half(), False, OWN),
+        tuner.place(GRID, Q.to("meta"), False, OWN),
+        tuner.place(GRID, Q, False, (model_attention, other)),
+        tuner.place(GRID, Q, False, (model_attention, third)),
+        tuner.place(GRID, Q, False, (partial, None)),
+        tuner.place(GRID, Q, False, None),
+    ]
+    assert len(set(places)) == len(places)
+    assert tuner.place(GRID, Q, False, (model_attention, other)) == places[6]
+
+
+def test_a_place_keeps_no_function_alive_and_is_no_other_functions() -> None:
+    tuner, chained = KernelTuner(), wrap(model_attention)
+    place = tuner.place(GRID, Q, False, (model_attention, chained))
+    del chained
+    gc.collect()
+    assert place[-1]() is None
+    assert tuner.place(GRID, Q, False, (model_attention, wrap(model_attention))) != place
+
+
+class Slotted:
+    """An override that no weak reference can be made to."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: object) -> None:
+        pass
+
+
+def test_an_override_without_weak_references_is_known_by_its_class() -> None:
+    tuner = KernelTuner()
+    assert tuner.place(GRID, Q, False, (model_attention, Slotted())) == tuner.place(
+        GRID, Q, False, (model_attention, Slotted())
+    )
+
+
+def test_the_oldest_places_are_forgotten() -> None:
+    tuner = KernelTuner()
+    places = [tuner.place(TokenGrid(1, 1, n + 1), Q, False, None) for n in range(MAX_PLACES + 1)]
+    for place in places:
+        tuner.measured(place, DENSE)(1.0)
+    assert list(kernel_tuner._times) == places[1:]
+
+
+def test_density_classes() -> None:
+    assert CLASS_WIDTH == 5
+    assert [density_class(density) for density in (0.0, 0.02, 0.03, 0.31, 0.99)] == [0, 0, 5, 30, 100]

@@ -6,79 +6,119 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrations import (
-    ALL,
-    BANDS,
-    GRID,
-    LAYERS,
-    NONE,
-    START,
-    calibration,
-    forward,
-    generate,
-    qkv,
-)
-from sparse_vdit.nodes.host.calibration import measuring as measuring_module
-from sparse_vdit.nodes.host.calibration.calibrated_plan import LATER_BANDS, calibration_bands
-from sparse_vdit.nodes.host.calibration.measuring import NOT_FINITE
-from sparse_vdit.nodes.host.runs.engine import Call
-from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
+from calibrations import ALL, BANDS, GRID, HEADS, LAYERS, NONE, SIGMAS, START, calibration, forward, generate, qkv
+from runs import line
+from sample_plans import listing
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.nodes.host.library.found import GENERATIONS, LATER_BANDS, MAX_GENERATIONS, calibration_bands
+from sparse_vdit.nodes.host.library.found_plans import ONCE_MORE
+from sparse_vdit.nodes.host.policies import measure
+from sparse_vdit.nodes.host.policies.measure import NOT_FINITE
+from sparse_vdit.nodes.host.policies.plan import PlanPolicy
+from sparse_vdit.nodes.host.policies.profile import ProfilePolicy
+from sparse_vdit.nodes.host.session.call import Call
+from sparse_vdit.nodes.host.session.run import Run
 from sparse_vdit.plans.plan.files import load_plan
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA
 from sparse_vdit.plans.profile.profile_files import load_profile
 
 
+def later_levels(run: Run) -> list[float]:
+    """Noise levels below the warm-up that calls were measured at, in their order."""
+    return [level for level in run.policy.measurement._levels if level <= START]
+
+
+def samples(folder: Path) -> list[list[int]]:
+    """How often each layer was measured in each band, by all runs."""
+    (profile,) = folder.glob("*.safetensors")
+    return load_profile(profile).samples.tolist()
+
+
 def test_later_noise_levels_are_measured_while_the_run_is_sparse_each_layer_once_in_a_band(tmp_path: Path) -> None:
-    """Spread over the band's steps; the plan of the run itself knows the warm-up alone, that of the next one all."""
+    """Spread over the band's steps; the plan of the run itself knows the warm-up alone, that of the next one all, and
+    stays: nothing is missing."""
     sigmas = (1.0, 0.95, 0.8, 0.7, 0.6, 0.3)
     run = calibration(tmp_path, steps=1, sigmas=sigmas)
     assert generate(run, sigmas) == [NONE, NONE, ALL, ALL, ALL, ALL]
-    later = [level for level in run.engine.measuring.levels if level <= START]
-    assert later == [0.8, 0.7, 0.6, *[0.3] * LAYERS]
-    assert len(run.engine.planned.plan.bands) == 1
-    (profile,), (plan,) = tmp_path.glob("*.safetensors"), tmp_path.glob("*.json")
-    assert load_profile(profile).samples.tolist() == [[2] * LAYERS, [1] * LAYERS, [1] * LAYERS]
+    assert later_levels(run) == [0.8, 0.7, 0.6, *[0.3] * LAYERS]
+    assert len(run.policy.planned.plan.bands) == 1
+    (plan,) = tmp_path.glob("*.json")
+    assert samples(tmp_path) == [[2] * LAYERS, [1] * LAYERS, [1] * LAYERS]
     bands = [(band.sigma_high, band.sigma_low) for band in load_plan(plan).bands]
     assert bands == list(BANDS)
-    assert "for the next run kept as" in run.report() and "knows later noise levels too" in run.report()
+    assert f"for the next run kept as user/calibrated/{plan.stem}{ONCE_MORE}" in line(run)
+    assert calibration(tmp_path, steps=1, sigmas=sigmas).policy.measurement is None
 
 
 def test_progress_is_told_once_for_each_layer(tmp_path: Path) -> None:
     """However many dense steps measure it again, and sparse ones later."""
     sigmas, told = (1.0, 0.99, 0.98, 0.5, 0.3), []
     run = calibration(tmp_path, steps=3, sigmas=sigmas)
-    run.engine.measuring.progress = lambda done, of: told.append((done, of))
+    run.policy.measurement.progress = lambda done, of: told.append((done, of))
     assert generate(run, sigmas) == [NONE] * 3 + [ALL] * 2
     assert told == [(number, LAYERS) for number in range(1, LAYERS + 1)]
 
 
-def test_what_no_run_has_measured_comes_first(tmp_path: Path) -> None:
-    """A sampler that leaves out steps comes to all layers of a band in a few prompts, and no prompt twice."""
+def test_the_second_generation_adds_what_is_missing_and_the_third_has_the_final_plan(tmp_path: Path) -> None:
+    """From the third on it is the same plan, and nothing is measured."""
+    first = calibration(tmp_path)
+    assert generate(first) == [NONE, NONE, ALL, ALL]
+    missing = [[layer for layer in range(LAYERS) if not band[layer]] for band in samples(tmp_path)]
+    assert any(missing[1:]) and ONCE_MORE in line(first)
+    second = calibration(tmp_path)
+    assert generate(second) == [NONE, NONE, ALL, ALL]
+    assert len(later_levels(second)) == sum(map(len, missing[1:]))
+    assert all(all(band) for band in samples(tmp_path))
+    assert [max(band) for band in samples(tmp_path)[1:]] == [1, 1], "what was known was measured again"
+    (profile,), (path,) = tmp_path.glob("*.safetensors"), tmp_path.glob("*.json")
+    assert load_profile(profile).header.parameters[GENERATIONS] == MAX_GENERATIONS == 2
+    plan, before = load_plan(path), listing(tmp_path)
+    for _ in range(2):
+        run = calibration(tmp_path)
+        assert run.policy.measurement is None
+        assert generate(run) == [NONE, NONE, ALL, ALL]
+        assert run.policy.planned.plan == plan
+        assert "measured" not in line(run).split("no plan connected")[1]
+        assert ONCE_MORE not in line(run)
+        assert listing(tmp_path) == before
+
+
+def test_after_the_second_generation_the_plan_stays_though_something_is_missing(tmp_path: Path) -> None:
+    """A sampler that leaves out the last steps."""
     sigmas = (1.0, 0.95, 0.4, 0.3, 0.2)
-    for number, measured in enumerate(([1, 0, 0], [1, 1, 0], [1, 1, 1])):
-        run = calibration(tmp_path, prompt=f"prompt {number}", sigmas=sigmas)
-        generate(run, sigmas[:3])
-        (profile,) = tmp_path.glob("*.safetensors")
-        assert load_profile(profile).samples[2].tolist() == measured
-        assert calibration(tmp_path, prompt=f"prompt {number}", sigmas=sigmas).engine.measuring is None
+    first = calibration(tmp_path, sigmas=sigmas)
+    generate(first, sigmas[:3])
+    assert samples(tmp_path)[2] == [1, 0, 0]
+    second = calibration(tmp_path, sigmas=sigmas)
+    generate(second, sigmas[:3])
+    assert samples(tmp_path)[2] == [1, 1, 0]
+    assert calibration(tmp_path, sigmas=sigmas).policy.measurement is None
+
+
+def test_nothing_more_is_measured_where_no_noise_level_of_the_run_lacks_a_layer(tmp_path: Path) -> None:
+    sigmas = (1.0, 0.95, 0.8, 0.7, 0.6)
+    generate(calibration(tmp_path, steps=1, sigmas=sigmas), sigmas)
+    assert samples(tmp_path)[1:] == [[1] * LAYERS, [0] * LAYERS]
+    assert calibration(tmp_path, sigmas=sigmas).policy.measurement is None
+    assert calibration(tmp_path, sigmas=SIGMAS).policy.measurement is not None  # it goes below
 
 
 def test_trouble_in_a_sparse_step_costs_no_plan_that_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is kept as the warm-up gave it, and the next run of the same prompt measures nothing."""
-    run, observe = calibration(tmp_path), ProfileEngine.observe
+    """It is kept as the warm-up gave it, and the next run measures what is missing."""
+    run, observe = calibration(tmp_path), ProfilePolicy.observe
 
-    def trouble(engine: ProfileEngine, call: Call, sigma: float) -> object:
+    def trouble(policy: ProfilePolicy, call: Call, sigma: float) -> object:
         if sigma < START:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return observe(engine, call, sigma)
+        return observe(policy, call, sigma)
 
-    monkeypatch.setattr(ProfileEngine, "observe", trouble)
+    monkeypatch.setattr(ProfilePolicy, "observe", trouble)
     assert generate(run) == [NONE, NONE, ALL, ALL]
     (plan,) = tmp_path.glob("*.json")
-    assert load_plan(plan) == run.engine.planned.plan
-    assert run.report().count("calibration failed") == 1
-    assert calibration(tmp_path).engine.measuring is None
+    assert load_plan(plan) == run.policy.planned.plan
+    assert line(run).count("calibration failed") == 1
+    monkeypatch.undo()
+    assert calibration(tmp_path).policy.measurement is not None
 
 
 def test_measuring_ends_with_sparse_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,30 +130,30 @@ def test_measuring_ends_with_sparse_attention(tmp_path: Path, monkeypatch: pytes
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(PlanEngine, "_attention", no_memory)
-    while not run.stopped:
-        forward(run, 0.6)
-    assert run.engine.measuring.stopped and run.engine.measuring.engine is None
+    monkeypatch.setattr(PlanPolicy, "decide", no_memory)
+    assert forward(run, 0.6) == NONE
+    assert run.stopped is not None
+    assert not run.policy.measurement.active and run.policy.measurement.policy is None
 
 
 def test_in_sparse_steps_no_output_matrix_stays(tmp_path: Path) -> None:
     run = calibration(tmp_path)
     for sigma in (1.0, 0.95):
         forward(run, sigma)
-    engine = run.engine.measuring.engine
-    assert engine._grams
-    assert forward(run, 0.6) == ALL and 0.6 in run.engine.measuring.levels
-    assert not engine._grams
+    profiling = run.policy.measurement.policy
+    assert profiling._grams
+    assert forward(run, 0.6) == ALL and later_levels(run)
+    assert not profiling._grams
 
 
 def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
     """A forward that a kernel has spoiled: it is repeated, and its numbers count for nothing."""
     run = calibration(tmp_path)
-    call = Call(0, (*GRID, 0, 0), *qkv(1))
+    call = Call(0, TokenGrid(*GRID), *(x.unflatten(-1, (HEADS, 128)) for x in qkv(1)))
     call.v[0, 3, 1, 5] = torch.nan
-    run.engine.reason(1.0)
-    assert not run.engine.measuring.wants(call, spread=True)
-    assert run.engine.measuring.refused == {NOT_FINITE: 1}
+    run.policy.begin_step(1.0)
+    assert not run.policy.wants(call)
+    assert f"1 left out: {NOT_FINITE}" in run.policy.measurement.summary()
 
 
 @pytest.mark.parametrize(("rows", "spent", "measured"), [(64, 1.5, 0), (64, 0.95, LAYERS), (65, 1.5, LAYERS)])
@@ -121,14 +161,14 @@ def test_what_no_plan_waits_for_is_not_measured_where_it_is_slow_with_the_fewest
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, spent: float, measured: int
 ) -> None:
     run, now = calibration(tmp_path, steps=1), [100.0]
-    measuring = run.engine.measuring
-    monkeypatch.setattr(measuring_module.time, "perf_counter", lambda: now[0])
+    measurement = run.policy.measurement
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     for sigma, judging in ((1.0, 0.1), (0.97, 0.1), (0.95, spent)):
         forward(run, sigma)
-        measuring.engine.profiler.rows = rows
-        now[0], measuring.milliseconds = now[0] + 10, measuring.milliseconds + 1000 * judging
+        measurement.policy.profiler.rows = rows
+        now[0], measurement.milliseconds = now[0] + 10, measurement.milliseconds + 1000 * judging
     forward(run, 0.6)
-    assert measuring.levels.count(0.6) == measured
+    assert later_levels(run).count(0.6) == measured
 
 
 def test_bands_of_a_schedule() -> None:

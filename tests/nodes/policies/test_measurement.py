@@ -6,31 +6,44 @@ import json
 
 import pytest
 import torch
-from calibrations import GRID, measuring
+from calibrations import GRID, LAYERS, measurement, qkv
 from load_pack import ROOT
-from sparse_vdit.nodes.host.calibration import measuring as measuring_module
-from sparse_vdit.nodes.host.calibration.measuring import LEAST_ROWS, ROWS, Measuring, judged_share
-from sparse_vdit.nodes.host.runs.engine import Call
-from sparse_vdit.nodes.host.runs.profile_engine import ProfileEngine
+from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.policies import measure
+from sparse_vdit.nodes.host.policies.measure import (
+    MIN_ROWS,
+    NO_FULL_TILE,
+    OTHER_SIZE,
+    ROWS,
+    Measurement,
+    judged_share,
+)
+from sparse_vdit.nodes.host.policies.profile import ProfilePolicy
+from sparse_vdit.nodes.host.session.call import Call
+
+
+def call(layer: int, grid: tuple[int, int, int] = GRID, **more: object) -> Call:
+    return Call(layer, TokenGrid(*grid), *(x.unflatten(-1, (3, 128)) for x in qkv(layer, grid)), **more)
 
 
 def test_fewer_rows_where_one_dense_step_is_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
-    engine = ProfileEngine.__new__(ProfileEngine)
-    engine.profiler = type("Candidates", (), {"candidates": range(111)})
+    policy = ProfilePolicy.__new__(ProfilePolicy)
+    policy.profiler = type("Candidates", (), {"candidates": range(111)})
 
-    def make(count: int) -> ProfileEngine:
+    def make(count: int) -> ProfilePolicy:
         rows.append(count)
-        return engine
+        return policy
 
-    call = Call(0, (21, 45, 80, 0, 0), *[torch.empty(1, 75600, 1, 128, device="meta")] * 3)
+    large = Call(0, TokenGrid(21, 45, 80), *[torch.empty(1, 75600, 1, 128, device="meta")] * 3)
     for steps in (1, 4):
-        found = Measuring(make, 40, steps, {})
-        monkeypatch.setitem(measuring_module.SLOWER, "meta", 12.0)  # times .0083 of the dense operations
-        found._start(call)
+        found = Measurement(make, 40, steps, {})
+        monkeypatch.setitem(measure.SLOWER, "meta", 12.0)  # times .0083 of the dense operations
+        found._start(large)
     first, fewer, second = rows
     assert first == second == ROWS
-    assert LEAST_ROWS < fewer < 0.55 * ROWS
+    assert MIN_ROWS < fewer < 0.55 * ROWS
 
 
 @pytest.mark.parametrize(("seconds", "rows"), [(0.5, 32), (1.9, 32), (3.0, 10), (90.0, 8)])
@@ -39,24 +52,79 @@ def test_rows_are_left_out_where_judging_takes_longer_than_foreseen(
 ) -> None:
     """Of 20 other seconds: up to twice the 5 % they are left alone. What the first step took, in which masks are made,
     counts for nothing."""
-    monkeypatch.setattr(measuring_module, "LEAST_ROWS", 8)
-    found = measuring(2)
+    monkeypatch.setattr(measure, "MIN_ROWS", 8)
+    found = measurement(2)
     now = [100.0]
-    monkeypatch.setattr(measuring_module.time, "perf_counter", lambda: now[0])
-    found.begin(1.0)
-    q, k, v = torch.randn(3, 1, 360, 3, 128, generator=torch.Generator().manual_seed(1)).unbind()
-    call = Call(0, (*GRID, 0, 0), q, k, v)
-    assert found.wants(call, spread=True)
-    found.engine.profiler.rows = 32
-    found.engine.observe(call, 1.0)
-    profiler = found.engine.profiler
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    found.begin_step(1.0)
+    assert found.wants(call(0))
+    found.policy.profiler.rows = 32
+    found.policy.observe(call(0), 1.0)
+    profiler = found.policy.profiler
     now[0], found.milliseconds = 106.0, 5000.0
-    found.begin(0.97)
+    found.begin_step(0.97)
     assert profiler.rows == 32
     now[0], found.milliseconds = 126.0 + seconds, 5000.0 + 1000 * seconds
-    found.begin(0.95)
+    found.begin_step(0.95)
     assert profiler.rows == profiler.evaluator.rows == rows
-    assert profiler.own_profile().header.parameters["rows"] == rows
+    assert profiler.profile().header.parameters["rows"] == rows
+
+
+def test_what_is_measured_is_known_at_the_end_alone() -> None:
+    found = measurement(1)
+    assert not found.met and found.so_far() is None
+    found.begin_step(1.0)
+    for layer in range(LAYERS):
+        assert not found.complete
+        assert found.wants(call(layer))
+        found.observe(call(layer))
+        assert not found.wants(call(layer)), "the same layer twice in a step"
+    assert found.complete and found.met
+    profile = found.end()
+    assert profile.samples.tolist() == [[1] * LAYERS, [0] * LAYERS, [0] * LAYERS]
+    assert (profile.header.parameters["sigma_high"], profile.header.parameters["sigma_low"]) == (1.0, 1.0)
+    assert not found.active and found.policy is None
+    assert not found.wants(call(0))
+    assert found.end() is profile
+    assert found.summary().startswith(f"measured {LAYERS} calls in 0.00 s")
+
+
+def test_what_is_dropped_is_forgotten() -> None:
+    found = measurement(1)
+    found.begin_step(1.0)
+    assert found.wants(call(0))
+    found.observe(call(0))
+    found.drop()
+    assert found.end() is None and not found.active
+
+
+@pytest.mark.parametrize(
+    ("refused", "why"),
+    [
+        ({"grid": (5, 8, 10)}, OTHER_SIZE),
+        ({"grid": (1, 8, 9)}, NO_FULL_TILE),
+        ({"mask": torch.zeros(1, 1, 360)}, fallback.MASKED.reason),
+    ],
+)
+def test_calls_that_cannot_be_measured_are_counted_by_their_reason(refused: dict, why: str) -> None:
+    found = measurement(1)
+    found.begin_step(1.0)
+    assert found.wants(call(0))
+    found.observe(call(0))
+    assert not found.wants(call(1, **refused))
+    assert f", 1 left out: {why}" in found.summary()
+
+
+def test_the_last_run_that_adds_measures_what_is_missing_in_the_steps_that_are_left() -> None:
+    """Layer 1 of the second band was measured before; two steps of the band come."""
+    found = measurement(1, sigmas=(1.0, 0.8, 0.6, 0.3), known=frozenset({(0, 0), (0, 1), (0, 2), (1, 1)}))
+    found.sparse, found.spread = True, False
+    for sigma, wanted in ((0.8, [0]), (0.6, [2]), (0.3, [0, 1, 2])):
+        found.begin_step(sigma)
+        measured = [layer for layer in range(LAYERS) if found.wants(call(layer))]
+        assert measured == wanted
+        for layer in measured:
+            found.observe(call(layer))
 
 
 def test_what_judging_costs_is_what_was_counted() -> None:
