@@ -1,32 +1,29 @@
-"""Names of plans live as long as the plans they were given to."""
+"""Names of plans: no part of what makes plans equal, and what reports say of them."""
 
 from __future__ import annotations
 
 import dataclasses
-import gc
 
 import pytest
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host.plan_choice import plan_names
-from sparse_vdit.nodes.host.plan_choice.plan_names import FOUND, graded, named, plan_name
-from sparse_vdit.plans.plan.plan import Plan, Provenance, uniform_plan
+from sparse_vdit.plans.plan.files import plan_bytes
+from sparse_vdit.plans.plan.plan import FOUND, Plan, Provenance, uniform_plan
 
 
 def plan() -> Plan:
     return uniform_plan("wan", 2, 3, 128, (5, 8, 11), Diagonal(0))
 
 
-def test_of_two_equal_plans_each_keeps_its_name() -> None:
-    first, second, third = named(plan(), "user/first"), named(plan(), "user/second"), named(plan(), "user/third")
-    assert first == second == third
-    assert [plan_name(one) for one in (first, second, third)] == ["user/first", "user/second", "user/third"]
-    del first, third
-    gc.collect()
-    assert plan_name(second) == "user/second"
+def test_equal_plans_of_other_names_are_equal_and_keep_them() -> None:
+    first, second = plan().named("user/first"), plan().named("user/second")
+    assert first == second == plan() and hash(first) == hash(second)
+    assert [first.name, second.name, plan().name] == ["user/first", "user/second", ""]
+    assert plan_bytes(first) == plan_bytes(plan())
+    assert dataclasses.replace(first, grade="prior").name == "user/first"
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "title"),
     [
         ({"grade": "measured"}, "user/one (measured)"),
         ({"grade": "measured", "provenance": Provenance(source=FOUND)}, "user/one (measured while sampling)"),
@@ -34,16 +31,9 @@ def test_of_two_equal_plans_each_keeps_its_name() -> None:
         ({"grade": "calibrate"}, "user/one"),
     ],
 )
-def test_reports_say_what_was_measured_of_a_plan(options: dict, told: str) -> None:
-    assert graded(named(dataclasses.replace(plan(), **options), "user/one")) == told
+def test_reports_say_what_was_measured_of_a_plan(options: dict, title: str) -> None:
+    assert dataclasses.replace(plan(), **options).named("user/one").title() == title
 
 
-def test_the_last_name_counts_and_ends_with_its_plan() -> None:
-    gc.collect()
-    known = len(plan_names._names)
-    made = named(named(plan(), "user/old"), "user/new")
-    assert plan_name(made) == "user/new"
-    del made
-    gc.collect()
-    assert len(plan_names._names) == known
-    assert plan_name(plan()) == "uniform"
+def test_a_plan_without_a_name_is_called_by_its_rule() -> None:
+    assert plan().label == "uniform" and plan().title() == "uniform"
