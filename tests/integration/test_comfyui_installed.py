@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def test_of_two_copies_one_serves_and_both_are_named(tmp_path: Path) -> None:
     try:
         warnings = [line for line in server.log_text().splitlines() if "is installed twice" in line]
         assert len(warnings) == 1 and all(f"{second.parent / name}" in warnings[0] for name in (second, PACK_FOLDER))
-        assert "Traceback" not in server.log_text()
+        assert not re.search(r"Cannot import .*(copy|sparse)", server.log_text())
         assert "SparseVDiTPatchModel" in server.get("/object_info/SparseVDiTPatchModel")
         assert server.get("/sparse_vdit/runs?workflow=none") == {"runs": {}}
         add_plan(server, "sparse", Diagonal(0))
