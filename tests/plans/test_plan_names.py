@@ -1,32 +1,49 @@
-"""Names of plans live as long as the plans they were given to."""
+"""The name of a plan: for reports and pictures, and no part of its file nor of what makes plans equal."""
 
 from __future__ import annotations
 
 import dataclasses
-import gc
+from pathlib import Path
 
 import pytest
+from sample_plans import small_plan
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.nodes.host.plan_choice import plan_names
-from sparse_vdit.nodes.host.plan_choice.plan_names import FOUND, graded, named, plan_name
-from sparse_vdit.plans.plan.plan import Plan, Provenance, uniform_plan
+from sparse_vdit.plans.plan.files import load_plan, plan_bytes, save_plan
+from sparse_vdit.plans.plan.plan import FOUND, Plan, Provenance, uniform_plan
 
 
 def plan() -> Plan:
     return uniform_plan("wan", 2, 3, 128, (5, 8, 11), Diagonal(0))
 
 
-def test_of_two_equal_plans_each_keeps_its_name() -> None:
-    first, second, third = named(plan(), "user/first"), named(plan(), "user/second"), named(plan(), "user/third")
-    assert first == second == third
-    assert [plan_name(one) for one in (first, second, third)] == ["user/first", "user/second", "user/third"]
-    del first, third
-    gc.collect()
-    assert plan_name(second) == "user/second"
+def test_plans_of_two_names_are_equal() -> None:
+    first, second = plan().named("user/first"), plan().named("user/second")
+    assert (first.name, second.name, first.named("user/new").name) == ("user/first", "user/second", "user/new")
+    assert first == second == plan()
+    assert hash(first) == hash(second)
+
+
+def test_a_file_holds_no_name(tmp_path: Path) -> None:
+    named = small_plan().named("user/mine")
+    assert plan_bytes(named) == plan_bytes(small_plan())
+    assert load_plan(save_plan(named, tmp_path / "mine.json")).name == ""
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("name", "provenance", "label"),
+    [
+        ("user/mine", Provenance(rule="budget", source="elsewhere"), "user/mine"),
+        ("", Provenance(rule="budget", source="elsewhere"), "budget"),
+        ("", Provenance(source="elsewhere"), "elsewhere"),
+        ("", Provenance(), "calibrate"),
+    ],
+)
+def test_a_plan_without_a_name_is_told_by_where_it_comes_from(name: str, provenance: Provenance, label: str) -> None:
+    assert dataclasses.replace(plan(), provenance=provenance).named(name).label == label
+
+
+@pytest.mark.parametrize(
+    ("options", "title"),
     [
         ({"grade": "measured"}, "user/one (measured)"),
         ({"grade": "measured", "provenance": Provenance(source=FOUND)}, "user/one (measured while sampling)"),
@@ -34,16 +51,5 @@ def test_of_two_equal_plans_each_keeps_its_name() -> None:
         ({"grade": "calibrate"}, "user/one"),
     ],
 )
-def test_reports_say_what_was_measured_of_a_plan(options: dict, told: str) -> None:
-    assert graded(named(dataclasses.replace(plan(), **options), "user/one")) == told
-
-
-def test_the_last_name_counts_and_ends_with_its_plan() -> None:
-    gc.collect()
-    known = len(plan_names._names)
-    made = named(named(plan(), "user/old"), "user/new")
-    assert plan_name(made) == "user/new"
-    del made
-    gc.collect()
-    assert len(plan_names._names) == known
-    assert plan_name(plan()) == "uniform"
+def test_reports_say_what_was_measured_of_a_plan(options: dict, title: str) -> None:
+    assert dataclasses.replace(plan(), **options).named("user/one").title() == title
