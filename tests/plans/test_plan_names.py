@@ -21,6 +21,7 @@ def test_plans_of_two_names_are_equal() -> None:
     assert (first.name, second.name, first.named("user/new").name) == ("user/first", "user/second", "user/new")
     assert first == second == plan()
     assert hash(first) == hash(second)
+    assert dataclasses.replace(first, grade="prior").name == "user/first"
 
 
 def test_a_file_holds_no_name(tmp_path: Path) -> None:

@@ -156,6 +156,9 @@ class Policy(Protocol):
     def summary(self) -> str:
         """What the report says of it beside the title; empty for nothing."""
 
+    def advice(self) -> str:
+        """What helps where nothing ran sparse; empty where the reasons of dense calls say it."""
+
     def detail(self) -> dict:
         """What the detailed report says of it, for JSON."""
 
