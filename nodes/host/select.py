@@ -39,6 +39,7 @@ FEW_STEPS = 8
 """Schedules of so few steps follow a kept plan in the warm-up too, as far as that was measured: one dense step of them
 would cost most of the gain. Users who want it all the same set start_percent above the default."""
 
+
 @dataclass(frozen=True)
 class PatchOptions:
     """What the user set on the patch node; the names are those of its inputs."""

@@ -145,6 +145,8 @@ def in_blocks(model: nn.Module, options: dict, block: Callable[[int, dict], Out]
 
 def attend(x: list[Tensor], heads: int, options: dict, own: Callable = model_attention, **call: object) -> Tensor:
     """An attention call (B, S, H*D) as ComfyUI makes it."""
+    if OVERRIDE not in options:
+        return own(*x, heads, **call)
     return options[OVERRIDE](own, *x, heads, transformer_options=options, **call)
 
 
