@@ -110,7 +110,7 @@ def notes() -> list[str]:
         *wrong_output(),
         "preset fast ignored, a plan is connected",
         passed_over(uniform_plan("wan", 1, 1, 128, GRID, Skip(), provenance=Provenance(parameters={"preset": "fast"}))),
-        kept_dense.mismatch(40, kept_dense.kept_dense("39-41")),
+        kept_dense.missing_layers(40, kept_dense.kept_dense("39-41")),
         *unreadable({"user/mine": PAGES / "SparseVDiTPatchModel.md"}),
     ]
 
