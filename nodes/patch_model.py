@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..kernels.attention import AUTO, BACKENDS
 from ..plans.plan.plan import Plan
 from ..plans.plan.presets import DEFAULT_PRESET, PRESETS
-from ..plans.search.kept_dense import kept_dense, mismatch
+from ..plans.search.kept_dense import kept_dense, missing_layers
 from .host.core.fallback import Dense
 from .host.hooks.install import install
 from .host.hooks.sampling import DEFAULT_START
@@ -164,7 +164,7 @@ class PatchModel(io.ComfyNode):
                 "start_percent or raise end_percent"
             )
         kept = kept_dense(keep_dense)
-        why = None if plan is None else mismatch(plan.layers, kept)
+        why = None if plan is None else missing_layers(plan.layers, kept)
         if why is not None:
             raise ValueError(why)
         node_id = cls.hidden.unique_id

@@ -14,7 +14,7 @@ from ...plans.plan.presets import DEFAULT_PRESET, PRESETS
 from ...plans.profile.candidates import default_candidates
 from ...plans.profile.profiler import Profiler
 from ...plans.search.cost import profile_costs
-from ...plans.search.kept_dense import NOTHING_KEPT, KeptDense, mismatch
+from ...plans.search.kept_dense import NOTHING_KEPT, KeptDense, missing_layers
 from .core import fallback
 from .core.fallback import Dense, failed
 from .hooks.sampling import DEFAULT_START, Sampling, whole_steps
@@ -95,7 +95,7 @@ def _run(plan: Plan | None, options: PatchOptions, sampling: Sampling, *notes: s
 def _policy(plan: Plan | None, completed: bool, options: PatchOptions, sampling: Sampling) -> Policy | Dense:
     """The policy of a plan, or why it cannot run."""
     family, shape = sampling.family.name, sampling.family.shape(sampling.model)
-    why = mismatch(shape[0], options.kept)
+    why = missing_layers(shape[0], options.kept)
     if why is not None:
         return Dense(why)
     unfit = None if plan is None else BoundPlan(plan).mismatch(family, *shape)

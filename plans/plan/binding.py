@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from ...kernels.grid import TokenGrid
 from ...kernels.lists import TileListBuilder, TileLists
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
-from .plan import Plan
+from .plan import Plan, mean_density
 
 KEPT_GRIDS = 4  # context windows alternate between two or three lengths; older grids are rebuilt when they return
 FAR = 2.0  # of an axis
@@ -52,8 +51,8 @@ class BoundPlan:
         if grid.shape == self.plan.grid:
             return None
         lists, table = self.lists(grid, device)
-        own = _mean(self._own_densities(), (band.heads for band in self.plan.bands))
-        here = _mean(lists.densities, table)
+        own = mean_density(self._own_densities(), (band.heads for band in self.plan.bands))
+        here = mean_density(lists.densities, table)
         axes = zip(("frames", "height", "width"), self.plan.grid, grid.shape, strict=True)
         far = [name for name, measured, size in axes if not measured / FAR <= size <= measured * FAR]
         if not own / FAR_DENSITY <= here <= own * FAR_DENSITY:
@@ -92,9 +91,3 @@ class BoundPlan:
 def own_densities(plan: Plan, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> dict[int, float]:
     """Of each pattern in use on the plan's own grid: seconds on a large one, so it is kept from run to run."""
     return plan.pattern_densities(None, query_tile, key_tile)
-
-
-def _mean(densities: Mapping[int, float] | Sequence[float], bands: Iterable[Sequence[Sequence[int]]]) -> float:
-    """Mean density over all heads of tables of numbers."""
-    numbers = [number for band in bands for row in band for number in row]
-    return sum(densities[number] for number in numbers) / len(numbers)

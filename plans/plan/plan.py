@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...kernels.grid import TokenGrid
@@ -148,8 +149,7 @@ class Plan:
     def density(self, grid: TokenGrid | None = None, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> float:
         """Computed query-key pairs / all pairs, mean over bands, layers and heads (default: the measured grid)."""
         densities = self.pattern_densities(grid, query_tile, key_tile)
-        uses = self._uses()
-        return sum(densities[number] * count for number, count in uses.items()) / sum(uses.values())
+        return mean_density(densities, (band.heads for band in self.bands))
 
     def counts(self) -> dict[str, int]:
         """How many heads, over all bands and layers, run each kind of pattern; kinds that none runs are 0."""
@@ -182,6 +182,12 @@ def uniform_plan(
     if provenance is None:
         provenance = Provenance(rule="uniform")
     return Plan(family, layers, heads, head_dim, grid, (pattern,), (band,), grade, provenance)
+
+
+def mean_density(densities: Mapping[int, float] | Sequence[float], tables: Iterable[Sequence[Sequence[int]]]) -> float:
+    """Mean over heads of densities[number]; a table has one number per (layer, head)."""
+    numbers = [number for table in tables for row in table for number in row]
+    return sum(densities[number] for number in numbers) / len(numbers)
 
 
 def clean_text(text: str) -> str:
@@ -223,7 +229,7 @@ def _check_sigmas(bands: tuple[Band, ...]) -> None:
         above = band.sigma_low
 
 
-def _check_heads(path: str, table: object, layers: int, heads: int, patterns: int) -> None:
+def _check_heads(path: str, table: tuple[tuple[int, ...], ...], layers: int, heads: int, patterns: int) -> None:
     check_items(path, table, tuple, layers, layers)
     for layer, row in enumerate(table):
         if len(row) != heads:

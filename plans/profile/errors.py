@@ -5,9 +5,9 @@ denominator, against the row's own maximum. What a candidate would have given is
 
     o_c = sum_{tiles of c} n_tile / sum_{tiles of c} d_tile ,   dO_c = o_c - o
 
-so a hundred candidates cost little more than one. Rows are judged with the list of the query tile they lie in. Routed
-candidates choose their tiles from the queries and keys at hand, as they do when they run, and profiled stripes their
-columns from the mass that the head has shown so far.
+so a hundred candidates cost little more than one. A row is evaluated with the list of the query tile that it lies in.
+Routed candidates choose their tiles from the queries and keys at hand, as they do when they run, and profiled stripes
+their columns from the mass that the head has shown so far.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ...kernels.tiling import Tiling
 from .columns import Cells, ProfiledStripe
 from .head_maps import part_count, part_mass, part_of_token
 
-CHUNK_BYTES = 256 << 20  # partial sums held at a time
+PARTIAL_SUM_BYTES = 256 << 20  # partial sums held at a time
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def sample_rows(tiling: Tiling, rows: int, generator: torch.Generator) -> Tensor
 
 
 class CandidateEvaluator:
-    """Judges candidates on one grid; masks are made once and serve every layer and step.
+    """Evaluates candidates on one grid; masks are made once and serve every layer and step.
 
     Raises:
         ValueError: a video too small to hold a full query tile.
@@ -146,7 +146,7 @@ class CandidateEvaluator:
                     between[head] += part_mass(weights, rows, parts, between.shape[-1], self.grid.prefix)
                 for sampled in orders:
                     masks = self._masks(sampled, query, key, cells, shown[head])
-                    found = _judge(weights, value, sampled, masks, None if gram is None else gram[head])
+                    found = _evaluate(weights, value, sampled, masks, None if gram is None else gram[head])
                     sums[head].index_add_(1, sampled.numbers, found)
         if columns is not None:
             columns.copy_(shown)
@@ -158,7 +158,7 @@ class CandidateEvaluator:
         """Rows whose partial sums are held at a time."""
         tiles = max(tiling.key_tiles for tiling in self.tilings.values())
         row = 4 * (tiles * head_dim + 3 * self.grid.tokens)
-        rows = max(1, CHUNK_BYTES // row)
+        rows = max(1, PARTIAL_SUM_BYTES // row)
         if free is None:
             return rows
         # a head's k and v in float32, and of each row its masks and outputs by every candidate beside the sums
@@ -167,7 +167,7 @@ class CandidateEvaluator:
         fitting = (free - shared) // row
         if fitting < 1:
             raise ValueError(
-                f"judging candidates takes {(shared + row) / 1e6:.0f} MB at least, {free / 1e6:.0f} MB are free on "
+                f"evaluating candidates takes {(shared + row) / 1e6:.0f} MB at least, {free / 1e6:.0f} MB are free on "
                 f"{device}: measure a smaller video, or keep more of the model outside of the device"
             )
         return min(rows, fitting)
@@ -185,7 +185,7 @@ class CandidateEvaluator:
             tokens = tokens[self.ranks[tiling.order][tokens] < tiling.query_tiles * tiling.query_tile]
         return tokens[torch.randperm(len(tokens), generator=generator)]  # so that the first part knows all columns
 
-    def _sampled(self, order: str, tokens: Tensor, device: torch.device) -> Sampled:
+    def _sampled(self, order: str, tokens: Tensor, device: torch.device) -> SampledQueries:
         """What all heads share of queries at these sequence positions."""
         tiling, numbers = self.tilings[order], self.of_order[order]
         rows = self.ranks[order][tokens]
@@ -194,9 +194,9 @@ class CandidateEvaluator:
         masks = torch.stack([self.masks[number][rows // tiling.query_tile] for number in numbers])
         skip = torch.tensor([isinstance(self.candidates[number], Skip) for number in numbers])
         on_device = (x.to(device) for x in (torch.tensor(numbers), tiling.index, places, of_row, masks, skip))
-        return Sampled(tiling, *on_device)
+        return SampledQueries(tiling, *on_device)
 
-    def _masks(self, sampled: Sampled, q: Tensor, k: Tensor, cells: Cells, shown: Tensor) -> Tensor:
+    def _masks(self, sampled: SampledQueries, q: Tensor, k: Tensor, cells: Cells, shown: Tensor) -> Tensor:
         """Key tiles that an order's candidates keep for one head's q, k (S, D), (C, rows, key_tiles)."""
         offered = [self.candidates[number] for number in self.of_order[sampled.tiling.order]]
         masks = sampled.masks.clone()
@@ -208,8 +208,8 @@ class CandidateEvaluator:
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """Sampled queries in one token order.
+class SampledQueries:
+    """SampledQueries queries in one token order.
 
     Attributes:
         numbers: of the order's candidates among all, (C,).
@@ -230,7 +230,7 @@ class Sampled:
 
 
 def fill_routed(
-    masks: Tensor, routed: Sequence[tuple[int, Routed]], q: Tensor, k: Tensor, sampled: Sampled
+    masks: Tensor, routed: Sequence[tuple[int, Routed]], q: Tensor, k: Tensor, sampled: SampledQueries
 ) -> None:
     """Put in masks (C, rows, key_tiles) what routed candidates, by their places there, choose for one head's q, k
     (S, D)."""
@@ -258,11 +258,11 @@ def _means(sums: Tensor, seen: int, head_dim: int) -> HeadErrors:
     return HeadErrors(projected / seen, relative, mse, mass / seen, power / seen, square / seen)
 
 
-def _judge(weights: Tensor, v: Tensor, sampled: Sampled, masks: Tensor, gram: Tensor | None) -> Tensor:
+def _evaluate(weights: Tensor, v: Tensor, sampled: SampledQueries, masks: Tensor, gram: Tensor | None) -> Tensor:
     """Sums over rows of (projected, squared error, squared output, kept mass, power, square) per candidate: (6, C).
 
     Args:
-        weights: softmax of the judged rows over all keys of one head, (rows, S).
+        weights: softmax of the sampled rows over all keys of one head, (rows, S).
         v: (S, D).
         masks: (C, rows, key_tiles) in the order of `sampled`.
     """

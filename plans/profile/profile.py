@@ -142,8 +142,8 @@ def check_mergeable(first: ProfileHeader, second: ProfileHeader) -> None:
         ours, theirs = getattr(first, name), getattr(second, name)
         if ours != theirs:
             how = differing_candidates(ours, theirs) if name == "candidates" else f"{ours!r} and {theirs!r}"
-            mend = "measure again with this version of the pack" if name == "candidates" else "measure both alike"
-            raise ValueError(f"profiles cannot be merged, {name} differs: {how}; {mend}")
+            hint = "measure again with this version of the pack" if name == "candidates" else "measure both alike"
+            raise ValueError(f"profiles cannot be merged, {name} differs: {how}; {hint}")
     for name in ("lambda", "epsilon") if first.flow == "sequential" else ():
         ours, theirs = first.parameters.get(name), second.parameters.get(name)
         if ours != theirs:

@@ -70,13 +70,13 @@ def profile_costs(header: ProfileHeader, latencies: Latencies | None = None) -> 
         tiles = header.query_tile, header.key_tile
         return flop_costs(header.candidates, header.densities, math.prod(header.grid), header.head_dim, *tiles)
     times = [
-        _milliseconds(pattern, density, latencies)
+        _candidate_milliseconds(pattern, density, latencies)
         for pattern, density in zip(header.candidates, header.densities, strict=True)
     ]
     return HeadCosts(torch.tensor(times, dtype=torch.float64), latencies.dense, f"measured on {latencies.device}")
 
 
-def _milliseconds(pattern: Pattern, density: float, latencies: Latencies) -> float:
+def _candidate_milliseconds(pattern: Pattern, density: float, latencies: Latencies) -> float:
     """Of one head, at the size that was measured: the ratio to dense attention counts, and hardly hangs on it."""
     own = head_milliseconds(pattern, density, latencies)
     # alone it is the model's own attention, beside sparse heads a row of all tiles
@@ -92,9 +92,9 @@ def head_costs(plan: Plan, densities: Mapping[int, float] | None = None) -> Head
 
 def plan_speedup(plan: Plan, densities: Mapping[int, float] | None = None) -> tuple[float, str]:
     """Expected speed-up of attention, as the plan says, else by a FLOP model, and how it is known."""
-    told, times = (plan.provenance.parameters.get(name) for name in ("attention_speedup", "times"))
-    if isinstance(told, int | float) and told > 0 and isinstance(times, str):
-        return float(told), times
+    expected, times = (plan.provenance.parameters.get(name) for name in ("attention_speedup", "times"))
+    if isinstance(expected, int | float) and expected > 0 and isinstance(times, str):
+        return float(expected), times
     costs = head_costs(plan, densities)
     return costs.speedup(torch.tensor([band.heads for band in plan.bands])), costs.times
 

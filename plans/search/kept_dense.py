@@ -43,7 +43,8 @@ def kept_dense(text: str) -> KeptDense:
     Raises:
         ValueError: something that is neither.
     """
-    layers, kinds = set(), set()
+    layers: set[int] = set()
+    kinds: set[str] = set()
     for word in filter(None, (part.strip() for part in text.split(","))):
         found = _LAYERS.fullmatch(word)
         if found is None and word not in KINDS:
@@ -61,8 +62,8 @@ def kept_dense(text: str) -> KeptDense:
     return KeptDense(frozenset(layers), frozenset(kinds))
 
 
-def mismatch(layers: int, kept: KeptDense) -> str | None:
-    """Why something cannot be kept dense in a model of so many layers, in words; None where it can."""
+def missing_layers(layers: int, kept: KeptDense) -> str | None:
+    """Why a model of so many layers cannot keep these dense, because it lacks some of them; None where it can."""
     beyond = sorted(layer for layer in kept.layers if layer >= layers)
     if not beyond:
         return None
@@ -78,7 +79,7 @@ def with_dense(plan: Plan, kept: KeptDense) -> Plan:
     """
     if not kept:
         return plan
-    why = mismatch(plan.layers, kept)
+    why = missing_layers(plan.layers, kept)
     if why is not None:
         raise ValueError(why)
     tables = [
@@ -92,15 +93,15 @@ def with_dense(plan: Plan, kept: KeptDense) -> Plan:
         Band(band.sigma_high, band.sigma_low, tuple(tuple(numbers[pattern] for pattern in row) for row in table))
         for band, table in zip(plan.bands, tables, strict=True)
     )
-    told = {name: value for name, value in plan.provenance.parameters.items() if name not in STALE}
-    told |= {"keep_dense": str(kept), **_scaled(plan, tables)}
-    return replace(plan, patterns=patterns, bands=bands, provenance=replace(plan.provenance, parameters=told))
+    parameters = {name: value for name, value in plan.provenance.parameters.items() if name not in STALE}
+    parameters |= {"keep_dense": str(kept), **_scaled(plan, tables)}
+    return replace(plan, patterns=patterns, bands=bands, provenance=replace(plan.provenance, parameters=parameters))
 
 
 def _scaled(plan: Plan, tables: list[list[list[Pattern]]]) -> dict[str, float]:
     """The speed-up that a plan tells, less what the dense heads take back, by counted operations."""
-    told = plan.provenance.parameters.get("attention_speedup")
-    if not isinstance(told, int | float):
+    expected = plan.provenance.parameters.get("attention_speedup")
+    if not isinstance(expected, int | float):
         return {}
     costs = head_costs(plan)
     numbers = {pattern: number for number, pattern in enumerate(plan.patterns)}
@@ -109,7 +110,7 @@ def _scaled(plan: Plan, tables: list[list[list[Pattern]]]) -> dict[str, float]:
     before = torch.tensor([band.heads for band in plan.bands])
     after = torch.tensor([[[dense if pattern == Dense() else numbers[pattern] for pattern in row] for row in table]
                           for table in tables])  # fmt: skip
-    return {"attention_speedup": round(told * costs.speedup(after) / costs.speedup(before), 3)}
+    return {"attention_speedup": round(expected * costs.speedup(after) / costs.speedup(before), 3)}
 
 
 def _ranges(numbers: Iterable[int]) -> list[str]:

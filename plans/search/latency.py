@@ -93,7 +93,7 @@ class Latencies:
 
 
 @dataclass(frozen=True)
-class Launch:
+class TimedLaunch:
     """A measured call: the pattern of each head, and milliseconds."""
 
     heads: tuple[Pattern, ...]
@@ -125,7 +125,7 @@ def measure_latencies(
     bench = _Bench(header, list(patterns), count, device, dtype)
     calls = [lambda: dense(*bench.qkv), *(bench.call(heads) for heads in mixes)]
     own, *times = _fastest(calls, device, progress)
-    launches = [Launch(heads, milliseconds) for heads, milliseconds in zip(mixes, times, strict=True)]
+    launches = [TimedLaunch(heads, milliseconds) for heads, milliseconds in zip(mixes, times, strict=True)]
     return fit(launches, patterns, own / count, name)
 
 
@@ -151,14 +151,14 @@ def _fastest(
 def knot_patterns(header: ProfileHeader) -> dict[Pattern, float]:
     """Patterns to measure and their densities: skip, and the candidates nearest to the densities of the table."""
     known = dict(zip(header.candidates, header.densities, strict=True))
-    routed = {pattern: density for pattern, density in known.items() if isinstance(pattern, Routed)}
-    others = Routed | Skip | ProfiledStripe  # the last has tiles once it is a head's
-    static = {pattern: density for pattern, density in known.items() if not isinstance(pattern, others)}
-    chosen = {Skip(): 0.0}
+    routed = [pattern for pattern in known if isinstance(pattern, Routed)]
+    # a profiled stripe has tiles once it is a head's
+    static = [pattern for pattern in known if not isinstance(pattern, Routed | Skip | ProfiledStripe)]
+    chosen: dict[Pattern, float] = {Skip(): 0.0}
     for wanted, some in ((STATIC_DENSITIES, static), (ROUTED_DENSITIES, routed)):
         for density in wanted if some else ():
-            nearest = min(some, key=lambda pattern: abs(some[pattern] - density))
-            chosen[nearest] = some[nearest]
+            nearest = min(some, key=lambda pattern: abs(known[pattern] - density))
+            chosen[nearest] = known[nearest]
     return {**chosen, Dense(): 1.0}
 
 
@@ -175,7 +175,7 @@ def launch_heads(patterns: dict[Pattern, float], count: int) -> list[tuple[Patte
     return [(pattern,) * count for pattern in alone] + mixed
 
 
-def fit(launches: Sequence[Launch], patterns: dict[Pattern, float], dense: float, name: str) -> Latencies:
+def fit(launches: Sequence[TimedLaunch], patterns: dict[Pattern, float], dense: float, name: str) -> Latencies:
     """Times of heads with the least squares of relative deviations from launches, rising with density."""
     numbers = {pattern: number for number, pattern in enumerate(patterns)}
     uses = np.zeros((len(launches), len(numbers)))

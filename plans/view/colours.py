@@ -28,7 +28,7 @@ MARKS = {  # each like the map of attention of its kind
     "routed": ("#.#.#", ".....", "#.#.#", ".....", "#.#.#"),
 }
 SMALLEST_MARKED = 7  # pixels of a cell
-PLAIN = ("dense", "skip")  # kinds whose density says nothing
+UNSHADED = ("dense", "skip")  # kinds whose density says nothing
 
 _OTHER_COLOURS = ((86, 180, 233), (240, 228, 66))
 _PALEST = 0.25  # how much colour is left at density 0
@@ -46,8 +46,9 @@ def kind_colour(kind: str) -> Colour:
 def shaded_colour(kind: str, density: float) -> Colour:
     """RGB of a head: its kind's colour, paler where the density is lower."""
     # the square root spreads the low densities, where most heads of a good plan are
-    part = 1.0 if kind in PLAIN else _PALEST + (1 - _PALEST) * math.sqrt(density)
-    return tuple(round(255 + (channel - 255) * part) for channel in kind_colour(kind))
+    part = 1.0 if kind in UNSHADED else _PALEST + (1 - _PALEST) * math.sqrt(density)
+    red, green, blue = (round(255 + (channel - 255) * part) for channel in kind_colour(kind))
+    return red, green, blue
 
 
 def head_cell(kind: str, density: float, size: int) -> np.ndarray:

@@ -25,7 +25,7 @@ HEAT = ((0, 0, 0), (0, 114, 178), (230, 159, 0), (255, 255, 255))
 """Colours of no difference up to the largest, rising in lightness: of Okabe and Ito's palette."""
 
 _WIDTH, _HEIGHT = 720, 150  # pixels of a plot
-_LEFT, _BOTTOM = 84, 40  # pixels for the numbers on its axes
+_PLOT_LEFT, _PLOT_BOTTOM = 84, 40  # pixels for the numbers on its axes
 _LINE = (0, 114, 178)
 
 
@@ -78,22 +78,22 @@ def _plot(title: str, values: Sequence[float], first: int) -> Image.Image:
     """A line through the finite values, the first of them at frame number `first`."""
     from PIL import Image
 
-    canvas = Image.new("RGB", (_LEFT + _WIDTH + 8, _HEIGHT + _BOTTOM), PAPER)
+    canvas = Image.new("RGB", (_PLOT_LEFT + _WIDTH + 8, _HEIGHT + _PLOT_BOTTOM), PAPER)
     draw = pen(canvas)
-    low, high = _bounds([value for value in values if math.isfinite(value)])
+    low, high = _axis_ends([value for value in values if math.isfinite(value)])
     last = first + max(1, len(values) - 1)
 
     def place(frame: int, value: float) -> tuple[float, float]:
-        return _LEFT + (frame - first) * _WIDTH / (last - first), _HEIGHT - (value - low) / (high - low) * _HEIGHT
+        return _PLOT_LEFT + (frame - first) * _WIDTH / (last - first), _HEIGHT - (value - low) / (high - low) * _HEIGHT
 
-    draw.rectangle([_LEFT, 0, _LEFT + _WIDTH, _HEIGHT], outline=GREY)
+    draw.rectangle([_PLOT_LEFT, 0, _PLOT_LEFT + _WIDTH, _HEIGHT], outline=GREY)
     for value in (low, (low + high) / 2, high):
         y = min(max(place(first, value)[1], 8), _HEIGHT - 8)
-        draw.text((_LEFT - 8, y), f"{value:.4g}", fill=INK, font=font(13), anchor="rm")
+        draw.text((_PLOT_LEFT - 8, y), f"{value:.4g}", fill=INK, font=font(13), anchor="rm")
     for frame in ticks(last + 1, _WIDTH, room=40):
         if frame >= first:
             draw.text((place(frame, low)[0], _HEIGHT + 6), str(frame), fill=INK, font=font(13), anchor="ma")
-    draw.text((_LEFT + _WIDTH / 2, _HEIGHT + 22), "frame", fill=GREY, font=font(13), anchor="ma")
+    draw.text((_PLOT_LEFT + _WIDTH / 2, _HEIGHT + 22), "frame", fill=GREY, font=font(13), anchor="ma")
     for points in _runs(values):
         line = [place(first + number, values[number]) for number in points]
         draw.line(line, fill=_LINE, width=2)
@@ -102,7 +102,7 @@ def _plot(title: str, values: Sequence[float], first: int) -> Image.Image:
     return stack([text_block([(title, TEXT, INK)]), canvas], gap=4)
 
 
-def _bounds(values: Sequence[float]) -> tuple[float, float]:
+def _axis_ends(values: Sequence[float]) -> tuple[float, float]:
     """Ends of an axis that all values lie on; a little apart where they are alike."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     room = max(high - low, 1e-3 * max(abs(high), 1e-3)) * 0.08

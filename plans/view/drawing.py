@@ -13,9 +13,9 @@ from ...kernels.grid import TokenGrid
 from ...kernels.lists import pattern_density
 from ...kernels.patterns import Pattern
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
-from ..plan.plan import Band, Plan
+from ..plan.plan import Plan, mean_density
 from ..search.cost import NO_ATTENTION, plan_speedup, step_speedup
-from .colours import PLAIN, head_cell, kind_colour
+from .colours import UNSHADED, head_cell, kind_colour
 from .pictures import (
     GAP,
     GREY,
@@ -54,7 +54,7 @@ def draw_plan(plan: Plan, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE
     panels = [widened(panel, max(other.width for other in panels)) for panel in panels]
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     maps = stack([stack(row, across=True) for row in rows])
-    mean = sum(_mean(band, densities) for band in plan.bands) / len(plan.bands)
+    mean = mean_density(densities, (band.heads for band in plan.bands))
     return np.asarray(stack([_heading(plan, mean), maps, _legend(plan)], margin=GAP))
 
 
@@ -65,7 +65,7 @@ def draw_pattern(
     attended = _sampled_mask(pattern, grid, query_tile, key_tile)
     scale = max(1, PICTURE_PIXELS // len(attended))
     ink = np.kron(attended, np.ones((scale, scale))) if scale > 1 else attended
-    picture = from_share(ink, kind_colour("dense" if pattern.kind in PLAIN else pattern.kind))
+    picture = from_share(ink, kind_colour("dense" if pattern.kind in UNSHADED else pattern.kind))
     density = pattern_density(pattern, grid, query_tile, key_tile)
     caption = text_block(
         [
@@ -117,12 +117,8 @@ def _band_panel(plan: Plan, number: int, densities: dict[int, float], cell: int)
     picture = Image.fromarray(np.vstack([np.hstack([cells[n] for n in row]) for row in band.heads]))
     if cell >= 6:  # hairlines, so that single heads can be told apart
         _rule(picture, cell)
-    title = text_block([(f"{band.levels()}: density {_mean(band, densities):.3f}", TEXT, INK)])
+    title = text_block([(f"{band.levels()}: density {mean_density(densities, [band.heads]):.3f}", TEXT, INK)])
     return stack([title, with_axes(picture, plan.heads, plan.layers, ("head", "layer"))], gap=4)
-
-
-def _mean(band: Band, densities: dict[int, float]) -> float:
-    return sum(densities[n] for row in band.heads for n in row) / sum(len(row) for row in band.heads)
 
 
 def _rule(picture: Image.Image, cell: int) -> None:

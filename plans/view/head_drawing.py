@@ -11,7 +11,7 @@ from ...kernels.patterns import Routed
 from ..plan.plan import Plan
 from ..profile.head_maps import part_grid, pattern_map
 from ..profile.profile import Profile
-from .colours import PLAIN, Colour, kind_colour
+from .colours import UNSHADED, Colour, kind_colour
 from .pictures import GAP, GREY, INK, PAPER, TEXT, TITLE, from_share, stack, text_block, with_axes
 
 _PIXELS = 324  # of a map's side
@@ -49,7 +49,7 @@ def draw_head(plan: Plan, maps: Tensor | None, band: int, layer: int, head: int)
         (f"queries down, keys across: the video in {frames} parts by time, each in {rows} by height", TEXT, GREY),
     ]
     measured = None if maps is None else _map(maps[layer, head])
-    colour = kind_colour("dense" if pattern.kind in PLAIN else pattern.kind)
+    colour = kind_colour("dense" if pattern.kind in UNSHADED else pattern.kind)
     left = _panel("attends, as profiled", measured, _MEASURED, "no fitting profile: see Profile Heads")
     routed = isinstance(pattern, Routed)
     right = _panel("runs", None if routed else pattern_map(pattern, plan.grid), colour, "chosen anew at each call")

@@ -10,7 +10,7 @@ from ..profile.columns import ProfiledStripe
 from ..profile.profile import Profile
 from ..search.chosen import pattern_of
 from ..search.cost import attention_share, head_costs, plan_speedup
-from .colours import MARKS, PLAIN, Colour, ink_on, kind_colour, shaded_colour
+from .colours import MARKS, UNSHADED, Colour, ink_on, kind_colour, shaded_colour
 
 HeadNumbers = list[list[list[float]]]
 """[band][layer][head]"""
@@ -38,10 +38,8 @@ def plan_view(
         "layers": plan.layers,
         "heads": plan.heads,
         "grid": list(plan.grid),
-        "kinds": [_kind(kind) for kind in PATTERNS],
-        "patterns": [
-            _pattern(pattern, densities.get(number), costs[number]) for number, pattern in enumerate(plan.patterns)
-        ],
+        "kinds": [_kind_entry(kind) for kind in PATTERNS],
+        "patterns": [_pattern_entry(pattern, densities.get(n), costs[n]) for n, pattern in enumerate(plan.patterns)],
         "bands": [
             {"sigma_high": band.sigma_high, "sigma_low": band.sigma_low, "heads": [list(row) for row in band.heads]}
             for band in plan.bands
@@ -51,7 +49,7 @@ def plan_view(
     }
 
 
-def _kind(kind: str) -> dict:
+def _kind_entry(kind: str) -> dict:
     colour = kind_colour(kind)
     return {
         "kind": kind,
@@ -59,11 +57,11 @@ def _kind(kind: str) -> dict:
         "colour": _css(colour),
         "ink": _css(ink_on(colour)),
         "mark": list(MARKS.get(kind, ())),
-        "shaded": kind not in PLAIN,
+        "shaded": kind not in UNSHADED,
     }
 
 
-def _pattern(pattern: Pattern, density: float | None, cost: float) -> dict:
+def _pattern_entry(pattern: Pattern, density: float | None, cost: float) -> dict:
     """One that no head uses has no density."""
     colour = shaded_colour(pattern.kind, 1.0 if density is None else density)
     return {

@@ -8,7 +8,7 @@ from sample_plans import small_plan
 from sparse_vdit.kernels.patterns import Dense
 from sparse_vdit.plans.plan.files import plan_from_json, plan_to_json
 from sparse_vdit.plans.search.cost import head_costs, plan_speedup
-from sparse_vdit.plans.search.kept_dense import KeptDense, kept_dense, mismatch, with_dense
+from sparse_vdit.plans.search.kept_dense import KeptDense, kept_dense, missing_layers, with_dense
 
 
 @pytest.mark.parametrize("text, layers, kinds, told", [
@@ -50,7 +50,7 @@ def test_heads_of_the_layers_and_kinds_are_dense_and_all_others_as_before() -> N
 def test_a_layer_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ValueError, match="layers 4-9 cannot be kept dense, the model has the layers 0 to 3"):
         with_dense(small_plan(), kept_dense("2-9"))
-    assert mismatch(10, kept_dense("2-9")) is None
+    assert missing_layers(10, kept_dense("2-9")) is None
 
 
 def test_what_the_plan_told_of_itself_follows() -> None:

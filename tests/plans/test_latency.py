@@ -11,7 +11,7 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed,
 from sparse_vdit.plans.profile.columns import ProfiledStripe
 from sparse_vdit.plans.profile.profile import ProfileHeader
 from sparse_vdit.plans.search import latency
-from sparse_vdit.plans.search.latency import Latencies, LatencyError, Launch, fit, knot_patterns, launch_heads
+from sparse_vdit.plans.search.latency import Latencies, LatencyError, TimedLaunch, fit, knot_patterns, launch_heads
 
 GRID = (7, 9, 13)
 CANDIDATES = (
@@ -38,7 +38,7 @@ def planted(patterns, count, jitter=0.0):
     }
     launches = []
     for number, heads in enumerate(launch_heads(patterns, count)):
-        launches.append(Launch(heads, sum(times[p] for p in heads) * (1 + jitter * (-1) ** number)))
+        launches.append(TimedLaunch(heads, sum(times[p] for p in heads) * (1 + jitter * (-1) ** number)))
     return launches
 
 

@@ -128,8 +128,8 @@ def test_sampled_rows_are_spread_over_all_query_tiles():
 def test_small_chunks_of_rows_change_nothing(monkeypatch):
     q, k, v = inputs()
     whole, chunked = None, None
-    for size in (errors.CHUNK_BYTES, 20_000):
-        monkeypatch.setattr(errors, "CHUNK_BYTES", size)
+    for size in (errors.PARTIAL_SUM_BYTES, 20_000):
+        monkeypatch.setattr(errors, "PARTIAL_SUM_BYTES", size)
         evaluator = CandidateEvaluator(GRID, CANDIDATES, 100, *TILES)
         whole, chunked = evaluator.errors(q, k, v, None, torch.Generator().manual_seed(0)), whole
     torch.testing.assert_close(whole.projected, chunked.projected)
@@ -141,7 +141,7 @@ def test_masks_are_gathered_once_for_all_heads(monkeypatch, heads):
     made, plain = [], CandidateEvaluator._sampled
     monkeypatch.setattr(CandidateEvaluator, "_sampled", lambda self, *args: made.append(args) or plain(self, *args))
     evaluator = CandidateEvaluator(GRID, CANDIDATES, 100, *TILES)
-    monkeypatch.setattr(errors, "CHUNK_BYTES", 40 * 4 * (19 * HEAD_DIM + 3 * GRID.tokens))
+    monkeypatch.setattr(errors, "PARTIAL_SUM_BYTES", 40 * 4 * (19 * HEAD_DIM + 3 * GRID.tokens))
     evaluator.errors(*(x[:, :, :heads] for x in inputs()), None, torch.Generator().manual_seed(0))
     assert len(made) == 2 * 3  # both orders, three parts of at most 40 rows
 
