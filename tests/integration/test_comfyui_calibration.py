@@ -234,7 +234,7 @@ def test_copies_of_a_model_share_its_plan(fresh: Server, copy: str, first: bool)
     _, line = generate(fresh, prompts[0])
     assert "kept as" in line
     _, line = generate(fresh, prompts[1])
-    assert "calibrated plan of" in line and " calls in " not in line
+    assert "calibrated plan of" in line
     patched_weights = load_header(kept(fresh)[0]).parameters["patched_weights"]
     assert (patched_weights > 0) == (first and "LoRA" in copy)
 

@@ -80,7 +80,7 @@ def test_a_shipped_plan_that_fits_runs_and_is_completed(models: Server, case: Ca
     assert torch.isfinite(result).all()
     if measured:
         assert f"{plan.family}, plan user/down (measured), " in line and not found
-        assert fallback.NO_BAND in line  # above the first of STA's steps
+        assert fallback.NO_BAND.reason in line  # above the first of STA's steps
         assert counts(line)[0] >= case.layers
     else:
         assert f"user/down ({plan.grade}) completed: found in this run; for the next run kept as user/" in line
@@ -162,7 +162,7 @@ def test_texts_may_come_from_other_nodes(server: Server) -> None:
     assert load_plan(server.base / PLANS / "linked.json") == other
     keep = {"keep": node("PrimitiveString", value="nonsense")}
     with pytest.raises(PromptError, match="keep_dense: 'nonsense' is neither a layer"):
-        server.run({**patched(None, keep_dense=("keep", 0)), **keep})
+        latents(server, {**patched(None, keep_dense=("keep", 0)), **keep})
     with pytest.raises(PromptError, match=r"file name '\.\./up'"):
         server.run(saved_as("../up"))
 
