@@ -74,7 +74,7 @@ class Guider:
         self.model_patcher = Patcher(model or wan(4, HEADS))
         self.model_options = {"transformer_options": options}
         self.outputs: list[torch.Tensor] = []
-        self.x = qkv()
+        self.x, self.sigmas = qkv(), SIGMAS
 
     @property
     def options(self) -> dict:
@@ -84,7 +84,7 @@ class Guider:
         """`around` runs in the place of the sampler."""
         executor = Executor(around or self.steps, self)
         with comfyui_attention():
-            return install._outer_sample(select, finish, executor, LATENTS, LATENTS, None, SIGMAS)
+            return install._outer_sample(select, finish, executor, LATENTS, LATENTS, None, self.sigmas)
 
     def steps(self, *args: object) -> str:
         model = self.model_patcher.model.diffusion_model
@@ -97,7 +97,7 @@ class Guider:
                 Executor(forward, model), x, t, context, transformer_options=options.copy()
             )
 
-        for sigma in SIGMAS[:-1]:
+        for sigma in self.sigmas[:-1]:
             executor = Executor(apply, SimpleNamespace(diffusion_model=model))
             given = LATENTS, sigma[None], None, torch.zeros(1, 7, 8), None, self.options.copy()  # one for each forward
             self.outputs += install._apply_model(executor, *given)
@@ -140,6 +140,13 @@ def compiled_by(**options: object) -> Guider:
     return guider
 
 
+def without_steps() -> Guider:
+    """A guider whose sampler is given one noise level alone."""
+    guider = Guider()
+    guider.sigmas = SIGMAS[:1]
+    return guider
+
+
 def on_several_gpus() -> Guider:
     guider = Guider()
     guider.model_patcher.several_gpus = True
@@ -153,6 +160,7 @@ def on_several_gpus() -> Guider:
         (on_several_gpus(), fallback.SEVERAL_GPUS.reason),
         (compiled_by(backend="cudagraphs"), fallback.CUDA_GRAPHS.reason),
         (compiled_by(backend="inductor", mode="reduce-overhead"), fallback.CUDA_GRAPHS.reason),
+        (without_steps(), fallback.NO_STEPS.reason),
         (Guider(), fallback.NO_PLAN.reason),
     ],
 )

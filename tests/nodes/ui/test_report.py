@@ -13,6 +13,7 @@ from comfyui_stand_ins import Server, host_module
 from runs import forward, line, policy, qkv, run_of
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.core.fallback import Dense
 from sparse_vdit.nodes.host.session.run import Run
 from sparse_vdit.nodes.host.ui.summary import detail
 
@@ -97,12 +98,15 @@ def test_strict_is_an_error_where_nothing_ran_sparse(run: Run, sent: list[tuple]
     assert sent[-1][1]["view"] is None and sent[-1][1]["sparse"] == 0
 
 
-@pytest.mark.parametrize(("sparse", "level"), [(True, logging.INFO), (False, logging.WARNING)])
+@pytest.mark.parametrize(
+    ("why", "level"), [(None, logging.INFO), (fallback.NO_PLAN, logging.WARNING), (fallback.NO_STEPS, logging.INFO)]
+)
 def test_a_run_without_a_sparse_call_is_a_warning(
-    run: Run, caplog: pytest.LogCaptureFixture, sparse: bool, level: int
+    run: Run, caplog: pytest.LogCaptureFixture, why: Dense | None, level: int
 ) -> None:
+    """But a sampler without steps, whose run nobody misses."""
     with caplog.at_level(logging.INFO, logger="sparse_vdit"):
-        report.report(run if sparse else fallback.NO_PLAN, None, strict=False)
+        report.report(why or run, None, strict=level == logging.INFO)
     assert [record.levelno for record in caplog.records] == [level]
 
 
