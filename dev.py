@@ -2,8 +2,8 @@
 """Sets up a virtual environment in .venv and runs a command in it, on a machine with nothing but Python 3.11+ and pip.
 
     python3 dev.py demo [options]      the main job on a small model, without ComfyUI or GPU
-    python3 dev.py test [pytest args]  the tests, side by side; -n 0 for one after the other
-    python3 dev.py lint                ruff
+    python3 dev.py test [pytest args]  the tests, side by side; -n 0 for one after the other, --all for slow ones
+    python3 dev.py lint                ruff, and the types of the pack's interfaces by mypy
     python3 dev.py gpu [options]       tests and times on a GPU, in nine minutes at most, and a report of them;
                                        --python PYTHON runs it with that of a ComfyUI, --estimate says how long it takes
 
@@ -23,14 +23,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 CONSTRAINTS = ROOT / "constraints.txt"
-PACKAGES = ("numpy", "pillow", "pytest", "pytest-xdist", "pyyaml", "ruff", "safetensors")
+PACKAGES = ("mypy", "numpy", "pillow", "pytest", "pytest-xdist", "pyyaml", "ruff", "safetensors")
 WORKERS = min(4, os.cpu_count() or 1)  # each may start a ComfyUI of its own, which takes some GB
 COMMANDS = {
     "demo": ("-P", "-m", "benchmarks.report.demo"),
-    "test": ("-m", "pytest", "-m", "not slow", "-n", str(WORKERS), "--dist", "loadfile"),
+    "test": ("-m", "pytest", "-n", str(WORKERS), "--dist", "loadfile"),
     "lint": ("-m", "ruff", "check", "."),
     "gpu": ("-m", "benchmarks.report.gpu"),
 }
+TYPES = ("-m", "tools.check_types")  # the second half of `lint`
+QUICK = ("-m", "not slow")  # tests, unless --all is asked for
 
 
 def python() -> Path:
@@ -75,7 +77,19 @@ def main() -> int:
     folder = None if sys.argv[1] == "demo" else ROOT  # the demo takes paths, which are the caller's
     if folder is None:
         environment["PYTHONPATH"] = str(ROOT)
-    return subprocess.run([python(), *COMMANDS[sys.argv[1]], *sys.argv[2:]], cwd=folder, env=environment).returncode
+    for arguments in calls(sys.argv[1], sys.argv[2:]):
+        status = subprocess.run([python(), *arguments], cwd=folder, env=environment).returncode
+        if status:
+            return status
+    return 0
+
+
+def calls(command: str, arguments: list[str]) -> list[tuple[str, ...]]:
+    """Arguments of Python for a command, one call after the other."""
+    if command == "test":
+        given = [argument for argument in arguments if argument != "--all"]
+        return [(*COMMANDS["test"], *(QUICK if len(given) == len(arguments) else ()), *given)]
+    return [(*COMMANDS[command], *arguments), *([TYPES] if command == "lint" and not arguments else [])]
 
 
 def with_python(arguments: list[str]) -> int:

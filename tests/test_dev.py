@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 
@@ -22,6 +23,18 @@ def test_without_a_command_the_usage_is_shown_alone() -> None:
     found = run()
     assert (found.returncode, found.stdout) == (2, "")
     assert "python3 dev.py demo" in found.stderr and "is no command" not in found.stderr
+
+
+def test_slow_tests_run_when_all_are_asked_for_and_lint_checks_types_too() -> None:
+    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
+    dev = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(dev)
+    ((*_, mark, quick, given),) = dev.calls("test", ["-x"])
+    assert (mark, quick, given) == ("-m", "not slow", "-x")
+    ((*everything, given),) = dev.calls("test", ["--all", "-x"])
+    assert "not slow" not in everything and "--all" not in everything and given == "-x"
+    assert [call[1] for call in dev.calls("lint", [])] == ["ruff", "tools.check_types"]
+    assert len(dev.calls("lint", ["--fix"])) == 1
 
 
 def test_the_gpu_command_runs_with_a_given_python() -> None:

@@ -49,7 +49,7 @@ def check_card(path: str, card: object, layers: int, heads: int) -> None:
             check_whole(f"{path}.kept_dense[{number}]", value, 0, count - 1)
 
 
-def _check_share(path: str, value: object) -> None:
+def _check_share(path: str, value: float) -> None:
     check_number(path, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{path}: {show(value)} is out of range, expected a number from 0 to 1")

@@ -8,10 +8,14 @@ MAX_NAME, MAX_TEXT, MAX_ENTRIES = 200, 10_000, 256  # characters of a name, of a
 MAX_NUMBER = 1e300
 
 
+def cut(text: str, characters: int = 80) -> str:
+    """A text of at most so many characters, with dots where the rest was."""
+    return text if len(text) <= characters else f"{text[: characters - 3]}..."
+
+
 def show(value: object) -> str:
     """A value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return cut(repr(value))
 
 
 def check_whole(path: str, value: object, least: int, most: int) -> None:

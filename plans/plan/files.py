@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from ...kernels.patterns import Pattern, pattern_from_dict
 from .card import Card
+from .checks import cut, show
 from .plan import Band, Plan, Provenance
 from .writing import write_new
 
@@ -165,10 +166,10 @@ def _parse(text: str) -> object:
 
 def _read_plan(data: dict) -> Plan:
     if data.get("format") != FORMAT:
-        raise PlanError(f"format: {_short(data.get('format'))}, expected {FORMAT!r}; this is no plan of this pack")
+        raise PlanError(f"format: {show(data.get('format'))}, expected {FORMAT!r}; this is no plan of this pack")
     _check_version(data.get("version"))  # before the keys: a newer version may have others
     card = () if data["version"] == WITHOUT_CARD else ("card",)
-    _check_keys("", data, ("format", "version", *_FIELDS, *_LISTED, *card))
+    _object("", data, ("format", "version", *_FIELDS, *_LISTED, *card))
     plain = {field: data[field] for field in _FIELDS if field != "grid"}
     return Plan(
         **plain,
@@ -182,7 +183,7 @@ def _read_plan(data: dict) -> Plan:
 
 def _check_version(version: object) -> None:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise PlanError(f"version: {_short(version)}, expected {WITHOUT_CARD} or {VERSION}")
+        raise PlanError(f"version: {show(version)}, expected {WITHOUT_CARD} or {VERSION}")
     if version > VERSION:
         raise PlanError(f"version: {version} is newer than this pack reads ({VERSION}), update the pack")
 
@@ -193,19 +194,19 @@ def _pattern(path: str, data: object) -> Pattern:
     try:
         return pattern_from_dict(data)
     except ValueError as error:
-        raise PlanError(f"{path}: {_short(str(error), 300, plain=True)}") from None
+        raise PlanError(f"{path}: {cut(str(error), 300)}") from None
 
 
-def _band(path: str, data: object) -> Band:
-    _check_keys(path, data, _BAND)
+def _band(path: str, value: object) -> Band:
+    data = _object(path, value, _BAND)
     rows = _list(f"{path}.heads", data["heads"])
     heads = tuple(tuple(_list(f"{path}.heads[{n}]", row)) for n, row in enumerate(rows))
     return Band(data["sigma_high"], data["sigma_low"], heads)
 
 
-def _provenance(path: str, data: object) -> Provenance:
-    _check_keys(path, data, _PROVENANCE)
-    values = {**data, "prompts": tuple(_list(f"{path}.prompts", data["prompts"]))}
+def _provenance(path: str, value: object) -> Provenance:
+    data = _object(path, value, _PROVENANCE)
+    values: dict = {**data, "prompts": tuple(_list(f"{path}.prompts", data["prompts"]))}
     for name in ("parameters", "versions"):
         if isinstance(data[name], _Object):  # anything else is refused by Plan, with its path
             _check_twice(f"{path}.{name}", data[name])
@@ -213,24 +214,25 @@ def _provenance(path: str, data: object) -> Provenance:
     return Provenance(**values)
 
 
-def _card(path: str, data: object) -> Card:
-    _check_keys(path, data, _CARD)
+def _card(path: str, value: object) -> Card:
+    data = _object(path, value, _CARD)
     places = _list(f"{path}.kept_dense", data["kept_dense"])
     kept = [tuple(_list(f"{path}.kept_dense[{n}]", place)) for n, place in enumerate(places)]
     densities = tuple(_list(f"{path}.densities", data["densities"]))
-    return Card(**{**data, "densities": densities, "kept_dense": tuple(kept)})
+    values: dict = {**data, "densities": densities, "kept_dense": tuple(kept)}
+    return Card(**values)
 
 
 def _list(path: str, value: object) -> list:
     if not isinstance(value, list):
-        raise PlanError(f"{path}: {_short(value)}, expected a list")
+        raise PlanError(f"{path}: {show(value)}, expected a list")
     return value
 
 
-def _check_keys(path: str, data: object, names: Collection[str]) -> None:
-    """Raise PlanError unless data is an object with exactly these keys, each once."""
+def _object(path: str, data: object, names: Collection[str]) -> _Object:
+    """A JSON object that has exactly these keys, each once; PlanError for anything else."""
     if not isinstance(data, _Object):
-        raise PlanError(f"{path}: {_short(data)}, expected an object with {', '.join(names)}")
+        raise PlanError(f"{path}: {show(data)}, expected an object with {', '.join(names)}")
     _check_twice(path, data)
     for key in data:
         if key not in names:
@@ -238,6 +240,7 @@ def _check_keys(path: str, data: object, names: Collection[str]) -> None:
     for key in names:
         if key not in data:
             raise PlanError(f"{_join(path, key)}: is missing")
+    return data
 
 
 def _check_twice(path: str, data: _Object) -> None:
@@ -246,10 +249,5 @@ def _check_twice(path: str, data: _Object) -> None:
 
 
 def _join(path: str, key: str) -> str:
-    key = key if key.isidentifier() and len(key) <= 40 else _short(key)
+    key = key if key.isidentifier() and len(key) <= 40 else show(key)
     return f"{path}.{key}" if path else key
-
-
-def _short(value: object, most: int = 80, plain: bool = False) -> str:
-    text = str(value) if plain else repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."

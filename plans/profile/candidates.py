@@ -55,7 +55,7 @@ def _unions() -> list[Pattern]:
     places = [MultiDiagonal(size, size, order=FLAT) for size in (0.0, 0.05, 0.1, 0.2)]
     lines = [MultiDiagonal(*part, order=FLAT) for part in _either(0.0)]
     first = VerticalStripe((FIRST_FRAME,))
-    pairs = [(band, place) for band in frames[:2] for place in (*places, *lines)]
+    pairs: list[tuple[Pattern, ...]] = [(band, place) for band in frames[:2] for place in (*places, *lines)]
     pairs += [(Diagonal(1, size, size), place) for size in (0.2, 0.3) for place in places[:2]]
     pairs += [(band, first) for band in frames] + [(Diagonal(1, 0.2, 0.2), first), (places[2], first)]
     return [Union(parts) for parts in (*pairs, (frames[0], places[1], first))]

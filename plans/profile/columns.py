@@ -33,7 +33,8 @@ def _bounds(size: int, count: int, cell: int) -> tuple[float, float]:
 
 def cell_grid(grid: tuple[int, int, int]) -> tuple[int, int, int]:
     """Cells of a video of (frames, height, width) tokens, by axis."""
-    return tuple(min(size, MAX_CELLS) for size in grid)
+    frames, height, width = (min(size, MAX_CELLS) for size in grid)
+    return frames, height, width
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Cells:
         self.shape = cell_grid(tiling.grid.shape)
 
     @cached_property
-    def boxes(self) -> list[tuple[float, ...]]:
+    def boxes(self) -> list[tuple[float, float, float, float, float, float]]:
         """Each cell as a column of `VerticalStripe`."""
         sizes = zip(self.tiling.grid.shape, self.shape, strict=True)
         bounds = [[_bounds(size, count, cell) for cell in range(count)] for size, count in sizes]

@@ -103,8 +103,9 @@ class CandidateEvaluator:
             return skip_density(tiling)
         if isinstance(pattern, ProfiledStripe):
             return self.cells.density(pattern.share)
-        routed = isinstance(pattern, Routed)
-        return tile_density(tiling, pattern.kept_tiles(tiling) * tiling.query_tiles if routed else mask.sum().item())
+        if isinstance(pattern, Routed):
+            return tile_density(tiling, pattern.kept_tiles(tiling) * tiling.query_tiles)
+        return tile_density(tiling, mask.sum().item())
 
     def errors(
         self,

@@ -145,9 +145,9 @@ def check_mergeable(first: ProfileHeader, second: ProfileHeader) -> None:
             hint = "measure again with this version of the pack" if name == "candidates" else "measure both alike"
             raise ValueError(f"profiles cannot be merged, {name} differs: {how}; {hint}")
     for name in ("lambda", "epsilon") if first.flow == "sequential" else ():
-        ours, theirs = first.parameters.get(name), second.parameters.get(name)
-        if ours != theirs:
-            raise ValueError(f"profiles of sequential flow cannot be merged, {name} differs: {ours!r} and {theirs!r}")
+        one, other = (header.parameters.get(name) for header in (first, second))
+        if one != other:
+            raise ValueError(f"profiles of sequential flow cannot be merged, {name} differs: {one!r} and {other!r}")
     joined = sorted({*first.bands, *second.bands}, reverse=True)
     if first.bands != second.bands and (
         {*first.bands} & {*second.bands} or any(low < high for (_, low), (high, _) in itertools.pairwise(joined))

@@ -68,10 +68,10 @@ class Profiler:
             raise ValueError(f"bands are {list(bands)!r}, expected (high, low) pairs in falling order")
         if rows < 1:
             raise ValueError(f"rows is {rows}, expected at least 1 query row to sample")
-        self.names = {"family": family, "model": model, "layers": layers, "heads": heads, "head_dim": head_dim}
+        self.names: dict = {"family": family, "model": model, "layers": layers, "heads": heads, "head_dim": head_dim}
         self.candidates = (Dense(), *(p for p in candidates if not isinstance(p, Dense)))
         self.bands, self.rows, self.flow, self.prompts = tuple(bands), rows, flow, tuple(map(clean_text, prompts))
-        self.tiles = {"query_tile": query_tile, "key_tile": key_tile}
+        self.query_tile, self.key_tile = query_tile, key_tile
         self.lam, self.epsilon, self.seed = lam, epsilon, seed
         self.versions = {**installed_versions(), **(versions or {})}
         self.previous = previous
@@ -166,7 +166,8 @@ class Profiler:
     def _header(self) -> ProfileHeader:
         return ProfileHeader(
             **self.names,
-            **self.tiles,
+            query_tile=self.query_tile,
+            key_tile=self.key_tile,
             grid=self.grid.shape,
             candidates=self.candidates,
             densities=self.densities,
@@ -182,13 +183,13 @@ class Profiler:
     def _bind(self, grid: TokenGrid, device: torch.device) -> None:
         if self.grid is None:
             self.grid = grid
-            self.evaluator = CandidateEvaluator(grid, self.candidates, self.rows, **self.tiles)
+            self.evaluator = CandidateEvaluator(grid, self.candidates, self.rows, self.query_tile, self.key_tile)
             self.densities = self.evaluator.densities()
             self.columns = torch.zeros(*self.votes.shape[:3], len(self.evaluator.cells.boxes), dtype=torch.float64)
             if self.keeps_maps:
                 self.maps = torch.zeros(*self.votes.shape[1:3], *([part_count(grid.shape)] * 2), dtype=torch.float64)
             if self.flow != "dense":  # of all candidates they would be too large, and take seconds
-                builder = TileListBuilder(grid, **self.tiles)
+                builder = TileListBuilder(grid, self.query_tile, self.key_tile)
                 flowing = self._flowing().nonzero().flatten().tolist()
                 self.list_of = {number: builder.add(self.candidates[number]) for number in flowing}
                 self.lists = builder.build().to(device)

@@ -225,7 +225,8 @@ class _Bench:
             LatencyError: on a GPU, where no kernel but torch's takes it: a run would stay dense.
         """
         numbers = tuple(self.numbers[pattern] for pattern in heads)
-        call = AttentionCall(*self.qkv, self.lists, numbers)
+        q, k, v = self.qkv
+        call = AttentionCall(q, k, v, self.lists, numbers)
         backend, passed_over = choose_backend(call)
         if backend == "torch" and call.q.device.type != "cpu":
             raise LatencyError(f"no fast kernels for this device: {passed_over}")

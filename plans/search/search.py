@@ -55,7 +55,7 @@ def search_paper(
         allowed = saving(densities) & paper_kinds(profile.header.candidates)
         mse = profile.measures["mse"][bands].masked_fill(~allowed, torch.inf)
         choice = paper_choice(mse, densities, lam, epsilon)
-    parameters = {"lambda": lam, "epsilon": epsilon, "flow": profile.header.flow}
+    parameters: dict = {"lambda": lam, "epsilon": epsilon, "flow": profile.header.flow}
     parameters |= predicted_error(choice, *_relative_errors(profile, bands))
     return plan_of(profile, bands, choice, "paper", parameters, costs)
 
@@ -88,8 +88,7 @@ def search_budget(
     Raises:
         SearchError: not exactly one target, a target out of range or out of reach, or nothing was observed.
     """
-    given = {"density": density, "error": error, "speedup": speedup, "preset": preset}
-    name, target = _one_target(given)
+    name, target = _one_target({"density": density, "error": error, "speedup": speedup}, preset)
     if not 0 <= most_skipped <= SKIP_LIMIT:
         raise SearchError(f"most_skipped is {most_skipped}, expected 0 to {SKIP_LIMIT}: more heads than that matter")
     bands = _bands(profile)
@@ -108,12 +107,12 @@ def search_budget(
         elif name == "speedup":
             found = solve(likely, times, 1 / target)
         else:
-            found = solve(times, likely, (target if name == "error" else PRESETS[target]) ** 2)
+            found = solve(times, likely, target**2)
         if limits is not None and densities.gather(-1, found.choice[..., None]).sum() < limits.mean:
             found = solve(seen, densities, limits.mean)  # where a density is given, caution would mislead
     except OutOfReachError as reason:
-        raise SearchError(_out_of_reach(profile, name, target, reason.times)) from reason
-    parameters = {"preset": target, "error": PRESETS[target]} if name == "preset" else {name: target}
+        raise SearchError(_out_of_reach(profile, name, target, preset, reason.times)) from reason
+    parameters: dict = {name: target} if preset is None else {"preset": preset, "error": target}
     if limits is not None:
         parameters["least_density"] = limits.mean
     parameters |= {"gap": float(f"{found.gap:.2g}"), "most_skipped": most_skipped}
@@ -121,19 +120,20 @@ def search_budget(
     return plan_of(profile, bands, found.choice, "budget", parameters, costs)
 
 
-def _one_target(given: dict[str, float | str | None]) -> tuple[str, float | str]:
-    """Name and value of the only target that is given, checked."""
-    targets = [(name, value) for name, value in given.items() if value is not None]
-    if len(targets) != 1:
-        raise SearchError(f"give exactly one target of {', '.join(given)}, not {len(targets)}")
+def _one_target(numbers: dict[str, float | None], preset: str | None) -> tuple[str, float]:
+    """Name and value of the only target that is given, checked; of a preset, its error."""
+    targets = [(name, value) for name, value in numbers.items() if value is not None]
+    count = len(targets) + (preset is not None)
+    if count != 1:
+        raise SearchError(f"give exactly one target of {', '.join((*numbers, 'preset'))}, not {count}")
+    if preset is not None:
+        if preset not in PRESETS:
+            raise SearchError(f"preset {preset!r} is unknown, expected one of {', '.join(PRESETS)}")
+        return "error", PRESETS[preset]
     ((name, value),) = targets
-    if name == "preset":
-        if value not in PRESETS:
-            raise SearchError(f"preset {value!r} is unknown, expected one of {', '.join(PRESETS)}")
-    elif name == "speedup":
-        if not 1 <= value < math.inf:
-            raise SearchError(f"target speedup is {value}, expected a number of at least 1")
-    elif not 0 < value <= 1:
+    if name == "speedup" and not 1 <= value < math.inf:
+        raise SearchError(f"target speedup is {value}, expected a number of at least 1")
+    if name != "speedup" and not 0 < value <= 1:
         raise SearchError(f"target {name} is {value}, expected above 0 and at most 1")
     return name, value
 
@@ -174,7 +174,7 @@ def skip_warning(plan: Plan) -> str | None:
     )
 
 
-def _out_of_reach(profile: Profile, name: str, target: float | str, times: float) -> str:
+def _out_of_reach(profile: Profile, name: str, target: float, preset: str | None, times: float) -> str:
     """What to give instead of a target that needs `times` the least that is possible, and why."""
     larger = "or profile a larger video, where windows are a smaller part"
     grid = f"{'x'.join(map(str, profile.header.grid))} tokens"
@@ -184,10 +184,10 @@ def _out_of_reach(profile: Profile, name: str, target: float | str, times: float
     if name == "speedup":
         highest = math.floor(100 * target / times) / 100
         return f"speed-up {target} cannot be reached on {grid}, the highest is {highest}: lower it, {larger}"
-    if name == "error":
-        return f"error {target} cannot be reached, the lowest is {target * times**0.5:.3g}: raise it"
-    lowest = f"the lowest error is {PRESETS[target] * times**0.5:.3g}"
-    return f"preset {target} (error {PRESETS[target]}) cannot be reached, {lowest}: ask for that error"
+    error = f"{target * times**0.5:.3g}"
+    if preset is None:
+        return f"error {target} cannot be reached, the lowest is {error}: raise it"
+    return f"preset {preset} (error {target}) cannot be reached, the lowest error is {error}: ask for that error"
 
 
 def _feasible(profile: Profile, bands: list[int], errors: Tensor, most_skipped: float) -> Tensor:

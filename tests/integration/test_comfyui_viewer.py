@@ -70,7 +70,8 @@ def check_run(found: dict) -> None:
     assert found["badge"].startswith(f"{round(100 * sparse / (sparse + dense))} % of calls sparse, density ")
     assert found["steps"] == found["stepsSpoken"].count(";") + 1 >= 4
     assert "warm-up" in found["stepsSpoken"]
-    assert found["ran"].startswith("layer 1, head 0: dense, density 1.000; its layer ran 0 calls sparse")
+    assert found["ran"].startswith("layer 1, head 0: diagonal, own frame +-1, density ")
+    assert ", kept dense; its layer ran 0 calls sparse" in found["ran"]
     assert "dense: kept dense" in found["ran"]
     assert "cross-attention" not in found["ran"] + found["stepsSpoken"]
     assert found["changeable"] == 0  # what has run cannot be changed

@@ -1,13 +1,14 @@
-// Keeps two layers dense by one click each, undoes one, reloads; gives a node a size and reloads; opens and closes.
+// Opens and closes the map on the node that loads a plan; keeps two layers dense on the patch node by one click each,
+// undoes one, reloads; gives the first node a size and reloads.
 
 module.exports = async (page, options, { open, load, panelOf }) => {
-  const KIND = "SparseVDiTPatchModel";
-  const kept = () => read(page, (node) => node.widgets.find(({ name }) => name === "keep_dense").value);
-  const size = () => read(page, (node) => Array.from(node.size, Math.round));
+  const [LOAD, PATCH] = ["SparseVDiTLoadPlan", "SparseVDiTPatchModel"];
+  const kept = () => read(page, PATCH, (node) => node.widgets.find(({ name }) => name === "keep_dense").value);
+  const size = () => read(page, LOAD, (node) => Array.from(node.size, Math.round));
   const found = {};
   await open(page, options);
   await load(page, options.prompt);
-  let panel = await panelOf(page, KIND);
+  let panel = await panelOf(page, LOAD);
   const closed = await size();
   await panel.locator(".svd-toggle").click();
   await panel.locator(".svd-map").waitFor();
@@ -24,6 +25,10 @@ module.exports = async (page, options, { open, load, panelOf }) => {
   }
   found.takenBack = opened[1] - found.closed[0];
 
+  panel = await panelOf(page, PATCH);
+  await panel.locator(".svd-toggle").click();
+  await panel.locator(".svd-map").waitFor();
+  await page.waitForTimeout(1000);
   const numbers = (layer) => ({ position: { x: 10, y: 18 + layer * options.cell } });
   await panel.locator(".svd-map").click(numbers(0));
   await page.waitForTimeout(500);
@@ -34,7 +39,7 @@ module.exports = async (page, options, { open, load, panelOf }) => {
   await page.waitForTimeout(2000);
   found.undone = await kept();
 
-  panel = await panelOf(page, KIND);
+  panel = await panelOf(page, PATCH);
   await panel.locator(".svd-map").click(numbers(3));
   await page.waitForTimeout(3000); // until the frontend has put the workflow aside
   await reload(page, options, open);
@@ -45,7 +50,7 @@ module.exports = async (page, options, { open, load, panelOf }) => {
     app.canvas.emitBeforeChange();
     node.setSize([node.size[0] + 50, node.size[1] + 90]);
     app.canvas.emitAfterChange();
-  }, KIND);
+  }, LOAD);
   await page.waitForTimeout(3000);
   found.sized = await size();
   await reload(page, options, open);
@@ -60,8 +65,6 @@ async function reload(page, options, open) {
   await page.waitForTimeout(2000);
 }
 
-function read(page, value) {
-  return page.evaluate(
-    `(${value})(app.graph.nodes.find(({ comfyClass }) => comfyClass === "SparseVDiTPatchModel"))`,
-  );
+function read(page, kind, value) {
+  return page.evaluate(`(${value})(app.graph.nodes.find(({ comfyClass }) => comfyClass === "${kind}"))`);
 }
