@@ -26,6 +26,7 @@ def _stand_ins() -> dict[str, dict[str, object]]:
         "comfyui_version": {"__version__": "0"},
         "comfy": {},
         "comfy.utils": {},
+        "comfy.cli_args": {"args": SimpleNamespace()},
         "comfy.model_management": {},
         "comfy.patcher_extension": {
             "CallbacksMP": SimpleNamespace(ON_CLEANUP="on_cleanup"),
