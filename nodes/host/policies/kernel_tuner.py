@@ -6,6 +6,7 @@ faster. The exact kernel's output is what other kernels' errors are taken agains
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections import Counter, OrderedDict, defaultdict
@@ -36,13 +37,16 @@ class Times:
     Attributes:
         milliseconds: of timed calls, by lane.
         errors: of kernels, by lane; a tensor until it is read.
+        dense_in: number of the run that timed the model's own attention.
     """
 
     milliseconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     errors: dict[str, Tensor | float] = field(default_factory=dict)
+    dense_in: int = 0
 
 
 _times: OrderedDict[Place, Times] = OrderedDict()
+_runs = itertools.count(1)
 
 
 def forget_times() -> None:
@@ -72,6 +76,7 @@ class KernelTuner:
     """The `session.call.Tuner` of one run."""
 
     def __init__(self) -> None:
+        self._run = next(_runs)
         self._begun: Counter[tuple[Place, str]] = Counter()
         self._dropped: set[tuple[str, str]] = set()
         self._decided: dict[Key, Verdict] = {}
@@ -83,8 +88,12 @@ class KernelTuner:
 
     def wants(self, place: Place, lane: str) -> bool:
         """Whether one more call should be timed; counts it as begun, so ask only where it can be timed."""
-        if len(_times_at(place).milliseconds[lane]) >= TRIES or self._begun[place, lane] >= TRIES:
+        times = _times_at(place)
+        if len(times.milliseconds[lane]) >= TRIES or self._begun[place, lane] >= TRIES:
             return False
+        if times.dense_in != self._run:  # in another run the device may have been busy: compared is what one run timed
+            times.dense_in = self._run
+            times.milliseconds[DENSE].clear()
         self._begun[place, lane] += 1
         return True
 

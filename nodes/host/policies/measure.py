@@ -121,11 +121,11 @@ class Measurement:
 
     def _due_now(self) -> set[int]:
         """Layers to measure in the step that begins."""
-        if self.spread:
-            return {layer for layer in range(self.layers) if layer % self._parts == self._step % self._parts}
         band = self._band_at(self.sigma)
-        missing = [layer for layer in range(self.layers)
-                   if layer not in self._seen[band] and (band, layer) not in self.known]  # fmt: skip
+        unknown = [layer for layer in range(self.layers) if (band, layer) not in self.known]
+        if self.spread:
+            return {layer for layer in unknown if layer % self._parts == self._step % self._parts}
+        missing = [layer for layer in unknown if layer not in self._seen[band]]
         if not self.sparse:
             return set(missing)
         if self._too_slow:

@@ -175,21 +175,20 @@ class Run:
             stop = self.executor.time(call.q.device, observer.name, observer.spent)
             observer.observe(call)
             stop()
-        out = self._decided(call)
-        if not isinstance(out, Dense):
-            self.check.look_at(call.layer, out)
-        return out
+        return self._decided(call)
 
     def _decided(self, call: Call) -> Tensor | Dense:
         """What the policy wants; an error in it makes the rest of the run dense, and never ends the sampling."""
         try:
-            decision = self.policy.decide(call)
+            out = decision = self.policy.decide(call)
             if isinstance(decision, Sparse):
-                return self.executor.execute(call, decision)
-            if isinstance(decision, Computed):
+                out = self.executor.execute(call, decision)
+            elif isinstance(decision, Computed):
                 self.stats.count_sparse(call.layer, decision.density, decision.by, call.q.device)
-                return decision.out
-            return decision
+                out = decision.out
+            if not isinstance(out, Dense):
+                self.check.look_at(call.layer, out)
+            return out
         except Exception as error:
             if passes_through(error):
                 raise

@@ -139,6 +139,18 @@ def test_runs_of_one_process_share_times() -> None:
     assert KernelTuner().verdict(place, 0.3, (EXACT,), "triton") is None
 
 
+def test_what_is_compared_was_timed_in_one_run() -> None:
+    """A device may have been busy while another run timed its own attention."""
+    busy, later = KernelTuner(), KernelTuner()
+    place = busy.place(GRID, Q, False, OWN)
+    assert told(busy, place, DENSE, 50.0) == TRIES
+    assert told(later, place, DENSE, 10.0) == 0, "nothing to compare with yet"
+    assert told(later, place, later.lane(EXACT, 0.3, "triton"), 20.0) == TRIES
+    assert later.verdict(place, 0.3, (EXACT,), "triton") is None
+    assert told(later, place, DENSE, 10.0) == TRIES
+    assert later.verdict(place, 0.3, (EXACT,), "triton") == DENSE
+
+
 def test_a_verdict_stays_as_it_is_within_a_run() -> None:
     tuner, place, verdict = tuned(10.0, exact=4.0)
     forget_times()
