@@ -178,6 +178,7 @@ def test_times_are_told_of_the_sparsest_the_densest_and_the_densest_that_won() -
         tuner.verdict(place, density, (EXACT,), "triton")
     said = tuner.summary()
     assert [f"density 0.{n}0" in said for n in (1, 3, 5, 9)] == [True, False, True, True]
+    forget_times()
     in_8_bits, *_ = tuned(10.0, density=0.2, exact=5.0, int8=2.0)
     assert "density 0.20 2.00 ms sparse in 8 bits and 10.00 ms dense" in in_8_bits.summary()
 
