@@ -5,9 +5,9 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint() -> object:
     """What ComfyUI calls to get the nodes. Imported here, so that kernels and plans also work without ComfyUI."""
-    from .nodes import SparseVDiTExtension
+    from .nodes import extension
 
-    return SparseVDiTExtension()
+    return extension()
 
 
 __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 CONSTRAINTS = ROOT / "constraints.txt"
-PACKAGES = ("mypy", "numpy", "pillow", "pytest", "pytest-xdist", "ruff", "safetensors")
+PACKAGES = ("mypy", "numpy", "pillow", "pytest", "pytest-xdist", "pyyaml", "ruff", "safetensors")
 WORKERS = min(4, os.cpu_count() or 1)  # each may start a ComfyUI of its own, which takes some GB
 COMMANDS = {
     "demo": ("-P", "-m", "benchmarks.report.demo"),

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-__all__ = ["SparseVDiTExtension"]
+import logging
+
+LOG = logging.getLogger("sparse_vdit")
 
 
-def __getattr__(name: str) -> object:
-    """Imports the nodes when they are asked for, so that most of nodes/host also works without ComfyUI."""
-    if name != "SparseVDiTExtension":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def extension() -> object:
+    """What ComfyUI gets: all nodes, or none where this ComfyUI is too old or another copy of the pack serves it.
+
+    Imports the nodes when it is called: an old ComfyUI could not, and nodes/host works without ComfyUI for the most
+    part.
+    """
+    from .host.installed import other_copy, too_old
+
+    why = too_old() or other_copy()
+    if why is not None:
+        from comfy_api.latest import ComfyExtension
+
+        class Nothing(ComfyExtension):
+            async def get_node_list(self) -> list:
+                return []
+
+        LOG.warning("Sparse-vDiT %s", why)
+        return Nothing()
     from .extension import SparseVDiTExtension
 
-    return SparseVDiTExtension
+    return SparseVDiTExtension()

@@ -128,7 +128,6 @@ class LoadPlan(io.ComfyNode):
 
 def _no_profile(why: str) -> ExecutionBlocker:
     """In the place of a profile: stops what wants one, and only that."""
-    LOG.info("Sparse-vDiT: %s; use Profile Heads", why)  # ComfyUI shows it on the node alone
     return ExecutionBlocker(f"{why}; use Profile Heads")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from pathlib import Path
 
+import folder_paths
 from comfy_api.latest import io, ui
 
 from ..plans.plan.files import PlanError, plan_bytes
@@ -13,7 +15,7 @@ from ..plans.plan.text import plan_to_text
 from ..plans.plan.writing import write_all
 from ..plans.profile.profile import Profile
 from ..plans.profile.profile_files import profile_bytes
-from .host.library.folders import FOLDER, plain_name, user_file
+from .host.library.folders import FOLDER, checked_name, writable_folder
 from .sockets import CATEGORY, PlanType, ProfileType, given
 
 
@@ -56,9 +58,11 @@ class SavePlan(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file_name: str | None) -> bool | str:
-        """Refuse a name that cannot be written before anything is generated; None is one that another node gives."""
+        """Refuse a name or a folder that cannot be written, before anything is generated; None is a name that another
+        node gives."""
         try:
-            user_file("later" if file_name is None else file_name, ".json")
+            checked_name("later" if file_name is None else file_name)
+            writable_folder()
         except ValueError as error:
             return str(error)
         return True
@@ -73,17 +77,37 @@ class SavePlan(io.ComfyNode):
         contents = {".json": plan_bytes(given(plan))}
         if profile is not None:
             contents[".safetensors"] = profile_bytes(profile)
-        for name in itertools.chain([file_name], (f"{plain_name(file_name)}_{n}" for n in itertools.count(2))):
-            files = {user_file(name, ending): content for ending, content in contents.items()}
-            with contextlib.suppress(FileExistsError):  # after minutes of profiling that must not be the end
-                write_all(files, overwrite)
-                break
-        text = "saved " + ", ".join(path.name for path in files)
-        if name != file_name:
-            text += f", as another plan has the name {plain_name(file_name)}"
+        text = save(contents, file_name, overwrite)
         try:
             shared = plan_to_text(plan)
         except PlanError as error:  # it is saved all the same
             shared = ""
             text += f"; it cannot be shared as text: {error}"
         return io.NodeOutput(plan, shared, ui=ui.PreviewText(text))
+
+
+def save(contents: dict[str, bytes], file_name: str, overwrite: bool) -> str:
+    """Write a plan and what belongs to it, by endings of files; says where. After minutes of profiling no error may be
+    the end: a taken name gets a number, and ComfyUI's output takes what the folder of plans cannot.
+
+    Raises:
+        ValueError: a name with folders or signs that file systems refuse.
+        OSError: neither folder can be written.
+    """
+    name = checked_name(file_name)
+    try:
+        return _save_in(writable_folder(), contents, name, overwrite)
+    except (ValueError, OSError) as error:
+        folder = Path(folder_paths.get_output_directory()) / "sparse_vdit"
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"{_save_in(folder, contents, name, overwrite)} in {folder}, as {error}"
+
+
+def _save_in(folder: Path, contents: dict[str, bytes], name: str, overwrite: bool) -> str:
+    for tried in itertools.chain([name], (f"{name}_{n}" for n in itertools.count(2))):
+        files = {folder / f"{tried}{ending}": content for ending, content in contents.items()}
+        with contextlib.suppress(FileExistsError):
+            write_all(files, overwrite)
+            break
+    text = "saved " + ", ".join(path.name for path in files)
+    return text + (f", as another plan has the name {name}" if tried != name else "")

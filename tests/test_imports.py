@@ -1,7 +1,8 @@
-"""The house's rules: nodes -> plans -> kernels, in plans view -> search -> profile -> plan,
-ComfyUI under nodes/ alone, and a pack that works in any folder."""
+"""The house's rules: nodes -> plans -> kernels, within plans and nodes/host each part uses those before it alone, no
+files import each other in a circle, ComfyUI under nodes/ alone, and a pack that works in any folder."""
 
 import ast
+import graphlib
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import pytest
 from load_pack import ROOT
 
 LAYERS = ("kernels", "plans", "nodes")
-PARTS = ("plan", "profile", "search", "view")  # of plans, each of which uses those before it
+PARTS = {
+    ("plans",): ("plan", "profile", "search", "view"),
+    ("nodes", "host"): ("installed", "core", "models", "session", "hooks", "library", "policies", "ui", "select"),
+}
+"""Folders and files in a folder, each of which uses those before it."""
 MAY_USE = {
     "kernels": {"kernels"},
     "plans": {"plans", "kernels"},
@@ -67,11 +72,16 @@ def _relative(path, node):
 
 
 def _upwards(path, target):
-    """Whether a part of plans imports a later one."""
-    source = path.split("/")
-    if source[0] != "plans" or source[1] not in PARTS or target[0] != "plans":
-        return False
-    return target[1:2] == () or target[1] not in PARTS[: PARTS.index(source[1]) + 1]
+    """Whether a part of a folder imports a later one, or what lies around the folder in its layer."""
+    source = tuple(path.removesuffix(".py").split("/"))
+    for folder, parts in PARTS.items():
+        depth = len(folder)
+        if source[:depth] != folder or source[depth] not in parts or target[0] != folder[0]:
+            continue
+        allowed = parts[: parts.index(source[depth]) + 1]
+        if target[:depth] != folder or target[depth : depth + 1] == () or target[depth] not in allowed:
+            return True
+    return False
 
 
 def _absolute(path, name):
@@ -100,8 +110,62 @@ def test_imports_run_one_way(path):
 
 
 def test_all_layers_are_checked():
-    assert {*LAYERS, "", None} == {layer_of(path) for path in python_files()}
-    assert "nodes/host/runs/run.py" in python_files()
+    files = [*python_files()]
+    assert {*LAYERS, "", None} == {layer_of(path) for path in files}
+    for folder, parts in PARTS.items():
+        inside = [path.removesuffix(".py").split("/") for path in files if path.startswith("/".join(folder) + "/")]
+        assert {path[len(folder)] for path in inside} - {"__init__"} == {*parts}
+
+
+def imports_within(files):
+    """By file of the pack, the files of it that it imports relatively; of a package, its own file."""
+    found = {}
+    for path, source in files.items():
+        found[path] = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                found[path] |= {file for file in files if _is_reached(path, node, file)}
+    return found
+
+
+def _is_reached(path, node, file):
+    module = tuple(file.removesuffix(".py").removesuffix("/__init__").split("/"))
+    for target in relative_targets(path, node) or ():
+        if node.module and module in ((*target, alias.name) for alias in node.names):
+            return True  # a module of the package that is named
+        if module == target and file != path:
+            return True
+    return False
+
+
+def circle(files):
+    """Files that import each other in a circle, empty where none do."""
+    try:
+        graphlib.TopologicalSorter(imports_within(files)).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_files_import_each_other_in_a_circle():
+    paths = [path for path in python_files() if layer_of(path) in LAYERS]
+    assert circle({path: (ROOT / path).read_text(encoding="utf-8") for path in paths}) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"nodes/a.py": "from .b import x", "nodes/b.py": "def f():\n    from .a import y"}, True),
+        ({"nodes/a.py": "from . import b", "nodes/b.py": "from .c.d import z", "nodes/c/d.py": "from .. import a"},
+         True),
+        ({"plans/c/__init__.py": "from .d import z", "plans/c/d.py": "from ..c import y"}, True),
+        ({"nodes/a.py": "from .c import d", "nodes/c/d.py": "from ..a import y"}, True),
+        ({"nodes/a.py": "from .b import x\nfrom .c import y", "nodes/b.py": "from .c import z", "nodes/c.py": ""},
+         False),
+    ],
+)  # fmt: skip
+def test_circles_are_found(files, found):
+    assert bool(circle(files)) == found
 
 
 def test_folders_of_the_pack_are_packages():
@@ -138,6 +202,15 @@ def test_folders_of_the_pack_are_packages():
         ("plans/a.py", "import nodes"),
         ("plans/a.py", "import requests"),
         ("plans/a.py", "try:\n    import triton\nexcept ImportError:\n    pass"),
+        ("nodes/host/core/a.py", "from ..session.run import Run"),
+        ("nodes/host/session/a.py", "from ..hooks.install import install"),
+        ("nodes/host/session/a.py", "from .. import ui"),
+        ("nodes/host/policies/a.py", "from ..select import select_policy"),
+        ("nodes/host/policies/a.py", "from ...host.ui import report"),
+        ("nodes/host/library/a.py", "def f():\n    from ..policies import plan"),
+        ("nodes/host/models/a.py", "from ... import host"),
+        ("nodes/host/ui/a.py", "from ...patch_model import PatchModel"),
+        ("nodes/host/select.py", "from ..sockets import CATEGORY"),
         ("nodes/a.py", "from plans.plan import Plan"),
         ("nodes/a.py", "from ...other_pack import x"),
         ("__init__.py", "from .kernels import grid"),
@@ -161,7 +234,10 @@ def test_the_check_finds(path, source):
         ("plans/a.py", "import numpy\nfrom PIL import Image\nfrom ..kernels.grid import TokenGrid\nfrom . import plan"),
         ("plans/view/a.py", "from ..plan.plan import Plan\nfrom .. import search\nfrom ...kernels import grid"),
         ("plans/search/a.py", "from ..profile import columns\nfrom .cost import head_costs"),
-        ("nodes/host/a.py", "import comfy.utils, folder_paths, nodes\nfrom ...plans.plan import Plan"),
+        ("nodes/host/hooks/a.py", "import comfy.utils, folder_paths, nodes\nfrom ....plans.plan import Plan"),
+        ("nodes/host/ui/a.py", "from ..core import stats\nfrom .. import session\nfrom .viewer import show_run"),
+        ("nodes/host/select.py", "from .ui.report import say\nfrom ...plans.plan.plan import Plan"),
+        ("nodes/a.py", "from .host.select import x\nfrom .host.session import run\nfrom .sockets import y"),
         ("__init__.py", "from .nodes import x"),
         ("tests/test_a.py", "import sparse_vdit, numpy, comfy\nfrom load_pack import ROOT\nfrom . import sample"),
     ],

@@ -39,6 +39,7 @@ FEW_STEPS = 8
 """Schedules of so few steps follow a kept plan in the warm-up too, as far as that was measured: one dense step of them
 would cost most of the gain. Users who want it all the same set start_percent above the default."""
 
+
 @dataclass(frozen=True)
 class PatchOptions:
     """What the user set on the patch node; the names are those of its inputs."""
@@ -137,7 +138,8 @@ def _calibration(
         store, options.preset, sampling.grid, lambda header: profile_costs(header, kept_latencies(header)), shipped
     )
     few = whole_steps(sampling.sigmas, sampling.percent_to_sigma) < FEW_STEPS + 0.5
-    begin = plans.measured_up_to() if few and options.start_percent <= DEFAULT_START else 0.0
+    early = few and options.start_percent <= DEFAULT_START
+    begin = plans.measured_up_to() if early else 0.0
     start = sampling.percent_to_sigma(options.start_percent)
     policy = CalibrationPolicy(
         f"{family.name}, calibrating",
@@ -150,6 +152,7 @@ def _calibration(
         start,
         sampling.percent_to_sigma(options.end_percent),
         shipped if shipped is not None and shipped.grade == "prior" else None,
+        early,
     )
     if begin > start and plans.plan is not None:
         policy.notes.append(NO_WARM_UP)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+
+LEFT_BEHIND, MAX_AGE = re.compile(r"\.[0-9a-f]{32}\.tmp"), 86_400  # seconds
 
 
 def write_new(path: Path, content: bytes, overwrite: bool = False) -> Path:
@@ -21,6 +25,7 @@ def write_new(path: Path, content: bytes, overwrite: bool = False) -> Path:
     if path.exists() and not overwrite:
         raise _exists(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    _clean(path.parent)
     try:
         with open(temporary, "xb") as file:
             file.write(content)
@@ -47,6 +52,14 @@ def write_all(contents: Mapping[Path, bytes], overwrite: bool = False) -> None:
             raise _exists(path)
     for path, content in contents.items():
         write_new(path, content, overwrite)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what writers left that were killed more than a day ago."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if LEFT_BEHIND.fullmatch(path.name) and path.stat().st_mtime < time.time() - MAX_AGE:
+                path.unlink()
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> None:

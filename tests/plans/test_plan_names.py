@@ -1,12 +1,14 @@
-"""Names of plans: no part of what makes plans equal, and what reports say of them."""
+"""The name of a plan: for reports and pictures, and no part of its file nor of what makes plans equal."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
+from sample_plans import small_plan
 from sparse_vdit.kernels.patterns import Diagonal
-from sparse_vdit.plans.plan.files import plan_bytes
+from sparse_vdit.plans.plan.files import load_plan, plan_bytes, save_plan
 from sparse_vdit.plans.plan.plan import FOUND, Plan, Provenance, uniform_plan
 
 
@@ -14,12 +16,31 @@ def plan() -> Plan:
     return uniform_plan("wan", 2, 3, 128, (5, 8, 11), Diagonal(0))
 
 
-def test_equal_plans_of_other_names_are_equal_and_keep_them() -> None:
+def test_plans_of_two_names_are_equal() -> None:
     first, second = plan().named("user/first"), plan().named("user/second")
-    assert first == second == plan() and hash(first) == hash(second)
-    assert [first.name, second.name, plan().name] == ["user/first", "user/second", ""]
-    assert plan_bytes(first) == plan_bytes(plan())
+    assert (first.name, second.name, first.named("user/new").name) == ("user/first", "user/second", "user/new")
+    assert first == second == plan()
+    assert hash(first) == hash(second)
     assert dataclasses.replace(first, grade="prior").name == "user/first"
+
+
+def test_a_file_holds_no_name(tmp_path: Path) -> None:
+    named = small_plan().named("user/mine")
+    assert plan_bytes(named) == plan_bytes(small_plan())
+    assert load_plan(save_plan(named, tmp_path / "mine.json")).name == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "provenance", "label"),
+    [
+        ("user/mine", Provenance(rule="budget", source="elsewhere"), "user/mine"),
+        ("", Provenance(rule="budget", source="elsewhere"), "budget"),
+        ("", Provenance(source="elsewhere"), "elsewhere"),
+        ("", Provenance(), "calibrate"),
+    ],
+)
+def test_a_plan_without_a_name_is_told_by_where_it_comes_from(name: str, provenance: Provenance, label: str) -> None:
+    assert dataclasses.replace(plan(), provenance=provenance).named(name).label == label
 
 
 @pytest.mark.parametrize(
@@ -33,7 +54,3 @@ def test_equal_plans_of_other_names_are_equal_and_keep_them() -> None:
 )
 def test_reports_say_what_was_measured_of_a_plan(options: dict, title: str) -> None:
     assert dataclasses.replace(plan(), **options).named("user/one").title() == title
-
-
-def test_a_plan_without_a_name_is_called_by_its_rule() -> None:
-    assert plan().label == "uniform" and plan().title() == "uniform"

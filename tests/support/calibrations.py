@@ -93,7 +93,7 @@ def calibration(
     costs: Callable[[ProfileHeader], HeadCosts] = profile_costs,
     shipped: Plan | None = None,
 ) -> Run:
-    """A run about to begin, as `select.py` makes it; `steps` of its sampler are dense."""
+    """A run about to begin, as `select.py` makes it; `steps` of its sampler are dense, and there are `few` of all."""
     found = FoundPlans(store(folder, fingerprint, sigmas), preset, GRID, costs, shipped)
     begin = max(START, found.measured_up_to() if few else 0.0)
     backend = "torch" if tuner is None else "auto"
@@ -109,6 +109,7 @@ def calibration(
         START,
         0.0,
         shipped if shipped is not None and shipped.grade == "prior" else None,
+        few,
     )
     return runs.run_of(policy)
 

@@ -22,10 +22,11 @@ from sparse_vdit.nodes.host.models import COUNTED, detect
 from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
 from sparse_vdit.nodes.host.session.run import Run, as_current
+from sparse_vdit.nodes.host.ui.summary import report_line
 from sparse_vdit.plans.plan.plan import Band, Plan, Provenance, uniform_plan
 from torch import Tensor, nn
 
-install, report = host_module("hooks.install"), host_module("ui.report")
+install = host_module("hooks.install")
 
 GRID, HEADS = (5, 8, 11), 3
 TOKENS = 5 * 8 * 11
@@ -144,6 +145,8 @@ def in_blocks(model: nn.Module, options: dict, block: Callable[[int, dict], Out]
 
 def attend(x: list[Tensor], heads: int, options: dict, own: Callable = model_attention, **call: object) -> Tensor:
     """An attention call (B, S, H*D) as ComfyUI makes it."""
+    if OVERRIDE not in options:
+        return own(*x, heads, **call)
     return options[OVERRIDE](own, *x, heads, transformer_options=options, **call)
 
 
@@ -205,7 +208,7 @@ def ran_sparse(run: Run) -> list[bool]:
 
 def line(run: Run) -> str:
     """The report's line."""
-    return report.report_line(run)
+    return report_line(run)
 
 
 def dense_calls(run: Run) -> dict:

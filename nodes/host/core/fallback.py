@@ -146,6 +146,7 @@ NOT_CALIBRATED = Dense(
     "the heads could not be measured in this run, the note beside it says why; where that is not the size of the "
     "video, Profile Heads may measure them",
 )
+NO_STEPS = Dense("this sampler had no steps", intended=True)
 CUDA_GRAPHS = Dense("the model is compiled with CUDA graphs, which would replay one decision for every step")
 SEVERAL_GPUS = Dense("the model runs on several GPUs at once, where the pack cannot yet follow each of them")
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from ....kernels.grid import TokenGrid
 from ..core import fallback
 from ..session.block_tracker import COUNTED
-from ..session.call import Call
+from ..session.call import Call, merge_heads, split_heads
 from ..session.run import current_run, timing_dense
-from .own_attention import merge_heads, model_attention, own_attention, split_heads, undecorated
+from .own_attention import model_attention, own_attention, undecorated
 
 REFUSED = "sparse_vdit_refused"
 """Key in transformer_options: list of reasons of the calls that compiled code computed dense without asking the run."""

@@ -23,7 +23,7 @@ from .compile_op import CHAINED, REFUSED
 from .override import attention_override
 from .own_attention import model_attention, undecorated
 from .replaced import OVERRIDE, Watch
-from .sampling import Sampling, sampling_of
+from .sampling import OUTER_SAMPLE_ARGUMENTS, Sampling, sampling_of
 
 KEY = "sparse_vdit"
 LOG = logging.getLogger("sparse_vdit")
@@ -57,8 +57,9 @@ def _outer_sample(select: Select, finish: Finish, executor: object, *args: objec
     patcher, model = guider.model_patcher, guider.model_patcher.model.diffusion_model
     options = guider.model_options.setdefault("transformer_options", {})
     family = detect(model)
-    policy = _why_dense(guider, options) or (
-        family if isinstance(family, Dense) else select(sampling_of(guider, family, args, kwargs))
+    given = {**dict(zip(OUTER_SAMPLE_ARGUMENTS, args, strict=False)), **kwargs}
+    policy = _why_dense(guider, options, given["sigmas"]) or (
+        family if isinstance(family, Dense) else select(sampling_of(guider, family, given))
     )
     if isinstance(policy, Dense):
         finish(policy)  # before sampling: strict mode need not wait for a video to fail
@@ -99,8 +100,10 @@ def _override(options: dict) -> Iterator[Callable | None]:
         options.update(found)
 
 
-def _why_dense(guider: object, options: dict) -> Dense | None:
+def _why_dense(guider: object, options: dict, sigmas: torch.Tensor) -> Dense | None:
     """Why the whole run stays dense, whatever the model is."""
+    if len(sigmas) < 2:  # one level is the end of a step that another sampler has made
+        return fallback.NO_STEPS
     if guider.model_patcher.get_additional_models_with_key("multigpu"):
         return fallback.SEVERAL_GPUS
     if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile", options):

@@ -10,12 +10,12 @@ from torch import Tensor
 from ....kernels.grid import TokenGrid
 from ..core import fallback
 from ..core.fallback import Dense, dense_because
-from ..session.call import Call
+from ..session.call import Call, merge_heads, split_heads
 from ..session.run import Run, current_run, timing_dense
 from ..session.text_mask import is_key_mask
 from . import compile_op
 from .compile_op import CHAINED, REFUSED
-from .own_attention import contained_attention, merge_heads, own_attention, refilled, split_heads
+from .own_attention import contained_attention, own_attention, refilled
 
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 

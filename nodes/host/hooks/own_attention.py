@@ -40,13 +40,3 @@ def contained_attention(chained: Callable | None, *args: object, **kwargs: objec
 def refilled(args: tuple) -> tuple:
     """Arguments of attention with other containers that hold the same q, k and v."""
     return (*(type(container)(container.peek()) for container in args[:3]), *args[3:])
-
-
-def split_heads(x: Tensor, heads: int, by_head: bool) -> Tensor:
-    """(B, S, H*D), or (B, H, S, D) when `by_head`, as a view (B, S, H, D)."""
-    return x.transpose(1, 2) if by_head else x.unflatten(-1, (heads, -1))
-
-
-def merge_heads(x: Tensor, by_head: bool) -> Tensor:
-    """(B, S, H, D) as (B, S, H*D), or (B, H, S, D) when `by_head`."""
-    return x.transpose(1, 2) if by_head else x.flatten(2)

@@ -14,6 +14,9 @@ from ..models import Family, token_grid
 DEFAULT_START = 0.2
 """Part of the noise schedule that stays dense at the beginning, where the user leaves start_percent as it is."""
 
+OUTER_SAMPLE_ARGUMENTS = ("noise", "latent_image", "sampler", "sigmas")
+"""Of a guider's `outer_sample`, in their order; others are given by name."""
+
 HALVINGS = 30
 
 
@@ -40,11 +43,10 @@ class Sampling:
         return float(self.patcher.get_model_object("model_sampling").percent_to_sigma(percent))
 
 
-def sampling_of(guider: object, family: Family, args: tuple, kwargs: dict) -> Sampling:
-    """What is known from a guider and the arguments of its `outer_sample`: noise, latents, sampler, sigmas ..."""
-    given = {**dict(zip(("noise", "latent_image", "sampler", "sigmas"), args, strict=False)), **kwargs}
+def sampling_of(guider: object, family: Family, given: Mapping) -> Sampling:
+    """What is known from a guider and the arguments of its `outer_sample`, by name."""
     patcher, model = guider.model_patcher, guider.model_patcher.model.diffusion_model
-    grid = foreseen_grid(model, family, given["noise"], kwargs.get("latent_shapes"), guider.model_options)
+    grid = foreseen_grid(model, family, given["noise"], given.get("latent_shapes"), guider.model_options)
     return Sampling(patcher, model, family, tuple(given["sigmas"].tolist()), grid)
 
 

@@ -120,9 +120,14 @@ class FoundPlans:
         kept = self.store.keep(profile, plan, self.preset, now)
         differs = self.plan is not None and (plan.patterns, plan.bands) != (self.plan.patterns, self.plan.bands)
         open_still = found.generations(profile.header) < MAX_GENERATIONS and found.missing(profile, self.store.sigmas)
-        return f"for the next run {kept}" + (ONCE_MORE if differs or open_still else "")
+        return _for_next(kept, ONCE_MORE if differs or open_still else "")
 
     def _renew(self) -> str:
         """Keep a plan that was searched from the kept profile alone."""
         searched_now = self.stored is not None and self.plan is not None and not self._written
-        return f"for the next run {self.store.keep_plan(self.stored, self.plan, self.preset)}" if searched_now else ""
+        return _for_next(self.store.keep_plan(self.stored, self.plan, self.preset)) if searched_now else ""
+
+
+def _for_next(kept: str, more: str = "") -> str:
+    """What `PlanStore.keep` says, with what that means for the runs that follow."""
+    return f"for the next run {kept}{more}" if kept.startswith("kept") else kept

@@ -56,6 +56,7 @@ class CalibrationPolicy:
         tuner: takes times of dense attention while there is no plan; of the plans too.
         sigma_start, sigma_end: above and below them everything is dense; a kept plan may begin earlier.
         prior: plan that runs where none can be found, None for none.
+        early: whether a kept plan runs in the warm-up too.
 
     Attributes:
         measured: what the run has measured, once it is over.
@@ -76,9 +77,10 @@ class CalibrationPolicy:
         sigma_start: float,
         sigma_end: float,
         prior: Plan | None = None,
+        early: bool = False,
     ):
         self._title, self.shape, self.keeper, self.measurement = title, shape, keeper, measurement
-        self.run_plan, self._tuner, self.prior = run_plan, tuner, prior
+        self.run_plan, self._tuner, self.prior, self.early = run_plan, tuner, prior, early
         if plan is None and measurement is None:
             plan = prior
         self.planned = None if plan is None else run_plan(plan)
@@ -250,6 +252,10 @@ class CalibrationPolicy:
         """What was measured and kept, and which times decided."""
         planned = "" if self.planned is None else self.planned.summary()
         return "; ".join(filter(None, [*self.notes, planned]))
+
+    def advice(self) -> str:
+        """That the next run has a plan, where this one had too few steps to use what it has measured."""
+        return fallback.MEASURED.hint if self.early and self.planned is None and self.measured is not None else ""
 
     def detail(self) -> dict:
         """The plan as it ran."""

@@ -189,6 +189,7 @@ def place_name(place: Place) -> str:
 def _identity(function: Callable | None) -> object:
     """Stands for a function for as long as it lives, and keeps nothing alive."""
     try:
-        return function and (hash(function), weakref.ref(function))
+        hash(function)  # the reference's is the function's
+        return function and weakref.ref(function)
     except TypeError:  # no weak references to it, or no hash
         return type(function).__qualname__

@@ -154,6 +154,10 @@ class PlanPolicy:
         times = "" if self.tuner is None else self.tuner.summary()
         return "; ".join(filter(None, [*self.notes, times, *self._warnings]))
 
+    def advice(self) -> str:
+        """Nothing: the reasons say it."""
+        return ""
+
     def detail(self) -> dict:
         """The plan as it ran: every head's pattern, its density on every grid, and what the tuner measured."""
         densities = {

@@ -99,6 +99,10 @@ class ProfilePolicy:
         """Nothing: the node says it all."""
         return ""
 
+    def advice(self) -> str:
+        """Nothing: the reasons say it."""
+        return ""
+
     def detail(self) -> dict:
         """Nothing: the profile says it all."""
         return {}

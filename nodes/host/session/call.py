@@ -46,6 +46,16 @@ class Call:
     key_bias: Tensor | None = None
 
 
+def split_heads(x: Tensor, heads: int, by_head: bool) -> Tensor:
+    """(B, S, H*D), or (B, H, S, D) when `by_head`, as a view (B, S, H, D)."""
+    return x.transpose(1, 2) if by_head else x.unflatten(-1, (heads, -1))
+
+
+def merge_heads(x: Tensor, by_head: bool) -> Tensor:
+    """(B, S, H, D) as (B, S, H*D), or (B, H, S, D) when `by_head`."""
+    return x.transpose(1, 2) if by_head else x.flatten(2)
+
+
 class Tuner(Protocol):
     """Decides which way is the fastest; `policies/kernel_tuner.py`. It measures nothing: the run gives it all times."""
 
@@ -155,6 +165,9 @@ class Policy(Protocol):
 
     def summary(self) -> str:
         """What the report says of it beside the title; empty for nothing."""
+
+    def advice(self) -> str:
+        """What helps where nothing ran sparse; empty where the reasons of dense calls say it."""
 
     def detail(self) -> dict:
         """What the detailed report says of it, for JSON."""

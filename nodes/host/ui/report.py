@@ -12,6 +12,7 @@ import folder_paths
 from server import PromptServer
 
 from ....plans.plan.writing import write_new
+from ..core import fallback
 from ..core.fallback import Dense
 from ..session.run import Run
 from .summary import detail, report_line
@@ -59,13 +60,14 @@ def report(run: Run | Dense, node_id: str | None, strict: bool, verbose: bool = 
         LOG.info("Sparse-vDiT details: %s", json.dumps(found))
         text += f"; {write_detail(found)}"
     sparse = isinstance(run, Run) and run.stats.total().sparse > 0
-    LOG.log(logging.INFO if sparse else logging.WARNING, text)
+    fine = sparse or run == fallback.NO_STEPS
+    LOG.log(logging.INFO if fine else logging.WARNING, text)
     show_on_node(text, node_id)
     try:
         show_run(run, text, node_id)
     except Exception:  # the video is made, and worth more than the picture of how
         LOG.exception("Sparse-vDiT: the run could not be sent to the plan viewer")
-    if strict and not sparse:
+    if strict and not fine:
         raise NothingSparseError(f"{text}. Nothing ran sparse and strict is on; turn strict off to go on dense.")
 
 

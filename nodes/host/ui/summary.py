@@ -17,11 +17,11 @@ def report_line(run: Run | Dense) -> str:
     """The line that says what ran."""
     if isinstance(run, Dense):
         return f"Sparse-vDiT: everything runs dense: {run}"
-    return stats_line(run.stats, run.policy.title, run.policy.summary())
+    return stats_line(run.stats, run.policy.title, run.policy.summary(), run.policy.advice())
 
 
-def stats_line(stats: RunStats, title: str = "", summary: str = "") -> str:
-    """The line of a run; `title` and `summary` are the policy's."""
+def stats_line(stats: RunStats, title: str = "", summary: str = "", advice: str = "") -> str:
+    """The line of a run; `title`, `summary` and `advice` are the policy's."""
     total = stats.total()
     dense = total.self_attention()
     why = ", ".join(f"{name} {count}" for name, count in dense.most_common())
@@ -34,7 +34,7 @@ def stats_line(stats: RunStats, title: str = "", summary: str = "") -> str:
         much = hint_for_much(dense, total.calls())
         text += f"; much ran dense: {much}" if much else ""
     else:
-        text += f"; nothing ran sparse: {hint(dense)}"
+        text += f"; nothing ran sparse: {advice or hint(dense)}"
     return "; ".join(filter(None, [text, summary, *stats.notes]))
 
 

@@ -96,12 +96,16 @@ def _picture(of: Pictured | Path, band: int, layer: int, head: int) -> tuple[byt
     return as_png(draw_head(plan, maps, band, layer, head)), "unknown" if maps is None else "measured"
 
 
-def _age(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.is_file() else 0
+def _age(path: Path) -> tuple[int, ...]:
+    """What changes with a file's content, empty without a file."""
+    if not path.is_file():
+        return ()
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 @lru_cache(maxsize=8)
-def _view(name: str, path: Path, age: int, profile_age: int) -> dict:
+def _view(name: str, path: Path, age: tuple, profile_age: tuple) -> dict:
     """A plan's view; the ages of its file and of the profile beside it tell when it has to be made anew."""
     plan, profile = _read(path, age, profile_age)
     errors = None if profile is None else measured_errors(plan, profile)
@@ -109,13 +113,13 @@ def _view(name: str, path: Path, age: int, profile_age: int) -> dict:
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, age: int, profile_age: int) -> tuple[Plan, Profile | None]:
+def _read(path: Path, age: tuple, profile_age: tuple) -> tuple[Plan, Profile | None]:
     """A plan, and the profile beside it where one can be read."""
     return load_plan(path), _profile(profile_beside(path), profile_age)
 
 
 @lru_cache(maxsize=1)
-def _profile(path: Path, age: int) -> Profile | None:
+def _profile(path: Path, age: tuple) -> Profile | None:
     """The profile of a file, None where none can be read: the plan can be shown without."""
     try:
         return load_profile(path) if age else None

@@ -7,10 +7,10 @@ import logging
 import pytest
 import torch
 from sparse_vdit.nodes.host.core import fallback
-from sparse_vdit.nodes.host.core.fallback import Dense, calibration_failed, dense_because, of_error, other_model
+from sparse_vdit.nodes.host.core.fallback import Dense, dense_because, failed, of_error, other_model
 
 REASONS = {name: value for name, value in vars(fallback).items() if isinstance(value, Dense)}
-WHOLE_RUNS = {"NO_PLAN", "CUDA_GRAPHS", "SEVERAL_GPUS"}
+WHOLE_RUNS = {"NO_PLAN", "NO_STEPS", "CUDA_GRAPHS", "SEVERAL_GPUS"}
 
 
 class InterruptProcessingException(Exception):  # noqa: N818 - ComfyUI's name
@@ -59,13 +59,13 @@ def test_errors_as_reasons(error: Exception, why: Dense, text: str) -> None:
     assert "\n" not in says
 
 
-def test_an_error_of_calibration_is_a_reason_and_an_interrupt_is_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_beside_the_video_is_a_reason_and_an_interrupt_is_not(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="sparse_vdit"):
-        why = calibration_failed(ValueError("x" * 1000))
+        why = failed("calibration", ValueError("x" * 1000))
     assert why.reason.startswith("calibration failed (ValueError: xxx") and len(why.reason) < 400
     assert "calibration failed" in caplog.text
     with pytest.raises(InterruptProcessingException):
-        calibration_failed(InterruptProcessingException())
+        failed("calibration", InterruptProcessingException())
 
 
 def test_a_plan_of_another_model_is_named() -> None:

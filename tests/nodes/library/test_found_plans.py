@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from calibrations import ALL, COPY, KNOWN, NONE, SIGMAS, calibration, fingerprint_like, first_run, generate
+from runs import line
 from sample_plans import listing
-from sparse_vdit.nodes.host.calibration.calibrated_plan import FINGERPRINT, noted
-from sparse_vdit.nodes.host.plan_choice.fingerprint import Fingerprint
+from sparse_vdit.nodes.host.library.fingerprint import Fingerprint
+from sparse_vdit.nodes.host.library.found import FINGERPRINT, GENERATIONS, noted
 from sparse_vdit.plans.plan.files import load_plan
 from sparse_vdit.plans.profile import profile_files
 from sparse_vdit.plans.profile.profile import Profile, ProfileHeader
@@ -36,13 +37,13 @@ def test_a_profile_that_cannot_be_opened_just_now_is_there_again_at_the_end(
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(profile_files, "safe_open", once)
-    run = calibration(folder, prompt="prompt b")
-    assert run.engine.planned is None and listing(folder) == before
+    run = calibration(folder)
+    assert run.policy.planned is None and listing(folder) == before
     assert generate(run) == [NONE, NONE, ALL, ALL]
-    assert "could not be read: [Errno 24] Too many open files" in run.report()
+    assert "could not be read: [Errno 24] Too many open files" in line(run)
     assert listing(folder).keys() == before.keys()
     (profile,) = folder.glob("*.safetensors")
-    assert load_profile(profile).header.prompts == ("prompt a", "prompt b")
+    assert load_profile(profile).header.parameters[GENERATIONS] == 2  # it was added to
 
 
 LATER = (0.6, 0.3)
@@ -67,28 +68,31 @@ def test_a_model_alike_at_other_noise_levels_has_a_plan_of_its_own(first_stage: 
     for again in (stage, {**stage, "sigmas": (0.5, 0.2)}):  # of another schedule too
         run = calibration(folder, **again)
         assert generate(run, again["sigmas"]) == [ALL, ALL]
-        assert f"plan user/calibrated/{own.stem}.fast" in run.report()
+        assert f"plan user/calibrated/{own.stem}.fast" in line(run)
 
 
 @pytest.mark.parametrize(("fingerprint", "sigmas", "found"), [
     (KNOWN, LATER, True), (COPY, SIGMAS, True), (COPY, (0.97, 0.5), True), (COPY, LATER, False), (COPY, (9.0,), False),
 ])  # fmt: skip
 def test_which_copies_share_a_plan(first_stage: Path, fingerprint: Fingerprint, sigmas: tuple, found: bool) -> None:
-    assert (calibration(first_stage, fingerprint=fingerprint, sigmas=sigmas).engine.planned is not None) == found
+    assert (calibration(first_stage, fingerprint=fingerprint, sigmas=sigmas).policy.planned is not None) == found
 
 
-def test_a_plan_is_searched_again_once_times_are_measured(folder: Path) -> None:
-    """And not by operations again where the times are of another size or versions, and so not known."""
+def test_a_plan_stays_as_it_is_whatever_times_are_measured_later(folder: Path) -> None:
+    """They count for plans that are searched anew."""
 
     def measured(header: ProfileHeader) -> HeadCosts:
         return replace(profile_costs(header), times="measured on a toy")
 
-    (plan,) = folder.glob("*.json")
-    for costs, again in ((profile_costs, False), (measured, True), (measured, False), (profile_costs, False)):
-        run = calibration(folder, costs=costs)
-        generate(run)
-        assert ("for the next run kept as" in run.report()) == again
-    assert load_plan(plan).provenance.parameters["times"] == "measured on a toy"
+    (path,) = folder.glob("*.json")
+    generate(calibration(folder))  # the last that adds
+    plan = load_plan(path)
+    for costs in (profile_costs, measured):
+        generate(calibration(folder, costs=costs))
+        assert load_plan(path) == plan
+    path.unlink()
+    generate(calibration(folder, costs=measured))
+    assert load_plan(path).provenance.parameters["times"] == "measured on a toy"
 
 
 def of_other_candidates(profile: Profile) -> Profile:
@@ -116,4 +120,4 @@ def test_a_readable_profile_of_no_use_is_never_overwritten(
     run = calibration(folder)
     assert generate(run) == [NONE, NONE, ALL, ALL]
     assert (folder / f"{path.name}.aside" if movable else path).read_bytes() == content
-    assert ("is in the way" in run.report()) != movable
+    assert ("is in the way" in line(run)) != movable

@@ -7,12 +7,12 @@ from pathlib import Path
 import model_stand_ins as stand_ins
 import pytest
 from calibrations import ALL, LAYERS, NONE, calibration, generate, toy
+from runs import line
 from sparse_vdit.kernels.patterns import Dense
-from sparse_vdit.nodes.host.calibration.calibrated_plan import COMPLETES, completes
-from sparse_vdit.nodes.host.families import detect
-from sparse_vdit.nodes.host.plan_choice.shipped_plans import SHIPPED, shipped_plan
-from sparse_vdit.nodes.host.plan_choice.variants import variant
-from sparse_vdit.nodes.host.runs.sampling import Sampling
+from sparse_vdit.nodes.host.hooks.sampling import Sampling
+from sparse_vdit.nodes.host.library.found import COMPLETES, completes
+from sparse_vdit.nodes.host.library.shipped import SHIPPED, shipped_plan, variant
+from sparse_vdit.nodes.host.models import detect
 from sparse_vdit.plans.plan.files import load_plan
 from sparse_vdit.plans.plan.plan import Plan
 from sparse_vdit.plans.plan.presets import PRESETS
@@ -22,16 +22,14 @@ WHOLE, FIRST, SECOND = (1.0, 0.9, 0.5, 0.0), (1.0, 0.9), (0.9, 0.5, 0.0)
 
 
 def wan(layers: int, heads: int, channels: int = 16, image: bool = False) -> nn.Module:
-    model = stand_ins.WanModel()
-    model.blocks, model.num_heads, model.dim = stand_ins.blocks(layers), heads, 128 * heads
+    model = stand_ins.wan(layers, heads)
     model.in_dim, model.img_emb = channels, nn.Identity() if image else None
     return model
 
 
 def hunyuan(doubles: int, singles: int, heads: int, channels: int) -> nn.Module:
-    model = stand_ins.HunyuanVideo()
-    model.double_blocks, model.single_blocks = stand_ins.blocks(doubles), stand_ins.blocks(singles)
-    model.num_heads, model.hidden_size, model.in_channels = heads, 128 * heads, channels
+    model = stand_ins.hunyuan(doubles, singles, heads)
+    model.in_channels = channels
     return model
 
 
@@ -45,7 +43,7 @@ def sampling(model: nn.Module, sigmas: tuple[float, ...] = WHOLE) -> Sampling:
     patcher = nn.Identity()
     patcher.get_model_object = lambda name: patcher
     patcher.percent_to_sigma = lambda percent: 8 * (1 - percent) / (1 + 7 * (1 - percent))
-    return Sampling(patcher, model, detect(model)[0], sigmas)
+    return Sampling(patcher, model, detect(model), sigmas)
 
 
 @pytest.mark.parametrize(
@@ -113,15 +111,14 @@ def found_plan(folder: Path) -> Plan:
 def test_the_first_run_completes_the_shipped_plan_and_the_second_begins_with_it(tmp_path: Path, grade: str) -> None:
     first = calibration(tmp_path, steps=1, shipped=toy(grade))
     assert generate(first) == [NONE, NONE, ALL, ALL]
-    assert f"wan/toy.{grade} ({grade}) completed: found in this run; for the next run kept as user/" in first.report()
+    assert f"wan/toy.{grade} ({grade}) completed: found in this run; for the next run kept as user/" in line(first)
     plan = found_plan(tmp_path)
     assert plan.grade == "measured" and plan.card is None
     assert plan.provenance.parameters[COMPLETES].startswith(f"Toy, {grade}, ")
-    second = calibration(tmp_path, shipped=toy(grade))
-    assert second.engine.measuring is None
-    generate(second)
-    assert f"wan/toy.{grade} ({grade}) completed: calibrated plan of" in second.report()
-    assert found_plan(tmp_path) == plan
+    second = calibration(tmp_path, steps=1, shipped=toy(grade))
+    assert second.policy.planned.plan.bands == plan.bands
+    assert generate(second) == [NONE, NONE, ALL, ALL]
+    assert f"wan/toy.{grade} ({grade}) completed: calibrated plan of" in line(second)
 
 
 @pytest.fixture
@@ -165,11 +162,11 @@ def test_where_nothing_can_be_measured_the_prior_runs_as_it_ships(tmp_path: Path
     def broken(*_: object) -> None:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(run.engine.measuring, "observe", broken)
+    monkeypatch.setattr(run.policy.measurement, "observe", broken)
     assert generate(run) == [NONE, NONE, ALL, ALL]
-    line = run.report()
-    assert line.startswith("Sparse-vDiT: wan, plan wan/toy.prior (prior), ")
-    assert "no room" in line and "so wan/toy.prior runs as it ships" in line
+    said = line(run)
+    assert said.startswith("Sparse-vDiT: wan, plan wan/toy.prior (prior), ")
+    assert "no room" in said and "so wan/toy.prior runs as it ships" in said
     assert not [*tmp_path.iterdir()]
 
 
@@ -179,9 +176,9 @@ def test_a_card_without_patterns_leaves_such_a_run_dense(tmp_path: Path, monkeyp
     def broken(*_: object) -> None:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(run.engine.measuring, "observe", broken)
+    monkeypatch.setattr(run.policy.measurement, "observe", broken)
     assert generate(run) == [NONE] * 4
-    assert "runs as it ships" not in run.report()
+    assert "runs as it ships" not in line(run)
 
 
 def test_the_note_on_the_completed_plan_follows_its_content() -> None:

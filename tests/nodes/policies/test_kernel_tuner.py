@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -207,10 +208,11 @@ def test_what_a_time_hangs_on_is_another_place() -> None:
 
 def test_a_place_keeps_no_function_alive_and_is_no_other_functions() -> None:
     tuner, chained = KernelTuner(), wrap(model_attention)
-    place = tuner.place(GRID, Q, False, (model_attention, chained))
+    place, reference = tuner.place(GRID, Q, False, (model_attention, chained)), weakref.ref(chained)
+    tuner.measured(place, DENSE)(1.0)
     del chained
     gc.collect()
-    assert place[-1]() is None
+    assert reference() is None
     assert tuner.place(GRID, Q, False, (model_attention, wrap(model_attention))) != place
 
 

@@ -87,6 +87,9 @@ class Looking:
     def summary(self) -> str:
         return ""
 
+    def advice(self) -> str:
+        return ""
+
 
 def test_what_a_policy_computes_and_observes_is_counted_and_timed() -> None:
     made, x = Looking(), qkv()

@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
 import torch
-from calibrations import SIGMAS, calibration, generate, kept, toy
+from calibrations import SIGMAS, calibration, generate, store, toy
 from load_pack import ROOT
-from model_stand_ins import (
-    GRID,
-    TOKENS,
-    AnimateWanModel,
-    HunyuanVideo,
-    LTXAVModel,
-    MiniMaxH3Model,
-    WanModel,
-)
+from model_stand_ins import GRID, TOKENS, AnimateWanModel, HunyuanVideo, LTXAVModel, MiniMaxH3Model, WanModel
 from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder
 from sparse_vdit.kernels.patterns import Dense, Skip
 from sparse_vdit.kernels.spot_check import WrongOutput, spot_check
-from sparse_vdit.nodes.host.attention import replaced
-from sparse_vdit.nodes.host.calibration.calibration import NO_WARM_UP
-from sparse_vdit.nodes.host.families import LTX, MINIMAX_H3, WAN, detect, read_layout
-from sparse_vdit.nodes.host.plan_choice.own_plans import OWN, passed_over, unreadable
-from sparse_vdit.nodes.host.plan_choice.variants import Variant
-from sparse_vdit.nodes.host.reports import reasons
-from sparse_vdit.nodes.host.reports.ledger import Ledger
-from sparse_vdit.nodes.host.runs import output_check
-from sparse_vdit.nodes.host.speed import kernel_choice
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.core.stats import RunStats
+from sparse_vdit.nodes.host.hooks import replaced
+from sparse_vdit.nodes.host.library.shipped import Variant
+from sparse_vdit.nodes.host.models import LTX, MINIMAX_H3, WAN, detect, token_grid
+from sparse_vdit.nodes.host.policies.calibrate import NO_WARM_UP
+from sparse_vdit.nodes.host.session import execution, finite_check
+from sparse_vdit.nodes.host.ui.summary import stats_line
 from sparse_vdit.plans.plan.binding import BoundPlan
-from sparse_vdit.plans.plan.plan import Provenance, uniform_plan
+from sparse_vdit.plans.plan.plan import uniform_plan
 from sparse_vdit.plans.search import kept_dense, search
 from torch import nn
 
 PAGES = ROOT / "web" / "docs"
 PAGE = (PAGES / "SparseVDiTPatchModel.md").read_text()
-NEVER_SAID = {"PROFILING"}  # `Profile Heads` counts these calls in words of its own
+NEVER_SAID = {fallback.PROFILING}  # `Profile Heads` counts these calls in words of its own
 
 
 def first_cells(text: str) -> list[str]:
@@ -65,18 +55,18 @@ def latents(*shape: int) -> torch.Tensor:
     return torch.empty(shape, device="meta")
 
 
-def layouts() -> list[str]:
-    """Why the token layout of a forward can be unknown."""
+def grids() -> list[str]:
+    """Why the token grid of a forward can be unknown."""
     x, talking = latents(1, 16, 5, 13, 17), type("MultiTalkGetAttnMapPatch", (), {})()
     ltx = {"x": latents(1, 128, *GRID), "context": latents(1, 11, 96)}
     return [
-        read_layout(WanModel(), WAN, {}),
-        read_layout(WanModel(), WAN, {"x": latents(4, 4)}),
-        read_layout(WanModel(), WAN, {"x": x, "transformer_options": {"patches": {"attn1_patch": [talking]}}}),
-        read_layout(MiniMaxH3Model(), MINIMAX_H3, {"x": x}),
-        read_layout(LTXAVModel(), LTX, {**ltx, "generated_keyframes": {}}),
-        read_layout(LTXAVModel(), LTX, {**ltx, "keyframe_idxs": latents(1, 3, 62, 2)}),
-        read_layout(LTXAVModel(), LTX, {**ltx, "context": latents(1, TOKENS, 96)}),
+        str(token_grid(WanModel(), WAN, {})),
+        str(token_grid(WanModel(), WAN, {"x": latents(4, 4)})),
+        str(token_grid(WanModel(), WAN, {"x": x, "transformer_options": {"patches": {"attn1_patch": [talking]}}})),
+        str(token_grid(MiniMaxH3Model(), MINIMAX_H3, {"x": x})),
+        str(token_grid(LTXAVModel(), LTX, {**ltx, "generated_keyframes": {}})),
+        str(token_grid(LTXAVModel(), LTX, {**ltx, "keyframe_idxs": latents(1, 3, 62, 2)})),
+        str(token_grid(LTXAVModel(), LTX, {**ltx, "context": latents(1, TOKENS, 96)})),
     ]
 
 
@@ -85,22 +75,30 @@ def whole_runs() -> list[str]:
     bare = WanModel()
     del bare.patch_size
     models = (nn.Identity(), AnimateWanModel(), bare, HunyuanVideo((4, 4, 4)))
-    return [reasons.other_model("mine", "it is for heads 40, this model has heads 12"), *(detect(m)[1] for m in models)]
+    other = fallback.other_model("mine", "it is for heads 40, this model has heads 12")
+    return [str(why) for why in (other, *map(detect, models))]
 
 
 def verdicts() -> list[str]:
     """Who took attention away."""
-    watch = replaced.Watch(SimpleNamespace(), nn.Identity(), 40)
+    watch, told = replaced.Watch(SimpleNamespace(), nn.Identity(), 40), []
     watch.forwards, watch.on_top = 1, "sage of pack"
-    return [watch.verdict(0, 0), watch.verdict(38, 9), watch.verdict(40, 9)]
+    for layers, sparse in ((0, 0), (38, 9), (40, 9)):
+        stats = RunStats()
+        for layer in range(layers):
+            stats.forward.reached[layer] += 1
+        for layer in range(sparse):
+            stats.count_sparse(layer, 0.3, "torch", torch.device("cpu"))
+        told.append(watch.verdict(stats))
+    return told
 
 
 def notes() -> list[str]:
     """What is said beside reasons; the last two as their sources, which no test here can run, have them."""
     plan = BoundPlan(uniform_plan("wan", 1, 1, 128, GRID, Skip()))
     return [
-        output_check.NOT_OURS,
-        kernel_choice.NOT_TIMED,
+        finite_check.NOT_OURS,
+        execution.NOT_TIMED,
         NO_WARM_UP,
         plan.distance_warning(TokenGrid(5, 7, 90)),
         search.skip_warning(plan.plan),
@@ -109,9 +107,7 @@ def notes() -> list[str]:
         "triton: it failed: no image",
         *wrong_output(),
         "preset fast ignored, a plan is connected",
-        passed_over(uniform_plan("wan", 1, 1, 128, GRID, Skip(), provenance=Provenance(parameters={"preset": "fast"}))),
         kept_dense.missing_layers(40, kept_dense.kept_dense("39-41")),
-        *unreadable({"user/mine": PAGES / "SparseVDiTPatchModel.md"}),
     ]
 
 
@@ -124,50 +120,58 @@ def wrong_output() -> list[str]:
     return [f"triton: {caught.value}"]
 
 
+def broken_outputs() -> list[str]:
+    """What is said of outputs that are not finite, beside layers and heads."""
+    return [f"layer 2, head 1: {fallback.NOT_FINITE}; this forward was computed again dense, and all that followed ran "
+            "dense"]  # fmt: skip
+
+
 def shipped() -> list[str]:
     """What is said of runs with a shipped plan: the first, the next, one that cannot measure, and why it was taken."""
-    told = [OWN, *Variant("toy", "3 layers of 3 heads").notes(toy("prior"), 8)]
+    told = Variant("toy", "3 layers of 3 heads").notes(toy("prior"), 8)
     with TemporaryDirectory() as place:
-        for number, options in enumerate(({}, {}, {"prompt": "prompt b"})):
-            run = calibration(Path(place) / str(number > 1), shipped=toy("prior"), **options)
+        for number in range(3):
+            run = calibration(Path(place) / str(number > 1), shipped=toy("prior"))
             if number > 1:
-                run.engine.measuring.observe = lambda *_: 1 / 0
+                run.policy.measurement.observe = lambda *_: 1 / 0
             generate(run)
-            told += run.engine.notes
+            told += run.policy.notes
     return told
 
 
 def calibrated() -> list[str]:
     """What is said of runs without a plan: the first, the next, one of a model that is not known again, one that ends
-    in the warm-up; and of a broken file. The last five as their sources, which take other trouble, have them."""
+    in the warm-up; and of a broken file. The last six as their sources, which take other trouble, have them."""
     told = []
     with TemporaryDirectory() as place:
         folder = Path(place)
-        for options in ({}, {"prompt": "prompt b"}, {"fingerprint": None}):
+        for options in ({}, {}, {"fingerprint": None}):
             run = calibration(folder, steps=1, **options)
             generate(run)
-            told += run.engine.notes
+            told += run.policy.notes
         in_warm_up = calibration(folder / "other")
         generate(in_warm_up, SIGMAS[:2])
-        told += in_warm_up.engine.notes
+        told += in_warm_up.policy.notes
         (plan,) = folder.glob("*.json")
         plan.write_text("{}")
-        files = kept(folder)
+        files = store(folder)
         files.plan(files.find(None), "fast")
         told += files.messages
     return [
         *told,
         "wan.json could not be read: denied",
-        "wan.json is of no use: it is broken; it could not be put aside: denied",
+        "wan.json is of no use: it is broken; it could not be renamed: denied",
         "no plan was found: no attention call could be measured",
         "what was measured was not added: profiles cannot be merged",
         "calibration failed (ValueError: trouble)",
+        "choosing a plan failed (ValueError: trouble)",
     ]
 
 
-CONSTANTS = {name: text for name, text in vars(reasons).items() if name.isupper() and isinstance(text, str)}
-MESSAGES = [text for name, text in CONSTANTS.items() if name not in NEVER_SAID]
-MESSAGES += [*layouts(), *whole_runs(), *verdicts(), *notes(), *shipped(), *calibrated()]
+REASONS = [why for why in vars(fallback).values() if isinstance(why, fallback.Dense)]
+MESSAGES = [why.reason for why in REASONS if why not in NEVER_SAID]
+MESSAGES += [fallback.UNREACHED, *broken_outputs(), *grids(), *whole_runs(), *verdicts(), *notes()]
+MESSAGES += [*shipped(), *calibrated()]
 LINE = re.search(r"^```\n(.*)\n```$", PAGE, re.M)[1]
 PARTS, ROWS = (first_cells(part) for part in PAGE[PAGE.index(LINE) :].split("### Nothing is wrong"))
 
@@ -189,18 +193,23 @@ def test_a_removed_row_is_missed() -> None:
         assert any(not any(says(other, message) for other in rest) for message in MESSAGES), row
 
 
+BACKEND = "torch (triton: dtype float32 is neither bfloat16 nor float16; compiled: device cpu is not an NVIDIA GPU)"
+
+
 def test_the_line_is_what_a_report_looks_like() -> None:
     """And every part of it is explained, in its order."""
-    ledger = Ledger(sparse=64, dense=Counter({reasons.WARM_UP: 16}), density_sum=64 * 0.11, seconds=82.099)
-    ledger.layouts[9, 20, 30, 0, 0] = 80
-    passed_over = "triton: dtype float32 is neither bfloat16 nor float16; compiled: device cpu is not an NVIDIA GPU"
-    ledger.backend = f"torch ({passed_over})"
-    ledger.note(
+    stats = RunStats()
+    for layer in range(64):
+        stats.count_sparse(layer, 0.11, BACKEND, torch.device("cpu"))
+    stats.forward.dense[fallback.WARM_UP] = 16
+    stats.forward.grids[TokenGrid(9, 20, 30)] = 80
+    stats.seconds = 82.099
+    stats.note(
         "the plan was measured on 5x8x11 tokens at density 0.70, this video has 9x20x30 tokens, where its density is "
         "0.11: height and width and density are far off, profile at this size"
     )
     times = "a call takes at density 0.10 1137.20 ms sparse and 3596.53 ms dense"
-    assert ledger.line("wan, plan user/small_wan (measured)", times) == LINE
+    assert stats_line(stats, "wan, plan user/small_wan (measured)", times) == LINE
     rest = LINE.removeprefix("Sparse-vDiT: ")
     for part in PARTS:
         found = re.match(r"[ ,;:]*" + pattern(part), rest)

@@ -3,54 +3,65 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from calibrations import HEADS as TOY_HEADS
+from calibrations import LAYERS as TOY_LAYERS
 from calibrations import calibration, generate
-from dense_attention import model_attention
-from races import GRID, HEADS, LAYERS, LONG, NARROW, WIDE, TestClock, forward, plan_of, qkv, start
-from sparse_vdit.kernels.patterns import Dense
-from sparse_vdit.nodes.host.reports import reasons
-from sparse_vdit.nodes.host.runs.engine import NOT_VIEWED
-from sparse_vdit.nodes.host.runs.plan_engine import PlanEngine
-from sparse_vdit.nodes.host.runs.run import Run
-from sparse_vdit.nodes.host.speed import speeds
+from comfyui_stand_ins import host_module
+from runs import dense_calls, forward, plan_of, qkv, run_of, tuned
+from sparse_vdit.kernels.patterns import Dense, Diagonal
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.policies.kernel_tuner import forget_times
+from sparse_vdit.nodes.host.policies.plan import PlanPolicy
+from sparse_vdit.nodes.host.ui.pictured import pictured_plans
+from sparse_vdit.plans.profile.profile_files import load_profile
 from sparse_vdit.plans.search.kept_dense import kept_dense
+from told_clock import ToldClock
+
+ran_plan = host_module("ui.viewer").ran_plan
+NOTHING = {"view": None, "kept": "", "speedup": None}
+
+GRID, LAYERS, HEADS = (3, 8, 11), 4, 2
+LONG = (9, 8, 11)  # where NARROW and WIDE leave something out
+NARROW, WIDE = Diagonal(0), Diagonal(1)
 
 
 @pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speeds, "_known", {})
+def nothing_timed() -> Iterator[None]:
+    forget_times()
+    yield
+    forget_times()
 
 
-def test_speedup_is_of_all_calls_that_went_by_a_verdict() -> None:
-    run, x = start(TestClock(dense=10.0, exact=4.0)), qkv()
-    assert run.engine.viewed()["speedup"] is None
-    forward(run, 0.9, x)
-    forward(run, 0.5, x)
-    forward(run, 0.4, x)
-    assert run.engine.viewed()["speedup"] == pytest.approx(2.5)
+def small(grid: tuple[int, int, int] = GRID) -> list[torch.Tensor]:
+    """q, k, v of the plans here."""
+    return qkv(1, grid[0] * grid[1] * grid[2], HEADS, 64)
 
 
-def test_calls_that_lost_count_as_dense() -> None:
-    run, x = start(TestClock(dense=10.0, exact=9.9)), qkv()
+@pytest.mark.parametrize(("exact", "speedup"), [(4.0, 2.5), (9.9, 1.0)])
+def test_the_speedup_is_of_all_calls_that_went_by_a_verdict(exact: float, speedup: float) -> None:
+    """What lost counts as dense."""
+    run, x = tuned(plan_of([NARROW] * LAYERS, grid=GRID), ToldClock(dense=10.0, exact=exact)), small()
+    assert ran_plan(run.policy)["speedup"] is None
     for sigma in (0.9, 0.5, 0.4):
-        forward(run, sigma, x)
-    assert run.ledger.dense[reasons.NOT_FASTER]
-    assert run.engine.viewed()["speedup"] == 1.0
+        forward(run, sigma, x, GRID)
+    assert ran_plan(run.policy)["speedup"] == pytest.approx(speedup)
+    assert (fallback.NOT_FASTER in dense_calls(run)) == (speedup == 1)
 
 
 def test_the_view_is_of_the_whole_plan_and_the_run_obeys_what_is_kept_dense() -> None:
-    plan = plan_of([NARROW, WIDE] * (LAYERS // 2))
-    engine = PlanEngine(plan, 0.8, 0.0, "auto", race=None, kept=kept_dense("0"))
-    run = Run(engine, model_attention, clock=TestClock(dense=10.0, exact=4.0))
-    forward(run, 0.5, qkv(grid=LONG), LONG)
-    assert run.ledger.layers[0] == {reasons.KEPT_DENSE: 1}
-    assert run.ledger.layers[1]["sparse"] == 1
-    told = engine.viewed()
+    plan = plan_of([NARROW, WIDE] * (LAYERS // 2), grid=GRID)
+    run = run_of(PlanPolicy(plan, 0.8, 0.0, "auto", kept=kept_dense("0")))
+    forward(run, 0.5, small(LONG), LONG)
+    assert run.stats.forward.layers[0] == {fallback.KEPT_DENSE: 1}
+    assert run.stats.forward.layers[1] == {"sparse": 1}
+    told = ran_plan(run.policy)
     assert json.loads(json.dumps(told)) == told
-    assert told["kept"] == "0"
+    assert (told["kept"], told["speedup"]) == ("0", None)
     kinds = [pattern["kind"] for pattern in told["view"]["patterns"]]
     assert [kinds[n] for n in told["view"]["bands"][0]["heads"][0]] == [plan.pattern(0, 0, 0).kind] * HEADS
     assert Dense.kind not in kinds
@@ -58,24 +69,41 @@ def test_the_view_is_of_the_whole_plan_and_the_run_obeys_what_is_kept_dense() ->
 
 
 def test_densities_are_those_of_the_video_and_not_of_the_profile() -> None:
-    plan = plan_of([NARROW] * LAYERS)
-    run = start(TestClock(dense=10.0, exact=4.0), [NARROW] * LAYERS)
-    own = plan.pattern_densities()[0]
-    larger = (GRID[0], GRID[1] * 2, GRID[2] * 2)
-    forward(run, 0.5, qkv(grid=larger), larger)
-    shown = run.engine.viewed()["view"]["patterns"][0]["density"]
-    met = run.engine.detail()["bands"][0]["densities"]
-    assert shown == pytest.approx(next(iter(met.values()))[0][0], abs=1e-4)
-    assert shown != own
+    plan, larger = plan_of([NARROW] * LAYERS, grid=GRID), (3, 16, 22)
+    run = run_of(PlanPolicy(plan, 0.8, 0.0, "torch"))
+    forward(run, 0.5, small(larger), larger)
+    shown = ran_plan(run.policy)["view"]["patterns"][0]["density"]
+    met = run.policy.detail()["bands"][0]["densities"]
+    assert shown == pytest.approx(met["3x16x22"][0][0], abs=1e-4)
+    assert shown != plan.pattern_densities()[0]
 
 
 def test_calibration_shows_nothing_before_there_is_a_plan_and_tells_its_progress(tmp_path: Path) -> None:
     run, told = calibration(tmp_path), []
-    run.engine.measuring.progress = lambda done, of: told.append((done, of))
-    assert run.engine.viewed() == NOT_VIEWED
-    layers = run.engine.measuring.layers
+    run.policy.measurement.progress = lambda done, of: told.append((done, of))
+    assert ran_plan(run.policy) == ran_plan(None) == NOTHING
     generate(run)
-    assert told[-1] == (layers, layers)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert run.engine.viewed()["view"]["layers"] == layers
-    assert torch.isfinite(torch.tensor(run.engine.viewed()["view"]["expected"]["speedup"]))
+    assert told == [(number, TOY_LAYERS) for number in range(1, TOY_LAYERS + 1)]
+    view = ran_plan(run.policy)["view"]
+    assert view["layers"] == TOY_LAYERS
+    assert torch.isfinite(torch.tensor(view["expected"]["speedup"]))
+
+
+def test_what_heads_attend_is_kept_for_pictures(tmp_path: Path) -> None:
+    """By the run that found the plan, with it; by later ones under the name of the file beside the profile."""
+    first, again = calibration(tmp_path), calibration(tmp_path / "other")
+    for run in (first, again):
+        generate(run)
+        shown = pictured_plans.get(ran_plan(run.policy)["view"]["pictures"]["shown"])
+        assert shown.plan is run.policy.planned.whole
+        assert shown.maps.shape[:2] == (TOY_LAYERS, TOY_HEADS)
+        shares = shown.maps.sum(-1)  # for each part of the video, 0 where no query was sampled
+        assert torch.allclose(shares, shares.round(), atol=1e-5)
+        assert (shares > 0.5).any(-1).all()
+    later = calibration(tmp_path)
+    generate(later)
+    shown = pictured_plans.get(ran_plan(later.policy)["view"]["pictures"]["shown"])
+    assert shown.maps is None
+    (profile,) = tmp_path.glob("*.safetensors")
+    assert shown.name == f"user/calibrated/{profile.stem}.fast"
+    assert load_profile(profile).maps is not None

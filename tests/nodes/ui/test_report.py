@@ -1,20 +1,25 @@
-"""A run that cannot be shown is still reported, and costs no finished video. ComfyUI's modules are stand-ins."""
+"""What a report shows, and where: a run that cannot be shown is still reported, and costs no finished video."""
 
 from __future__ import annotations
 
-import importlib
+import json
 import logging
-import sys
 from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from races import TestClock, forward, qkv, start
+from comfyui_stand_ins import Server, host_module
+from runs import forward, line, policy, qkv, run_of
+from sparse_vdit.kernels.patterns import Diagonal
+from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.core.fallback import Dense
+from sparse_vdit.nodes.host.session.run import Run
+from sparse_vdit.nodes.host.ui.summary import detail
 
-NAME = "sparse_vdit.nodes.host.reports.report"
+report, viewer = host_module("ui.report"), host_module("ui.viewer")
 
-
-RUNNING = (
+OURS = (
     (1, "before", {}, {"extra_pnginfo": {"workflow": {"id": "another"}}}, [], {}),
     (2, "now", {}, {"extra_pnginfo": {"workflow": {"id": "ours"}}}, [], {}),
 )
@@ -22,57 +27,99 @@ RUNNING = (
 
 
 @pytest.fixture
-def sent() -> list[tuple]:
-    return []
-
-
-@pytest.fixture
-def report(sent: list[tuple], monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The module, of a server that keeps what is sent in `sent`; nothing imported here is left behind."""
+def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple]]:
+    """What a server is told to send."""
+    told: list[tuple] = []
     server = SimpleNamespace(
         client_id="browser",
         last_prompt_id="now",
-        prompt_queue=SimpleNamespace(get_current_queue_volatile=lambda: (list(RUNNING), [])),
-        send_progress_text=lambda *told: sent.append(told),
-        send_sync=lambda *told: sent.append(told),
+        prompt_queue=SimpleNamespace(get_current_queue_volatile=lambda: (list(OURS), [])),
+        send_progress_text=lambda *args: told.append(args),
+        send_sync=lambda *args: told.append(args),
     )
-    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=server)))
-    monkeypatch.setitem(sys.modules, "folder_paths", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "aiohttp", SimpleNamespace(web=None))
-    before = set(sys.modules)
-    yield importlib.import_module(NAME)
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    monkeypatch.setattr(Server, "instance", server)
+    yield told
+
+
+@pytest.fixture
+def run() -> Run:
+    made = run_of(policy(Diagonal(0), layers=2))
+    forward(made, 0.5, qkv())
+    return made
+
+
+def test_a_run_is_told_of_on_its_node_and_kept_for_its_workflow(run: Run, sent: list[tuple]) -> None:
+    report.report(run, "7", strict=True)
+    (text, told) = sent
+    assert text == (line(run), "7")
+    assert (told[0], told[2]) == ("sparse_vdit.ran", "browser")
+    assert (told[1]["workflow"], told[1]["node"], told[1]["report"]) == ("ours", "7", line(run))
+    assert (told[1]["sparse"], told[1]["layers"]) == (2, {"0": {"sparse": 1}, "1": {"sparse": 1}})
+    assert viewer._last_runs.of("ours")["7"]["report"] == line(run)
 
 
 def test_a_run_that_cannot_be_shown(
-    report: ModuleType, sent: list[tuple], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    run: Run, sent: list[tuple], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = start(TestClock(dense=10.0, exact=4.0))
-    forward(run, 0.5, qkv())
-    report.report(run, "7", strict=True)
-    assert [told[0] for told in sent] == [run.report(), "sparse_vdit.ran"]
-    assert sent[1][1]["workflow"] == "ours"
-    sent.clear()
-
-    def viewed() -> dict:
+    def no_view(*_: object) -> dict:
         raise MemoryError("no room for a view")
 
-    monkeypatch.setattr(run.engine, "viewed", viewed)
+    monkeypatch.setattr(viewer, "ran_plan", no_view)
     with caplog.at_level(logging.ERROR, logger="sparse_vdit"):
         report.report(run, "7", strict=True)
-    assert [told[0] for told in sent] == [run.report()]
-    assert "could not be told of the run" in caplog.text
+    assert [told[0] for told in sent] == [line(run)]
+    assert "could not be sent to the plan viewer" in caplog.text
     assert "no room for a view" in caplog.text
 
 
 @pytest.mark.parametrize("extra", [{}, {"extra_pnginfo": None}, {"extra_pnginfo": {"workflow": "text"}}])
-def test_a_workflow_without_a_number(
-    report: ModuleType, sent: list[tuple], extra: dict, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_workflow_without_a_number(run: Run, sent: list[tuple], extra: dict) -> None:
     """As clients that are no browser send it: the run is told of, and of no workflow."""
-    monkeypatch.setitem(globals(), "RUNNING", ((2, "now", {}, extra, [], {}),))
-    run = start(TestClock(dense=10.0, exact=4.0))
-    forward(run, 0.5, qkv())
+    queue = Server.instance.prompt_queue
+    queue.get_current_queue_volatile = lambda: ([(2, "now", {}, extra, [], {})], [])
     report.report(run, "7", strict=True)
     assert sent[1][1]["workflow"] is None
+
+
+def test_nothing_is_shown_without_a_node_or_a_server(run: Run, sent: list[tuple]) -> None:
+    report.report(run, None, strict=True)
+    Server.instance = None
+    report.report(run, "7", strict=True)
+    assert sent == []
+
+
+def test_strict_is_an_error_where_nothing_ran_sparse(run: Run, sent: list[tuple]) -> None:
+    dense = run_of(policy(Diagonal(0), start=0.4, layers=2))
+    forward(dense, 0.5, qkv())
+    for of in (dense, fallback.NO_PLAN):
+        report.report(of, "7", strict=False)
+        with pytest.raises(report.NothingSparseError, match="Nothing ran sparse and strict is on"):
+            report.report(of, "7", strict=True)
+    assert sent[-1][1]["view"] is None and sent[-1][1]["sparse"] == 0
+
+
+@pytest.mark.parametrize(
+    ("why", "level"), [(None, logging.INFO), (fallback.NO_PLAN, logging.WARNING), (fallback.NO_STEPS, logging.INFO)]
+)
+def test_a_run_without_a_sparse_call_is_a_warning(
+    run: Run, caplog: pytest.LogCaptureFixture, why: Dense | None, level: int
+) -> None:
+    """But a sampler without steps, whose run nobody misses."""
+    with caplog.at_level(logging.INFO, logger="sparse_vdit"):
+        report.report(why or run, None, strict=level == logging.INFO)
+    assert [record.levelno for record in caplog.records] == [level]
+
+
+def test_details_are_written_to_a_file_of_their_own(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the temporary folder where the output folder cannot be written."""
+    locked, temporary = tmp_path / "file", tmp_path / "temporary"
+    locked.write_text("a file where the folder should be")
+    monkeypatch.setattr(report.folder_paths, "get_output_directory", lambda: str(locked), raising=False)
+    monkeypatch.setattr(report.folder_paths, "get_temp_directory", lambda: str(temporary), raising=False)
+    found = detail(run)
+    assert report.write_detail(found).startswith(f"details in {temporary}")
+    assert report.write_detail(found).startswith(f"details in {temporary}")
+    files = list(temporary.rglob("*.json"))
+    assert len(files) == 2 and all(json.loads(path.read_text()) == found for path in files)
+    monkeypatch.setattr(report.folder_paths, "get_temp_directory", lambda: str(locked))
+    assert report.write_detail(found) == "details are in the log alone, no folder could be written"

@@ -1,0 +1,36 @@
+"""What must be right before the nodes are registered: a ComfyUI that is new enough, and one copy of the pack alone."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import comfyui_version
+from server import PromptServer
+
+LOG = logging.getLogger("sparse_vdit")
+NEEDED = (0, 33, 0)
+FOLDER = Path(__file__).resolve().parents[2]
+MARK = "sparse_vdit_folder"
+"""Attribute of the server: folder of the copy of the pack that serves it."""
+
+
+def too_old(version: str = comfyui_version.__version__) -> str | None:
+    """Why the pack cannot run in a ComfyUI of this version, None where it can. A version that is not numbers passes."""
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    if not numbers or (*numbers, 0, 0)[:3] >= NEEDED:
+        return None
+    return f"needs ComfyUI {'.'.join(map(str, NEEDED))} or newer, this is {version}: update ComfyUI"
+
+
+def other_copy() -> str | None:
+    """Why this copy of the pack must not serve, None where it is the only one; it then is the one that serves."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return None
+    serving = getattr(server, MARK, FOLDER)
+    setattr(server, MARK, serving)
+    if serving == FOLDER:
+        return None
+    return f"is installed twice, in {serving} and in {FOLDER}: the first one is used, delete one of them"
