@@ -54,7 +54,7 @@ def shaded_colour(kind: str, density: float) -> Colour:
 def head_cell(kind: str, density: float, size: int) -> np.ndarray:
     """Square of a head with its kind's mark, where there is room for one: uint8 RGB (size, size, 3)."""
     colour = shaded_colour(kind, density)
-    cell = np.full((size, size, 3), colour, dtype=np.uint8)
+    cell: np.ndarray = np.full((size, size, 3), colour, dtype=np.uint8)
     if kind in MARKS and size >= SMALLEST_MARKED:
         mark = np.array([[sign == "#" for sign in row] for row in MARKS[kind]])
         mark = np.kron(mark, np.ones((max(1, (size - 2) // 7),) * 2, dtype=bool))

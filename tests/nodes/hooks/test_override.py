@@ -168,6 +168,18 @@ def test_sparse_self_attention_beside_dense_cross_attention(run: Run) -> None:
     assert len(calls) == 4
 
 
+def test_a_text_as_long_as_the_video_is_told_by_the_order_of_a_blocks_calls(run: Run) -> None:
+    """The second call of a block of the same shape is cross-attention, and the next block's first one is not."""
+    x, model = qkv(), VaceWanModel()
+
+    def block(layer: int, options: dict) -> list[torch.Tensor]:
+        return [attend(x, HEADS, options) for _ in range(2)]
+
+    outputs = run_forward(run, 0.5, lambda options: in_blocks(model, options, block), model=model)
+    assert all(torch.equal(second, model_attention(*x, HEADS)) for _, second in outputs)
+    assert (sparse_calls(run), dense_calls(run)) == (4, {fallback.CROSS_ATTENTION: 4})
+
+
 def plus_one(function: Callable, *args: object, **kwargs: object) -> torch.Tensor:
     return function(*args, **kwargs) + 1
 
