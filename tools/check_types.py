@@ -8,6 +8,7 @@ as `sparse_vdit`, which keeps its cache from one time to the next.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def check(folder: Path) -> int:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     environment = Path(sys.prefix) / "types"
     folder = environment if sys.prefix != sys.base_prefix else Path(tempfile.mkdtemp())
     copy_sources(folder)

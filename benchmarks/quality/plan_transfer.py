@@ -21,7 +21,7 @@ import torch
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.plans.plan.plan import Plan
 from sparse_vdit.plans.search.search import search_budget
-from sparse_vdit.plans.view.metrics import video_psnr
+from sparse_vdit.plans.view.metrics import psnr, together
 from torch import Tensor
 
 from benchmarks.quality.quality import NOISE_SEED, PROFILE_SEED
@@ -52,7 +52,7 @@ def scenes_from(seed: int, count: int) -> list:
 
 def mean_psnr(dense: Tensor, videos: Tensor) -> float:
     """In dB, over videos (B, frames, H, W, 3)."""
-    return round(sum(video_psnr(a, b) for a, b in zip(dense, videos, strict=True)) / len(dense), 2)
+    return round(sum(together(psnr(a, b)) for a, b in zip(dense, videos, strict=True)) / len(dense), 2)
 
 
 def below_warmup(plan: Plan, steps: int) -> Plan:

@@ -35,7 +35,7 @@ from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Plan, uniform_plan
 from sparse_vdit.plans.profile.candidates import FIRST_FRAME, LAST_FRAME
 from sparse_vdit.plans.profile.profile import Profile
 from sparse_vdit.plans.search.search import SearchError, search_budget, search_paper
-from sparse_vdit.plans.view.metrics import flicker, ssim, video_psnr
+from sparse_vdit.plans.view.metrics import flicker, psnr, ssim, together
 
 from benchmarks.quality.small_wan_runs import (
     FAMILY,
@@ -139,7 +139,7 @@ class Comparison:
         return self.add({
             "method": method, "rule": rule, "warmup": warm * round(warmup_steps(self.steps) / self.steps, 4),
             "density": round(density, 4),
-            "psnr": round(sum(video_psnr(a, b) for a, b in pairs) / len(pairs), 2),
+            "psnr": round(sum(together(psnr(a, b)) for a, b in pairs) / len(pairs), 2),
             "ssim": round(sum(ssim(a, b).mean().item() for a, b in pairs) / len(pairs), 4),
             "flicker": round(sum(flicker(a, b).mean().item() for a, b in pairs) / len(pairs), 5),
             **(self.judge(video, plan, warm) if judge else {}),

@@ -20,7 +20,7 @@ from sparse_vdit.plans.plan.files import save_plan
 from sparse_vdit.plans.profile.profile_files import save_profile
 from sparse_vdit.plans.search.search import SearchError, search_budget
 from sparse_vdit.plans.view.drawing import draw_plan
-from sparse_vdit.plans.view.metrics import ssim, video_psnr
+from sparse_vdit.plans.view.metrics import psnr, ssim, together
 
 from benchmarks.quality.small_wan_runs import (
     FAMILY,
@@ -99,7 +99,7 @@ def main() -> None:
         "density": density,
         "dense": dense_run,
         "sparse": sparse_run,
-        "psnr": video_psnr(dense[0], sparse[0]),
+        "psnr": together(psnr(dense[0], sparse[0])),
         "ssim": ssim(dense[0], sparse[0]).mean().item(),
     }
     show_table(result)

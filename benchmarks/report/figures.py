@@ -18,9 +18,10 @@ from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Skip, V
 from sparse_vdit.plans.plan.files import PlanError, load_plan
 from sparse_vdit.plans.plan.plan import Plan
 from sparse_vdit.plans.view.colours import COLOURS, head_cell
-from sparse_vdit.plans.view.drawing import draw_pattern, draw_plan
+from sparse_vdit.plans.view.drawing import draw_plan
 
 from benchmarks.quality.small_wan_runs import KEY_TILE, QUERY_TILE, ROOT, WEIGHTS, generate, load_model, random_scene
+from benchmarks.report.pattern_pictures import draw_pattern
 from benchmarks.report.pictures import contact_sheet, plot, side_by_side
 from benchmarks.report.plan_tables import BESIDE, METHODS, methods_by_density
 from benchmarks.report.tables import QUALITY, newest

@@ -82,37 +82,17 @@ class Profile:
     maps: Tensor | None = None
 
     def __post_init__(self) -> None:
-        head = self.header
-        shape = (len(head.bands), head.layers, head.heads, len(head.candidates))
         if set(self.measures) != set(MEASURES):
             raise ValueError(f"profile has the measures {sorted(self.measures)}, expected {sorted(MEASURES)}")
+        head = self.header
+        layers, cells, parts = (len(head.bands), head.layers), math.prod(cell_grid(head.grid)), part_count(head.grid)
+        axes = "bands, layers, heads"
         for name, tensor in (*self.measures.items(), ("votes", self.votes)):
-            if tuple(tensor.shape) != shape:
-                raise ValueError(
-                    f"{name} is {tuple(tensor.shape)}, expected {shape} (bands, layers, heads, candidates)"
-                )
-            if not torch.isfinite(tensor).all() or (tensor < 0).any():
-                raise ValueError(f"{name} has values that are not finite or below zero; profile again")
-        cells = (*shape[:3], math.prod(cell_grid(head.grid)))
-        if tuple(self.columns.shape) != cells or not torch.isfinite(self.columns).all() or (self.columns < 0).any():
-            raise ValueError(
-                f"columns is {tuple(self.columns.shape)}, expected {cells} (bands, layers, heads, cells) numbers not "
-                "below zero"
-            )
-        if tuple(self.samples.shape) != shape[:2]:
-            raise ValueError(f"samples is {tuple(self.samples.shape)}, expected {shape[:2]} (bands, layers)")
-
-        self._check_maps()
-
-    def _check_maps(self) -> None:
-        parts = part_count(self.header.grid)
-        shape = (self.header.layers, self.header.heads, parts, parts)
-        if self.maps is None:
-            return
-        if tuple(self.maps.shape) != shape or not torch.isfinite(self.maps).all() or (self.maps < 0).any():
-            raise ValueError(
-                f"maps is {tuple(self.maps.shape)}, expected {shape} (layers, heads, parts, parts) numbers from zero on"
-            )
+            _check_tensor(name, tensor, (*layers, head.heads, len(head.candidates)), f"{axes}, candidates")
+        _check_tensor("columns", self.columns, (*layers, head.heads, cells), f"{axes}, cells")
+        _check_tensor("samples", self.samples, layers, "bands, layers")
+        if self.maps is not None:
+            _check_tensor("maps", self.maps, (head.layers, head.heads, parts, parts), "layers, heads, parts, parts")
 
     def sampling_variance(self) -> Tensor:
         """Variance of the measure `projected` that comes from sampling rows: float64, shaped as it.
@@ -128,6 +108,14 @@ class Profile:
     def measured_bands(self) -> list[int]:
         """Numbers of the bands that every layer was observed in."""
         return [band for band, row in enumerate(self.samples.tolist()) if all(count > 0 for count in row)]
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], axes: str) -> None:
+    """Raise ValueError unless a tensor has this shape and numbers from 0 on."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} is {tuple(tensor.shape)}, expected {shape} ({axes})")
+    if not torch.isfinite(tensor).all() or (tensor < 0).any():
+        raise ValueError(f"{name} has values that are not finite or below zero; profile again")
 
 
 def check_mergeable(first: ProfileHeader, second: ProfileHeader) -> None:

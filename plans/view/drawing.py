@@ -6,26 +6,19 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ...kernels.grid import TokenGrid
-from ...kernels.lists import pattern_density
-from ...kernels.patterns import Pattern
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from ..plan.plan import Plan, mean_density
 from ..search.cost import NO_ATTENTION, plan_speedup, step_speedup
-from .colours import UNSHADED, head_cell, kind_colour
+from .colours import head_cell
 from .pictures import (
     GAP,
     GREY,
     INK,
     PAPER,
-    PICTURE_PIXELS,
     TEXT,
     TITLE,
     font,
-    from_share,
     pen,
     stack,
     text_block,
@@ -37,7 +30,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MAP_PIXELS, _LARGEST_CELL = 640, 48
-_MAX_SAMPLES = 2048
 _SHOWN_DENSITIES, _SWATCH = (0.0, 0.1, 0.4, 1.0), 28
 
 
@@ -56,43 +48,6 @@ def draw_plan(plan: Plan, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE
     maps = stack([stack(row, across=True) for row in rows])
     mean = mean_density(densities, (band.heads for band in plan.bands))
     return np.asarray(stack([_heading(plan, mean), maps, _legend(plan)], margin=GAP))
-
-
-def draw_pattern(
-    pattern: Pattern, grid: TokenGrid, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE
-) -> np.ndarray:
-    """What each token (down) attends (across), both in sequence order, with a caption: uint8 RGB (H, W, 3)."""
-    attended = _sampled_mask(pattern, grid, query_tile, key_tile)
-    scale = max(1, PICTURE_PIXELS // len(attended))
-    ink = np.kron(attended, np.ones((scale, scale))) if scale > 1 else attended
-    picture = from_share(ink, kind_colour("dense" if pattern.kind in UNSHADED else pattern.kind))
-    density = pattern_density(pattern, grid, query_tile, key_tile)
-    caption = text_block(
-        [
-            (pattern.describe(), TITLE, INK),
-            (f"density {density:.3f} on {grid} tokens, {pattern.order} order", TEXT, GREY),
-        ]
-    )
-    framed = with_axes(picture, grid.tokens, grid.tokens, ("key token", "query token"))
-    return np.asarray(stack([caption, framed], margin=GAP))
-
-
-def _sampled_mask(pattern: Pattern, grid: TokenGrid, query_tile: int, key_tile: int) -> np.ndarray:
-    """Attended pairs of evenly spaced tokens, 0 or 1, at most _MAX_SAMPLES a side, however long the sequence."""
-    tiling = pattern.tiling(grid, query_tile, key_tile)
-    # a row and a column more, for what is outside full tiles and always attends and is attended
-    mask = torch.nn.functional.pad(pattern.tile_mask(tiling), (0, 1, 0, 1), value=True)
-    if pattern.kind == "skip":  # but for a skipped head, whose text alone attends
-        mask[: -1 if grid.text_tokens else None] = False
-    place = tiling.index.argsort()
-    tokens = torch.linspace(0, grid.tokens - 1, min(grid.tokens, _MAX_SAMPLES)).round().long()
-    row = (place[tokens] // query_tile).clamp(max=tiling.query_tiles)
-    column = (place[tokens] // key_tile).clamp(max=tiling.key_tiles)
-    return _as_array(mask[row][:, column])
-
-
-def _as_array(mask: Tensor) -> np.ndarray:
-    return mask.numpy().astype(np.float64)
 
 
 def _heading(plan: Plan, density: float) -> Image.Image:

@@ -31,11 +31,6 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return -10 * error.log10()
 
 
-def video_psnr(a: Tensor, b: Tensor) -> float:
-    """PSNR in dB over the mean squared error of all frames together."""
-    return together(psnr(a, b))
-
-
 def together(frames: Tensor) -> float:
     """PSNR in dB of a whole video, of that of each of its frames."""
     error = (10 ** (frames / -10)).mean()  # frames are equally large

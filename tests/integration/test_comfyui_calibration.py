@@ -223,7 +223,10 @@ COPIES: dict[str, Callable[[dict], None]] = {
 }
 
 
-@pytest.mark.parametrize("first", [False, True], ids=["after the model itself", "before it"])
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(False, id="after the model itself"), pytest.param(True, id="before it", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("copy", COPIES)
 def test_copies_of_a_model_share_its_plan(fresh: Server, copy: str, first: bool) -> None:
     """LoRAs are noted, and no key; neither are precision and compiling."""

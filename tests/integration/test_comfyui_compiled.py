@@ -14,7 +14,10 @@ LANDSCAPE, PORTRAIT = [5, 8, 11], [5, 11, 8]
 
 
 # with PyTorch's attention the code is one graph, as on GPUs; ComfyUI's default on a CPU breaks it in every call
-@pytest.mark.parametrize("attention", ["--use-pytorch-cross-attention", "--use-quad-cross-attention"])
+@pytest.mark.parametrize(
+    "attention",
+    ["--use-pytorch-cross-attention", pytest.param("--use-quad-cross-attention", marks=pytest.mark.slow)],
+)
 def test_compiled_models_follow_the_videos_shape_and_the_block(tmp_path: Path, attention: str) -> None:
     untested = "its models were not compiled"
     found = run_script("compare_compiled.py", tmp_path, attention, untested=untested)

@@ -10,6 +10,7 @@ from comfyui.chromium import browse
 from comfyui.example_files import TEMPLATES, template_models
 from comfyui.installation import ROOT, comfyui_path
 from comfyui.server import WEB_FOLDER, Server
+from comfyui.viewing import one_renderer
 
 pytestmark = pytest.mark.comfyui
 FOLDER = ROOT / "example_workflows"
@@ -48,7 +49,7 @@ def test_files_are_those_of_comfyuis_own_templates(bare: Server) -> None:
             assert entry == (None if file in NO_ADDRESS else own[file]), f"{name}: {file}"
 
 
-@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
+@one_renderer
 def test_the_frontend_offers_what_is_missing(bare: Server, vue: bool) -> None:
     workflow = json.loads((FOLDER / "wan2.2_i2v_4_steps_sparse.json").read_text())
     found = browse(bare, "miss_models", vue=vue, workflow=workflow)

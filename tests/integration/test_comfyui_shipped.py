@@ -36,6 +36,15 @@ CASES = {
 }
 """Case of a family -> a plan that ships for a published model of its kind."""
 PAIRS = [(case, CASES[case.name]) for case in SPARSE if case.name in CASES]
+QUICK = ("wan2.1 t2v", "wan2.2 5b", "hunyuan video", "cogvideox, learned positions")
+"""Every family and every grade once."""
+every_pair = pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        pytest.param(case, name, id=case.name, marks=() if case.name in QUICK else pytest.mark.slow)
+        for case, name in PAIRS
+    ],
+)
 
 
 def scaled_down(name: str, case: Case) -> Plan:
@@ -59,7 +68,7 @@ def run(server: Server, case: Case, plan: str, **options: object) -> tuple[torch
     return found, report(server, before)
 
 
-@pytest.mark.parametrize(("case", "name"), PAIRS, ids=[case.name for case, _ in PAIRS])
+@every_pair
 def test_a_shipped_plan_of_a_larger_model_is_refused_politely(models: Server, case: Case, name: str) -> None:
     plan = load_plan(SHIPPED / f"{name}.json")
     result, line = run(models, case, name)
@@ -68,7 +77,7 @@ def test_a_shipped_plan_of_a_larger_model_is_refused_politely(models: Server, ca
     assert torch.equal(result, latents(models, case.sampled({}, "model")))
 
 
-@pytest.mark.parametrize(("case", "name"), PAIRS, ids=[case.name for case, _ in PAIRS])
+@every_pair
 def test_a_shipped_plan_that_fits_runs_and_is_completed(models: Server, case: Case, name: str) -> None:
     """Scaled down to the small model. What was measured runs as it ships; the others are completed in the first run."""
     forget_plans(models)

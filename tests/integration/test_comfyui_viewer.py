@@ -14,7 +14,7 @@ from comfyui.installation import ROOT
 from comfyui.plans import wan_plan
 from comfyui.results import counts
 from comfyui.server import Server
-from comfyui.viewing import both_renderers, mixed_plan, numbered, shown
+from comfyui.viewing import both_renderers, mixed_plan, numbered, one_renderer, shown
 from sample_plans import large_plan
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.plans.plan.plan import Band, Plan, Provenance
@@ -79,7 +79,7 @@ def check_run(found: dict) -> None:
     assert found["stillRun"] == "true"
 
 
-@both_renderers
+@one_renderer
 def test_copies_and_subgraphs(served: Server, vue: bool) -> None:
     """What is configured outside of a graph is left alone, and each load asks for its plan once."""
     found = browse(served, "edit_graph", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())))
@@ -99,7 +99,7 @@ def test_clicks_and_sizes_are_kept(served: Server, vue: bool) -> None:
     assert found["sized"] == found["sizeReloaded"]
 
 
-@both_renderers
+@one_renderer
 def test_keys(served: Server, vue: bool) -> None:
     """What is pressed keeps the keyboard, and combinations of keys reach the page."""
     prompt = numbered(shown(served, "mixed", mixed_plan()))
@@ -113,7 +113,7 @@ def test_keys(served: Server, vue: bool) -> None:
     assert found["queued"] == 1
 
 
-@both_renderers
+@one_renderer
 def test_plans_that_are_late_missing_text_or_rerouted(served: Server, vue: bool) -> None:
     plan, name = mixed_plan(), "user/mixed"
     prompt = numbered(shown(served, "mixed", plan))
@@ -132,7 +132,7 @@ def test_plans_that_are_late_missing_text_or_rerouted(served: Server, vue: bool)
     assert found["rerouted"] == found["totals"]
 
 
-@both_renderers
+@one_renderer
 def test_html_in_a_plan_is_text(served: Server, vue: bool) -> None:
     name = HTML.replace("/", "")
     plan = dataclasses.replace(mixed_plan(), provenance=dataclasses.replace(mixed_plan().provenance, model=HTML))
@@ -143,8 +143,8 @@ def test_html_in_a_plan_is_text(served: Server, vue: bool) -> None:
     assert found["images"] == 0
 
 
-@both_renderers
-@pytest.mark.parametrize("layers, heads", [(60, 24), (40, 40)])
+@one_renderer
+@pytest.mark.parametrize("layers, heads", [(60, 24), pytest.param(40, 40, marks=pytest.mark.slow)])
 def test_times_of_a_large_map(
     served: Server, vue: bool, layers: int, heads: int, record_property: pytest.FixtureRequest
 ) -> None:
@@ -163,7 +163,7 @@ def test_times_of_a_large_map(
     print(f"{layers}x{heads}, {'nodes 2.0' if vue else 'canvas'}, ms:", json.dumps(found))
 
 
-@both_renderers
+@one_renderer
 def test_example_workflows_load_whole(served: Server, vue: bool) -> None:
     files = sorted((ROOT / "example_workflows").glob("*.json"))
     assert files

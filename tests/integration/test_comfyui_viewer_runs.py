@@ -10,14 +10,14 @@ from comfyui.plans import LAYERS, add_plan, forget_plans
 from comfyui.prompts import base, ksampler, node, patch, patched, profiled, save_latent
 from comfyui.results import counts, report
 from comfyui.server import Server
-from comfyui.viewing import both_renderers, mixed_plan, numbered, shown
+from comfyui.viewing import mixed_plan, numbered, one_renderer, shown
 from sparse_vdit.kernels.patterns import Diagonal
 
 pytest_plugins = ["comfyui.fixtures"]
 pytestmark = pytest.mark.comfyui
 
 
-@both_renderers
+@one_renderer
 def test_the_last_run_is_kept_and_stays_on_its_workflow(served: Server, vue: bool) -> None:
     found = browse(served, "keep_run", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())))
     assert found["errors"] == []
@@ -44,7 +44,7 @@ def searched() -> dict:
     }  # fmt: skip
 
 
-@both_renderers
+@one_renderer
 def test_heads_of_a_searched_plan_in_pictures(served: Server, vue: bool) -> None:
     """On the search and on the patch node, of its plan and of what ran."""
     found = browse(served, "show_heads", vue=vue, prompt=numbered(searched()))
@@ -62,7 +62,7 @@ def test_heads_of_a_searched_plan_in_pictures(served: Server, vue: bool) -> None
         assert chosen["live"] == "polite", where
 
 
-@both_renderers
+@one_renderer
 def test_heads_of_a_plan_that_was_found_while_sampling(served: Server, vue: bool) -> None:
     """By the run that found it, and by the profile beside it in the run that takes it up again."""
     forget_plans(served)
@@ -77,7 +77,7 @@ def test_heads_of_a_plan_that_was_found_while_sampling(served: Server, vue: bool
         assert chosen["words"] == ""
 
 
-@both_renderers
+@one_renderer
 def test_heads_of_a_plan_without_a_profile(served: Server, vue: bool) -> None:
     """The pattern is shown, and words say what is missing."""
     add_plan(served, "alone", Diagonal(1))
@@ -89,7 +89,7 @@ def test_heads_of_a_plan_without_a_profile(served: Server, vue: bool) -> None:
     assert chosen["words"].startswith("What this head attends was not measured")
 
 
-@both_renderers
+@one_renderer
 def test_progress_stands_on_the_node_that_makes_it(served: Server, vue: bool) -> None:
     """Of calibration on the patch node, though it is the sampler that runs then, whose own bar goes on."""
     forget_plans(served)
@@ -112,7 +112,7 @@ def progress(found: dict, kind: str) -> list[tuple[int, int, str]]:
     return [(one["value"], one["max"], one["state"]) for one in found["told"] if one["kind"] == kind]
 
 
-@both_renderers
+@one_renderer
 def test_what_is_heard(served: Server, vue: bool) -> None:
     """By the tree of accessible things: the map's name and role, each head at the cursor, buttons with their state."""
     found = browse(served, "hear_viewer", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())))
@@ -149,7 +149,7 @@ def test_texts_in_the_language_of_the_frontend(served: Server, locale: str) -> N
         assert bool(re.search("[\u4e00-\u9fff]", name)) is (locale == "zh") or not name, name
 
 
-@both_renderers
+@one_renderer
 def test_what_is_in_no_workflow_is_let_go(served: Server, vue: bool) -> None:
     other = {"1": node("EmptyHunyuanLatentVideo", width=176, height=128, length=17, batch_size=1)}
     prompt = numbered(shown(served, "mixed", mixed_plan()))

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 import torch
 import torch.nn.functional as F
+from covering import covering
 from sparse_vdit.kernels.attention import choose_backend, sparse_attention
 from sparse_vdit.kernels.backends import torch_backend, triton_backend
 from sparse_vdit.kernels.call import AttentionCall
@@ -71,9 +72,7 @@ def test_oracle_sees_only_what_the_mask_allows():
     assert masked_attention(q, k, v, [torch.zeros_like(alone)]).abs().max() == 0
 
 
-@pytest.mark.parametrize("tiles", [(128, 64), (48, 16)], ids=str)
-@pytest.mark.parametrize("dtype", RELATIVE_L2, ids=str)
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
+@pytest.mark.parametrize(("grid", "dtype", "tiles"), covering(GRIDS, list(RELATIVE_L2), [(128, 64), (48, 16)]))
 def test_torch_backend(grid, dtype, tiles):
     q, k, v = inputs(grid, len(PATTERNS), 40, dtype)
     lists, numbers = bind(PATTERNS, grid, *tiles)
@@ -110,9 +109,7 @@ def test_torch_backend_skips_tiles(monkeypatch):
 
 @needs_triton
 @pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
-@pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
+@pytest.mark.parametrize(("grid", "dtype", "head_dim"), covering(GRIDS, [torch.float16, torch.bfloat16], [64, 128]))
 def test_triton_backend_interpreted(grid, dtype, head_dim):
     q, k, v = inputs(grid, len(PATTERNS), head_dim, dtype, batch=1)
     lists, numbers = bind(PATTERNS, grid)

@@ -88,15 +88,9 @@ def check(only):
 
 
 @needs_triton
-@pytest.mark.parametrize(
-    "only",
-    [
-        "sm_80/attention-fp16-64-int8", "sm_86/attention-bf16-64-int8", "sm_89/attention-bf16-64-int8",
-        "sm_90/attention-bf16-64-int8", "sm_100/attention-fp16-64-int8", "sm_120/attention-bf16-64-int8",
-        "sm_80/quantize_tiles-bf16-64-values", "sm_80/tile_means_64-fp16-128", "sm_80/select_tiles",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("only", ["sm_90/attention-bf16-64-int8", "sm_80/tile_means_64-fp16-128"])
 def test_a_rebuild_gives_what_ships(only):
+    """One with a loop and one without: all others are as long as the sources are those that they were built from."""
     result = check(only)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "1 files are what ships" in result.stdout

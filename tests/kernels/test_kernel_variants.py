@@ -74,6 +74,11 @@ def pairwise(options: dict) -> list[dict]:
 
 CASES = pairwise(OPTIONS)
 every_case = pytest.mark.parametrize("case", CASES, ids=[str(number) for number in range(len(CASES))])
+interpreted_cases = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=str(n), marks=pytest.mark.slow if n % 3 else ()) for n, case in enumerate(CASES)],
+)
+"""All of them, of which one in three runs every time: the interpreter takes seconds for each."""
 
 
 def make_call(case: dict) -> AttentionCall:
@@ -125,7 +130,7 @@ def test_torch_backend(case: dict) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
-@every_case
+@interpreted_cases
 def test_triton_kernels_interpreted(case: dict) -> None:
     call = make_call(case)
     assert_close(run(call, "triton"), call_attention(call), int8=case["int8"])
@@ -133,7 +138,7 @@ def test_triton_kernels_interpreted(case: dict) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
-@every_case
+@interpreted_cases
 def test_packed_tiles_interpreted(case: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """One group of heads after the other, through the same buffers; grids without a tile are not packed."""
     call, launched = make_call({**case, "int8": False}), []

@@ -13,8 +13,12 @@ from sparse_vdit.kernels import attention
 from sparse_vdit.kernels.backends import shipped
 from sparse_vdit.kernels.configs import HEAD_DIMS, NVIDIA_ARCHS
 
+EACH = one_of_each()
+QUICK = [EACH[number] for number in (0, 3, 4, 6, 9, 10)]  # one of each architecture, in 8 bits and not, of both sizes
+OTHERS = [pytest.param(file, marks=pytest.mark.slow) for file in EACH if file not in QUICK]
 
-@pytest.mark.parametrize("file", one_of_each())
+
+@pytest.mark.parametrize("file", [*QUICK, *OTHERS])
 def test_a_kernel_of_each_architecture_is_right(file):
     machine = Machine()
     for case in (WHOLE, CASES["less than a tile"]):

@@ -1,6 +1,7 @@
 """The shipped kernels, executed: every kind of shape on the products of each generation of tensor cores."""
 
 import pytest
+from covering import covering
 from ptx.cases import CASES, attention_files, run
 from sparse_vdit.kernels.backends import shipped
 
@@ -9,8 +10,7 @@ OF_ARCH = [[file for file in attention_files() if file.startswith(f"{arch}/")] f
 FILES = [files[(2 + 5 * number) % len(files)] for number, files in enumerate(OF_ARCH)]  # with other dtypes and sizes
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "file"), covering(list(CASES), FILES))
 def test_shapes_are_right(name, file):
     result = run(CASES[name], file)
     assert result.right, f"relative L2 {result.error:.2e}"

@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from covering import covering
 from sparse_vdit.kernels.backends import triton_backend
 from sparse_vdit.kernels.backends.launcher import through_triton
 from sparse_vdit.kernels.call import AttentionCall
@@ -47,9 +48,8 @@ def error(call: AttentionCall, arch: str) -> float:
     return relative_l2(out, call_attention(call))
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("scale", [1e-6, 1e-4, 1e4, 1e6])
-def test_values_of_any_scale(arch: str, scale: float) -> None:
+@pytest.mark.parametrize(("scale", "arch"), covering([1e-6, 1e-4, 1e4, 1e6], ARCHS))
+def test_values_of_any_scale(scale: float, arch: str) -> None:
     assert error(scaled_call(torch.bfloat16, scale), arch) <= INT8_RELATIVE_L2
 
 
@@ -68,8 +68,7 @@ def test_one_channel_of_another_scale(arch: str, channel: float) -> None:
     assert relative_l2(out, truth) <= 1.5 * INT8_RELATIVE_L2  # which the norm of all channels may not show
 
 
-@pytest.mark.parametrize("empty_sink", [False, True])
-@pytest.mark.parametrize("nats", NATS)
+@pytest.mark.parametrize(("nats", "empty_sink"), covering(NATS, [False, True]))
 def test_sinks_in_8_bits(nats: float, empty_sink: bool) -> None:
     for dtype in (torch.bfloat16, torch.float16):
         # values so large that the output is above fp16's smallest numbers

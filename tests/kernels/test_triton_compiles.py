@@ -5,34 +5,37 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from functools import cache
 
 import pytest
 from load_pack import ROOT
 from sparse_vdit.kernels.configs import AMD_ARCHS, NVIDIA_ARCHS, packed_config
 
 ARCHS = (*NVIDIA_ARCHS, *AMD_ARCHS)
-CASES = [(arch, dtype, head_dim) for arch in ARCHS for dtype in ("bf16", "fp16") for head_dim in (64, 128)]
+QUICK = ("sm_80", "sm_90", AMD_ARCHS[0])  # a generation of loads each; compiling takes a while
 HELPERS = ("quantize_tiles", "quantize_tiles_values", "tile_means_64", "tile_means_128", "select_tiles")
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
-@pytest.fixture(scope="module")
-def compiled() -> dict:
-    """What `aot.py` read out, by case and kernel; processes of their own, because the interpreter must be off there."""
+def cases(archs: Sequence[str]) -> list:
+    """(arch, dtype, head_dim) of architectures, those that are not quick ones marked slow."""
+    return [
+        pytest.param(arch, dtype, head_dim, marks=() if arch in QUICK else pytest.mark.slow)
+        for arch in archs for dtype in ("bf16", "fp16") for head_dim in (64, 128)
+    ]  # fmt: skip
+
+
+@cache
+def compiled(arch: str) -> dict:
+    """What `aot.py` read out, by case and kernel; a process of its own, because the interpreter must be off there."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-
-    def rows(arch: str) -> list[dict]:
-        result = subprocess.run(
-            [sys.executable, "-m", "tools.aot", arch], cwd=ROOT, capture_output=True, text=True, env=environment
-        )
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = [row for part in pool.map(rows, ARCHS) for row in part]
-    return {(row["arch"], row["dtype"], row["head_dim"], row["kernel"]): row for row in found}
+    result = subprocess.run(
+        [sys.executable, "-m", "tools.aot", arch], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    return {(row["dtype"], row["head_dim"], row["kernel"]): row for row in json.loads(result.stdout)}
 
 
 def pipeline_bytes(row: dict) -> int:
@@ -51,11 +54,11 @@ def pipeline_bytes(row: dict) -> int:
     return v + k + from_shared * queries * (1 if row["int8"] else 2)
 
 
-@pytest.mark.parametrize(("arch", "dtype", "head_dim"), CASES)
-def test_kernels_are_clean(compiled: dict, arch: str, dtype: str, head_dim: int) -> None:
+@pytest.mark.parametrize(("arch", "dtype", "head_dim"), cases(ARCHS))
+def test_kernels_are_clean(arch: str, dtype: str, head_dim: int) -> None:
     packed = packed_config(arch, head_dim) is not None
     for kernel in ("attention", "attention_int8", *(["attention_packed"] if packed else [])):
-        row = compiled[arch, dtype, head_dim, kernel]
+        row = compiled(arch)[dtype, head_dim, kernel]
         assert row["shared"] <= row["shared_limit"], row
         assert row["spills"] == 0, row
         assert row["native_core"] > 0, row  # those of the chip's own generation, at least for one of both products
@@ -64,24 +67,21 @@ def test_kernels_are_clean(compiled: dict, arch: str, dtype: str, head_dim: int)
         assert not row["serialised"], row
         assert row["shared"] >= pipeline_bytes(row), row
     for kernel in (*HELPERS, *(["pack_tiles"] if packed else [])):
-        row = compiled[arch, dtype, head_dim, kernel]
+        row = compiled(arch)[dtype, head_dim, kernel]
         assert row["shared"] <= row["shared_limit"], row
         assert row["spills"] == 0, row
 
 
-SHORTER = [case for case in CASES if case[0] in ("sm_80", "sm_90")]
-
-
-@pytest.mark.parametrize(("arch", "dtype", "head_dim"), SHORTER)
-def test_a_lost_buffer_would_be_seen(compiled: dict, arch: str, dtype: str, head_dim: int) -> None:
+@pytest.mark.parametrize(("arch", "dtype", "head_dim"), cases(("sm_80", "sm_90")))
+def test_a_lost_buffer_would_be_seen(arch: str, dtype: str, head_dim: int) -> None:
     """A kernel with one stage less has less memory than is asked of the full pipeline."""
-    short, full = (compiled[arch, dtype, head_dim, kernel] for kernel in ("attention_short", "attention"))
+    short, full = (compiled(arch)[dtype, head_dim, kernel] for kernel in ("attention_short", "attention"))
     assert short["shared"] < pipeline_bytes(full), (short, full)
 
 
 @pytest.mark.slow  # a wall time, for an idle machine alone
 @pytest.mark.parametrize("arch", ARCHS)
-def test_a_model_compiles_in_seconds(compiled: dict, arch: str) -> None:
+def test_a_model_compiles_in_seconds(arch: str) -> None:
     """All that the first call in 8 bits makes."""
     names = ("attention_int8", "quantize_tiles_values", "tile_means_64", "tile_means_128", "select_tiles")
-    assert sum(compiled[arch, "bf16", 128, name]["seconds"] for name in names) <= 15
+    assert sum(compiled(arch)["bf16", 128, name]["seconds"] for name in names) <= 15

@@ -5,20 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 from sample_plans import large_plan, small_plan
-from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.kernels.patterns import PATTERNS, Dense, Diagonal, MultiDiagonal, Skip, VerticalStripe
+from sparse_vdit.kernels.patterns import PATTERNS, Dense, Diagonal, Skip
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Band, uniform_plan
 from sparse_vdit.plans.view.colours import (
     COLOURS,
     MARKS,
-    PLAIN,
     SMALLEST_MARKED,
+    UNSHADED,
     head_cell,
     ink_on,
     kind_colour,
     shaded_colour,
 )
-from sparse_vdit.plans.view.drawing import draw_pattern, draw_plan
+from sparse_vdit.plans.view.drawing import draw_plan
 
 pytest.importorskip("PIL")
 
@@ -55,14 +54,14 @@ def test_kinds_differ_by_more_than_hue(size):
             colour = tuple(cell[0, 0])
             assert colour == shaded_colour(kind, density)
             mask = (cell != colour).any(-1)
-            assert mask.any() == (kind not in PLAIN)
+            assert mask.any() == (kind not in UNSHADED)
             assert not mask[0].any() and not mask[:, 0].any()  # where hairlines run
             if kind in MARKS:
                 lights = sorted(light(c) + 0.05 for c in (colour, ink_on(colour)))
                 assert lights[1] / lights[0] > 3
         masks.add(mask.tobytes())
-    assert len(masks) == len(PATTERNS) - len(PLAIN) + 1
-    plain = sorted(light(kind_colour(kind)) + 0.05 for kind in PLAIN)
+    assert len(masks) == len(PATTERNS) - len(UNSHADED) + 1
+    plain = sorted(light(kind_colour(kind)) + 0.05 for kind in UNSHADED)
     assert plain[1] / plain[0] > 3
 
 
@@ -122,22 +121,3 @@ def test_lower_density_is_paler():
         light = [sum(shaded_colour(kind, density)) for density in (0, 0.05, 0.2, 0.5, 1)]
         assert light == sorted(set(light), reverse=True)
         assert shaded_colour(kind, 1) == COLOURS[kind]
-
-
-@pytest.mark.parametrize(
-    "pattern", [Dense(), Skip(), Diagonal(), MultiDiagonal(), VerticalStripe()], ids=lambda pattern: pattern.kind
-)
-def test_pattern_picture_shows_every_pair(pattern):
-    """330 + 8 tokens are drawn 1 : 1, so that the picture can be compared with the rule pair by pair."""
-    grid = TokenGrid(5, 11, 6, 5, 3)
-    attended = pattern.draw(grid, 16, 8) == 255
-    picture = draw_pattern(pattern, grid, 16, 8)
-    colour = np.array(COLOURS["dense" if pattern.kind in ("dense", "skip") else pattern.kind], dtype=np.uint8)
-    inked = (picture == colour).all(-1)
-    part = inked[-(338 + 52 + 24) : -(52 + 24), 24 + 72 : 24 + 72 + 338]
-    assert np.array_equal(part, attended.numpy())
-
-
-def test_long_sequences_are_drawn_small():
-    picture = draw_pattern(MultiDiagonal(height=0.1, width=0.1), TokenGrid(9, 30, 40))
-    assert max(picture.shape) < 1000

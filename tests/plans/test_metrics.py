@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from sparse_vdit.plans.view.metrics import flicker, psnr, ssim, video_psnr
+from sparse_vdit.plans.view.metrics import flicker, psnr, ssim, together
 
 
 def videos(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,7 +21,7 @@ def test_psnr_of_a_known_error() -> None:
     b[0] += 0.1
     b[1] += 0.01
     assert psnr(a, b).tolist() == pytest.approx([20, 40], abs=1e-5)
-    assert video_psnr(a, b) == pytest.approx(-10 * math.log10((0.01 + 0.0001) / 2), abs=1e-5)
+    assert together(psnr(a, b)) == pytest.approx(-10 * math.log10((0.01 + 0.0001) / 2), abs=1e-5)
     assert psnr(a, a).tolist() == [math.inf, math.inf]
 
 

@@ -15,6 +15,10 @@ from .results import PLANS
 from .server import Server
 
 both_renderers = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
+one_renderer = pytest.mark.parametrize(
+    "vue", [pytest.param(False, marks=pytest.mark.slow, id="canvas"), pytest.param(True, id="nodes-2")]
+)
+"""The newer one; the other one, which such tests hardly hang on, where slow tests run too."""
 
 
 def mixed_plan() -> Plan:

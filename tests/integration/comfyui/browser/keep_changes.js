@@ -44,6 +44,8 @@ module.exports = async (page, options, { open, load, panelOf }) => {
   await page.waitForTimeout(3000); // until the frontend has put the workflow aside
   await reload(page, options, open);
   found.reloaded = await kept();
+  await panelOf(page, LOAD); // one that is off the screen has no height
+  await page.waitForTimeout(2000);
 
   await page.evaluate((kind) => {
     const node = app.graph.nodes.find(({ comfyClass }) => comfyClass === kind);
@@ -54,6 +56,8 @@ module.exports = async (page, options, { open, load, panelOf }) => {
   await page.waitForTimeout(3000);
   found.sized = await size();
   await reload(page, options, open);
+  await panelOf(page, LOAD);
+  await page.waitForTimeout(2000);
   found.sizeReloaded = await size();
   return found;
 };
