@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 
 from comfy_api.latest import io
@@ -11,7 +10,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..plans.plan.files import PlanError, load_plan
 from ..plans.plan.text import plan_from_text
 from ..plans.profile.profile_files import ProfileError, load_profile
-from .host.library.folders import FOLDER, plan_files, profile_beside
+from .host.library.folders import FOLDER, file_state, plan_files, profile_beside
 from .host.ui.viewer import SHOWN, shown_plan
 from .sockets import CATEGORY, PlanType, ProfileType
 
@@ -92,13 +91,11 @@ class LoadPlan(io.ComfyNode):
     def fingerprint_inputs(
         cls, plan_name: str | None, if_missing: str = STOP, plan_text: str | None = ""
     ) -> str:
-        """The file's content and the profile's age, so that what was edited is read again."""
+        """The text, or what changes with the plan's file and its profile's, so that what was edited is read again."""
         path = plan_files().get(plan_name)
         if path is None or plan_text is None or plan_text.strip():
             return plan_text or ""
-        beside = profile_beside(path)
-        changed = f"{beside.stat().st_mtime_ns}" if beside.is_file() else ""
-        return hashlib.sha256(path.read_bytes()).hexdigest() + changed
+        return f"{path} {file_state(path)} {file_state(profile_beside(path))}"
 
     @classmethod
     def execute(cls, plan_name: str, if_missing: str = STOP, plan_text: str = "") -> io.NodeOutput:

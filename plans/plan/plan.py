@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from .checks import MAX_ENTRIES, MAX_TEXT, check_items, check_name, check_number
 FOUND = "measured while sampling"
 """Source of plans that runs have found."""
 
+FAMILY = re.compile("[a-z0-9_]{1,40}")
 GRADES = ("measured", "prior", "calibrate")
 
 MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM = 512, 256, 1024
@@ -95,9 +97,8 @@ class Plan:
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        check_name("family", self.family)
-        if not self.family:
-            raise ValueError("family: is empty, expected the name of an architecture")
+        if not isinstance(self.family, str) or not FAMILY.fullmatch(self.family):
+            raise ValueError(f"family: {show(self.family)}, expected 1 to 40 of the signs a-z, 0-9 and _")
         check_whole("layers", self.layers, 1, MAX_LAYERS)
         check_whole("heads", self.heads, 1, MAX_HEADS)
         check_whole("head_dim", self.head_dim, 1, MAX_HEAD_DIM)

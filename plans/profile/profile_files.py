@@ -18,6 +18,9 @@ from .profile import FLOWS, MEASURES, Profile, ProfileHeader
 
 FORMAT, VERSION = "sparse-vdit-profile", 5
 MAX_PROFILE_BYTES = 1 << 30
+MAX_METADATA_BYTES = 4 << 20
+TENSORS = {*MEASURES, "votes", "samples", "columns"}
+"""Of a profile; `maps` may be there too."""
 ORIGIN = ("model", "parameters", "prompts", "versions", "date")
 
 
@@ -58,11 +61,8 @@ def load_profile(path: str | Path) -> Profile:
     header = load_header(path)
     try:
         tensors = load(path.read_bytes())  # mapped, Windows would not let the file be renewed
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # a dtype that torch does not have is a key
         raise _unreadable(path, error) from error
-    missing = {*MEASURES, "votes", "samples", "columns"} - tensors.keys()
-    if missing:
-        raise ProfileError(f"{path.name}: lacks the tensor {sorted(missing)[0]!r}")
     try:
         measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
         votes, samples = tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64)
@@ -85,15 +85,27 @@ def load_header(path: str | Path) -> ProfileHeader:
             raise ProfileError(f"{path.name}: there is no such file")
         if path.stat().st_size > MAX_PROFILE_BYTES:
             raise ProfileError(f"{path.name}: {path.stat().st_size} bytes are too many for a profile")
+        _check_metadata_size(path)
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
+            metadata, names = file.metadata() or {}, set(file.keys())
+    except (SafetensorError, KeyError) as error:
         raise _unreadable(path, error) from error
+    if not TENSORS <= names <= {*TENSORS, "maps"}:
+        wrong = sorted(TENSORS - names) or sorted(names - TENSORS)
+        raise ProfileError(f"{path.name}: {'lacks' if TENSORS - names else 'has'} the tensor {wrong[0][:80]!r}")
     about = _about(path.name, metadata.get("profile"))
     try:
         return _header(about.get("header"))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ProfileError(f"{path.name}: header: {error}") from error
+
+
+def _check_metadata_size(path: Path) -> None:
+    """Raise ProfileError where a file's head, which is parsed whole, is larger than that of any profile."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MAX_METADATA_BYTES:
+        raise ProfileError(f"{path.name}: metadata of {size} bytes, expected at most {MAX_METADATA_BYTES}")
 
 
 def _unreadable(path: Path, error: Exception) -> ProfileError:

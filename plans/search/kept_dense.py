@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...kernels.patterns import PATTERNS, Dense, Pattern
+from ...kernels.patterns import PATTERNS, Dense
 from ..plan.plan import MAX_LAYERS, Band, Plan
 from .cost import head_costs
 
@@ -16,6 +16,7 @@ KINDS = tuple(kind for kind in PATTERNS if kind != Dense.kind)
 STALE = ("mean_density", "predicted_error", "predicted_error_margin")
 """What a plan says of itself that no longer holds once heads of it are dense."""
 
+MAX_CHARACTERS = 4000  # every second layer of the largest plan
 _LAYERS = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
 
 
@@ -43,6 +44,8 @@ def kept_dense(text: str) -> KeptDense:
     Raises:
         ValueError: something that is neither.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"keep_dense: {len(text)} characters are too many, expected at most {MAX_CHARACTERS}")
     layers: set[int] = set()
     kinds: set[str] = set()
     for word in filter(None, (part.strip() for part in text.split(","))):
@@ -82,34 +85,34 @@ def with_dense(plan: Plan, kept: KeptDense) -> Plan:
     why = missing_layers(plan.layers, kept)
     if why is not None:
         raise ValueError(why)
+    dense = plan.patterns.index(Dense()) if Dense() in plan.patterns else len(plan.patterns)
+    kept_numbers = {number for number, pattern in enumerate(plan.patterns) if pattern.kind in kept.kinds}
     tables = [
-        [[Dense() if layer in kept.layers or plan.patterns[n].kind in kept.kinds else plan.patterns[n] for n in row]
+        [[dense if layer in kept.layers or number in kept_numbers else number for number in row]
          for layer, row in enumerate(band.heads)]
         for band in plan.bands
     ]  # fmt: skip
-    patterns = tuple(dict.fromkeys(pattern for table in tables for row in table for pattern in row))
-    numbers = {pattern: number for number, pattern in enumerate(patterns)}
+    used = sorted({number for table in tables for row in table for number in row})
+    new = {number: place for place, number in enumerate(used)}
     bands = tuple(
-        Band(band.sigma_high, band.sigma_low, tuple(tuple(numbers[pattern] for pattern in row) for row in table))
+        Band(band.sigma_high, band.sigma_low, tuple(tuple(new[number] for number in row) for row in table))
         for band, table in zip(plan.bands, tables, strict=True)
     )
+    patterns = tuple((*plan.patterns, Dense())[number] for number in used)
     parameters = {name: value for name, value in plan.provenance.parameters.items() if name not in STALE}
     parameters |= {"keep_dense": str(kept), **_scaled(plan, tables)}
     return replace(plan, patterns=patterns, bands=bands, provenance=replace(plan.provenance, parameters=parameters))
 
 
-def _scaled(plan: Plan, tables: list[list[list[Pattern]]]) -> dict[str, float]:
+def _scaled(plan: Plan, tables: list[list[list[int]]]) -> dict[str, float]:
     """The speed-up that a plan tells, less what the dense heads take back, by counted operations."""
     expected = plan.provenance.parameters.get("attention_speedup")
     if not isinstance(expected, int | float):
         return {}
     costs = head_costs(plan)
-    numbers = {pattern: number for number, pattern in enumerate(plan.patterns)}
-    dense = len(plan.patterns)  # one more candidate, which costs as much as the model's own attention
+    # one more candidate, which costs as much as the model's own attention
     costs = replace(costs, candidates=torch.cat([costs.candidates, costs.candidates.new_tensor([costs.dense])]))
-    before = torch.tensor([band.heads for band in plan.bands])
-    after = torch.tensor([[[dense if pattern == Dense() else numbers[pattern] for pattern in row] for row in table]
-                          for table in tables])  # fmt: skip
+    before, after = torch.tensor([band.heads for band in plan.bands]), torch.tensor(tables)
     return {"attention_speedup": round(expected * costs.speedup(after) / costs.speedup(before), 3)}
 
 

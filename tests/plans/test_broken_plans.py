@@ -51,11 +51,11 @@ BROKEN = [
     (without("grade"), "grade", "is missing"),
     (without("bands"), "bands", "is missing"),
     (at("path", "/etc/passwd"), "path", "is unknown"),
-    (at("family", ""), "family", "is empty"),
-    (at("family", 3), "family", "3 is no text"),
-    (at("family", "x" * 201), "family", "201 characters are too many, expected at most 200"),
-    (at("family", "w\u0000an"), "family", "control character"),
-    (at("family", "w\ud800an"), "family", "half a surrogate pair"),
+    (at("family", ""), "family", "expected 1 to 40"),
+    (at("family", 3), "family", "expected 1 to 40"),
+    (at("family", "x" * 201), "family", "expected 1 to 40"),
+    (at("family", "w\u0000an"), "family", "expected 1 to 40"),
+    (at("family", "w\ud800an"), "family", "expected 1 to 40"),
     (at("layers", 0), "layers", "whole number from 1 to 512"),
     (at("layers", 513), "layers", "513"),
     (at("layers", 4.0), "layers", "4.0"),
@@ -223,3 +223,9 @@ def test_folders_and_pipes_are_refused(tmp_path):
             load_plan(tmp_path / "pipe")
     with pytest.raises(FileNotFoundError):
         load_plan(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("family", ["Wan", "a b", "<b>wan</b>", "x" * 41, "w\u00e4n", "wan\n"])
+def test_a_family_is_a_plain_word(family: str) -> None:
+    with pytest.raises(ValueError, match=r"family: .*, expected 1 to 40 of the signs"):
+        small_plan(family=family)

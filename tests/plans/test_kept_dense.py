@@ -66,3 +66,8 @@ def test_what_the_plan_told_of_itself_follows() -> None:
     assert not {"mean_density", "predicted_error"} & found.provenance.parameters.keys()
     everything = with_dense(plan, kept_dense("0-3"))
     assert head_costs(everything).speedup(torch.zeros(2, 4, 3, dtype=torch.int64)) == pytest.approx(1)
+
+
+def test_a_text_without_end_is_refused() -> None:
+    with pytest.raises(ValueError, match="5000 characters are too many"):
+        kept_dense("1," * 2500)

@@ -184,6 +184,7 @@ BROKEN = {
     "an unknown flow": (_header(lambda h: h.update(flow="upwards")), "flow"),
     "an unknown pattern": (_header(lambda h: h["candidates"][1].update(kind="spiral")), "spiral"),
     "dense not first": (_header(lambda h: h["candidates"].reverse()), "dense first"),
+    "a tensor that nobody asked for": (lambda t, m: t.update(more=torch.zeros(3)), "has the tensor 'more'"),
     "a grid of two axes": (_header(lambda h: h.update(grid=[5, 7])), "grid"),
 }
 
@@ -206,6 +207,27 @@ def test_files_that_are_no_profiles(tmp_path):
     for name in ("text.safetensors", "absent.safetensors"):
         with pytest.raises(ProfileError, match=name):
             load_profile(tmp_path / name)
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F8_E8M0", "I3"])
+def test_dtypes_that_torch_does_not_have(tmp_path, dtype):
+    """Some are known to the file format, and to nothing that reads it here."""
+    content = save_profile(make_profile(), tmp_path / "good.safetensors").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    head = json.loads(content[8 : 8 + size])
+    head["samples"]["dtype"] = dtype
+    changed = json.dumps(head).encode()
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + size :])
+    with pytest.raises(ProfileError, match=r"odd\.safetensors: cannot be read as safetensors"):
+        load_profile(path)
+
+
+def test_a_head_without_end_is_not_read(tmp_path):
+    path = tmp_path / "large.safetensors"
+    path.write_bytes((100 << 20).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ProfileError, match="metadata of 104857600 bytes, expected at most"):
+        load_header(path)
 
 
 def test_what_cannot_be_opened_is_not_called_broken(tmp_path, monkeypatch):

@@ -101,6 +101,14 @@ def profile_beside(path: Path) -> Path:
     return path.with_name(f"{name}.safetensors") if preset in PRESETS and not beside.exists() else beside
 
 
+def file_state(path: Path) -> tuple[int, ...]:
+    """What changes with a file's content; empty without a file."""
+    if not path.is_file():
+        return ()
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
 def plain_name(name: str) -> str:
     """A file name without the endings of plans and profiles."""
     return name.strip().removesuffix(".json").removesuffix(".safetensors")

@@ -20,7 +20,7 @@ from ....plans.view.head_drawing import as_png, draw_head, fitting_maps
 from ....plans.view.view import measured_errors, plan_view
 from ..core.fallback import Dense
 from ..core.stats import SPARSE, RunStats, by_text
-from ..library.folders import plan_files, profile_beside
+from ..library.folders import file_state, plan_files, profile_beside
 from ..policies.calibrate import CalibrationPolicy
 from ..policies.plan import PlanPolicy
 from ..session.call import Policy
@@ -55,7 +55,7 @@ async def answer(request: web.Request) -> web.Response:
     if path is None:
         return web.json_response({"error": f"plan {name[:200]!r} is not here"}, status=404)
     try:
-        view = await asyncio.to_thread(_view, name, path, *map(_age, (path, profile_beside(path))))
+        view = await asyncio.to_thread(_view, name, path, *map(file_state, (path, profile_beside(path))))
     except (ValueError, OSError) as error:
         return web.json_response({"error": str(error)}, status=422)
     return web.json_response({"view": view})
@@ -86,36 +86,28 @@ async def runs(request: web.Request) -> web.Response:
 def _picture(of: Pictured | Path, band: int, layer: int, head: int) -> tuple[bytes, str]:
     """A head's picture and the header that says what is in it."""
     if isinstance(of, Path):
-        plan, profile = _read(of, *map(_age, (of, profile_beside(of))))
+        plan, profile = _read(of, *map(file_state, (of, profile_beside(of))))
         maps = fitting_maps(plan, profile)
     else:
         plan, maps = of.plan, of.maps
         path = plan_files().get(of.name)
         if maps is None and path is not None:
-            maps = fitting_maps(plan, _profile(profile_beside(path), _age(profile_beside(path))))
+            maps = fitting_maps(plan, _profile(profile_beside(path), file_state(profile_beside(path))))
     return as_png(draw_head(plan, maps, band, layer, head)), "unknown" if maps is None else "measured"
 
 
-def _age(path: Path) -> tuple[int, ...]:
-    """What changes with a file's content, empty without a file."""
-    if not path.is_file():
-        return ()
-    stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
-
-
 @lru_cache(maxsize=8)
-def _view(name: str, path: Path, age: tuple, profile_age: tuple) -> dict:
+def _view(name: str, path: Path, age: tuple, profilefile_state: tuple) -> dict:
     """A plan's view; the ages of its file and of the profile beside it tell when it has to be made anew."""
-    plan, profile = _read(path, age, profile_age)
+    plan, profile = _read(path, age, profilefile_state)
     errors = None if profile is None else measured_errors(plan, profile)
     return {**plan_view(plan, errors=errors, name=name), "pictures": {"name": name}}
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, age: tuple, profile_age: tuple) -> tuple[Plan, Profile | None]:
+def _read(path: Path, age: tuple, profilefile_state: tuple) -> tuple[Plan, Profile | None]:
     """A plan, and the profile beside it where one can be read."""
-    return load_plan(path), _profile(profile_beside(path), profile_age)
+    return load_plan(path), _profile(profile_beside(path), profilefile_state)
 
 
 @lru_cache(maxsize=1)
