@@ -19,6 +19,7 @@ pytest_plugins = ["comfyui.fixtures"]
 
 BLOCKS = node("TestObjectPatchedAttention", blocks=LAYERS)
 MODULE = node("TestModulePatchedAttention")
+LOOP = node("TestOwnLoop")
 SPARSE_OF_CORE = node("TestModelSparseAttention", min_tokens=64)
 
 TAKEN = [
@@ -26,6 +27,8 @@ TAKEN = [
     (Composition("attention as object patches after", after=(BLOCKS,)), "_own_forward.frugal_forward of test_pack"),
     (Composition("attention function replaced before", before=(MODULE,)), "_monkey_attention of test_pack"),
     (Composition("attention function replaced after", after=(MODULE,)), "_monkey_attention of test_pack"),
+    (Composition("a loop of its own before", before=(LOOP,)), "own_loop of test_pack"),
+    (Composition("a loop of its own after", after=(LOOP,)), "own_loop of test_pack"),
     (Composition("Model Sparse Attention takes all, before", before=(SPARSE_OF_CORE,)), "sol_attention of"),
     (Composition("Model Sparse Attention takes all, after", after=(SPARSE_OF_CORE,)), "sol_attention of"),
 ]

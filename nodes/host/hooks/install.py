@@ -213,7 +213,10 @@ def _prepare(run: Run, model: nn.Module, inputs: Inputs, x: torch.Tensor) -> Non
 
 
 def _diffusion_model(executor: object, *args: object, **kwargs: object) -> object:
-    """Around the model's forward, inside of compiled code: shapes in, numbers and texts out, nothing else."""
+    """Around the model's forward, inside of compiled code: shapes in, numbers and texts out, nothing else. Without a run
+    nothing is touched."""
+    if not compile_op.sampling():
+        return executor(*args, **kwargs)
     model = executor.class_obj
     family = detect(model)
     if not isinstance(family, Dense):

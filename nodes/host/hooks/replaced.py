@@ -71,8 +71,11 @@ class Watch:
         blocks = options.get("patches_replace", {}).get("dit", {})  # a node may run whole blocks itself
         if function.__module__ != COMFYUI_ATTENTION:
             self.foreign = named(function)
-        elif blocks:
-            self.foreign = names(blocks.values())
+        else:
+            # a method of the model that another node has put in the place of its class's
+            own = vars(self.model)
+            methods = [own[name] for name in own if callable(getattr(type(self.model), name, None))]
+            self.foreign = names([*blocks.values(), *methods]) or self.foreign
 
     def verdict(self, stats: RunStats) -> str | None:
         """Who took the attention of a run, in words. None when nobody did, or the pack itself refused calls for what

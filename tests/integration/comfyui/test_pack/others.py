@@ -5,6 +5,7 @@ All are stand-ins: they behave as the nodes they name do towards other nodes, an
 
 import functools
 import logging
+import unittest.mock
 
 import comfy.ldm.wan.model as wan
 import torch
@@ -46,6 +47,40 @@ class ObjectPatchedAttention(_ModelNode):
     def change(self, model, blocks):
         for number, block in enumerate(model.get_model_object("diffusion_model").blocks[:blocks]):
             model.add_object_patch(f"diffusion_model.blocks.{number}.self_attn.forward", _own_forward(block.self_attn))
+
+
+def own_loop(self, x, t, context, clip_fea=None, freqs=None, transformer_options=None, **kwargs):
+    """Wan's forward with a loop over the blocks that honours replacements, but hands blocks no transformer_options."""
+    x = self.patch_embedding(x.float()).to(x.dtype)
+    grid_sizes = x.shape[2:]
+    x = x.flatten(2).transpose(1, 2)
+    time = wan.sinusoidal_embedding_1d(self.freq_dim, t.flatten()).to(dtype=x.dtype)
+    e = self.time_embedding(time).reshape(t.shape[0], -1, self.dim)
+    e0 = self.time_projection(e).unflatten(2, (6, self.dim))
+    context = self.text_embedding(context)
+    replaced = (transformer_options or {}).get("patches_replace", {}).get("dit", {})
+    for number, block in enumerate(self.blocks):
+
+        def run(args, block=block):
+            return {"img": block(args["img"], context=args["txt"], e=args["vec"], freqs=args["pe"])}
+
+        args = {"img": x, "txt": context, "vec": e0, "pe": freqs}
+        around = replaced.get(("double_block", number))
+        x = (run(args) if around is None else around(args, {"original_block": run}))["img"]
+    return self.unpatchify(self.head(x, e), grid_sizes)
+
+
+class OwnLoop(_ModelNode):
+    """A loop of its own over the blocks, as MagCache, TeaCache and ComfyUI-NAG have it."""
+
+    def change(self, model):
+        inner = model.get_model_object("diffusion_model")
+
+        def wrapper(function, given):
+            with unittest.mock.patch.object(inner, "forward_orig", own_loop.__get__(inner)):
+                return function(given["input"], given["timestep"], **given["c"])
+
+        model.set_model_unet_function_wrapper(wrapper)
 
 
 def _own_forward(attention):
@@ -154,6 +189,7 @@ class CompileModel(_ModelNode):
 NODES = {
     "TestMarkedAttention": MarkedAttention,
     "TestObjectPatchedAttention": ObjectPatchedAttention,
+    "TestOwnLoop": OwnLoop,
     "TestModulePatchedAttention": ModulePatchedAttention,
     "TestContainedAttention": ContainedAttention,
     "TestModelSparseAttention": ModelSparseAttention,
