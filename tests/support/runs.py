@@ -21,7 +21,7 @@ from sparse_vdit.nodes.host.hooks.replaced import OVERRIDE, Watch
 from sparse_vdit.nodes.host.models import COUNTED, detect
 from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
-from sparse_vdit.nodes.host.session.run import Run, as_current
+from sparse_vdit.nodes.host.session.run import Run
 from sparse_vdit.nodes.host.ui.summary import report_line
 from sparse_vdit.plans.plan.plan import Band, Plan, Provenance, uniform_plan
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ def run_forward(
 
     executor = Executor(apply, SimpleNamespace(diffusion_model=model))
     sigmas = torch.full((batch,), sigma, dtype=torch.float64)
-    with as_current(run), comfyui_attention():
+    with install.running(run), comfyui_attention():
         return install._apply_model(executor, latents, sigmas, None, context, None, given)
 
 

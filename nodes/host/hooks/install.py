@@ -71,18 +71,27 @@ def _outer_sample(select: Select, finish: Finish, executor: object, *args: objec
         cast = patcher.get_model_object("manual_cast_dtype")
         run.try_kernels(patcher.load_device, cast or patcher.model.get_dtype())
         try:
-            with as_current(run):
-                compile_op.set_sampling(True)
+            with running(run):
                 result = executor(*args, **kwargs)
                 run.read_clocks()
         finally:
-            compile_op.set_sampling(current_run() is not None)
             run.free()
     verdict = run.watch.verdict(run.stats)
     if verdict is not None:
         run.stats.note(verdict)
     finish(run)
     return result
+
+
+@contextmanager
+def running(run: Run) -> Iterator[None]:
+    """Make a run the current one, for plain code and for compiled code."""
+    try:
+        with as_current(run):
+            compile_op.set_sampling(True)
+            yield
+    finally:
+        compile_op.set_sampling(current_run() is not None)
 
 
 @contextmanager
@@ -213,8 +222,8 @@ def _prepare(run: Run, model: nn.Module, inputs: Inputs, x: torch.Tensor) -> Non
 
 
 def _diffusion_model(executor: object, *args: object, **kwargs: object) -> object:
-    """Around the model's forward, inside of compiled code: shapes in, numbers and texts out, nothing else. Without a run
-    nothing is touched."""
+    """Around the model's forward, inside of compiled code: shapes in, numbers and texts out, nothing else. It touches
+    nothing without a run."""
     if not compile_op.sampling():
         return executor(*args, **kwargs)
     model = executor.class_obj
