@@ -13,9 +13,9 @@ def extension() -> object:
     Imports the nodes when it is called: an old ComfyUI could not, and nodes/host works without ComfyUI for the most
     part.
     """
-    from .host.installed import other_copy, too_old
+    from .host.installed import claim_server, too_old
 
-    why = too_old() or other_copy()
+    why = too_old() or claim_server()
     if why is not None:
         from comfy_api.latest import ComfyExtension
 

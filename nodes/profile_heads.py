@@ -21,8 +21,8 @@ from .host.core import fallback
 from .host.core.fallback import Dense
 from .host.hooks.install import install
 from .host.hooks.sampling import DEFAULT_START, Sampling
+from .host.library.found import SIGMA_SLACK
 from .host.models import describe
-from .host.policies.plan import SIGMA_SLACK
 from .host.policies.profile import ProfilePolicy
 from .host.session.run import Run
 from .host.ui.report import show_on_node

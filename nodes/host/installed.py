@@ -24,8 +24,8 @@ def too_old(version: str = comfyui_version.__version__) -> str | None:
     return f"needs ComfyUI {'.'.join(map(str, NEEDED))} or newer, this is {version}: update ComfyUI"
 
 
-def other_copy() -> str | None:
-    """Why this copy of the pack must not serve, None where it is the only one; it then is the one that serves."""
+def claim_server() -> str | None:
+    """Make this copy of the pack the one that serves; returns why another one does already, None where none does."""
     server = getattr(PromptServer, "instance", None)
     if server is None:
         return None

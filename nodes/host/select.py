@@ -20,7 +20,7 @@ from .core.fallback import Dense, failed
 from .hooks.sampling import DEFAULT_START, Sampling, whole_steps
 from .library.fingerprint import Fingerprint, fingerprint
 from .library.folders import calibrated_folder
-from .library.found import FINGERPRINT, PATCHED, calibration_bands
+from .library.found import FINGERPRINT, PATCHED, SIGMA_SLACK, calibration_bands
 from .library.found_plans import FoundPlans
 from .library.latency_table import kept_latencies
 from .library.shipped import shipped_plan, variant
@@ -29,7 +29,7 @@ from .models import describe
 from .policies.calibrate import NO_WARM_UP, CalibrationPolicy
 from .policies.kernel_tuner import KernelTuner
 from .policies.measure import Measurement
-from .policies.plan import SIGMA_SLACK, PlanPolicy
+from .policies.plan import PlanPolicy
 from .policies.profile import ProfilePolicy
 from .session.call import Policy
 from .ui.progress import show_progress
@@ -105,11 +105,11 @@ def _policy(plan: Plan | None, completed: bool, options: PatchOptions, sampling:
         return _calibration(options, sampling, shape, plan)
     if plan is None or (plan.card is not None and plan.grade == "calibrate"):
         return fallback.NO_PLAN
-    return _plan_policy(options, sampling, _tuner(options), 0.0, plan)
+    return _plan_policy(options, sampling, _tuner(options, sampling.model), 0.0, plan)
 
 
-def _tuner(options: PatchOptions) -> KernelTuner | None:
-    return KernelTuner() if options.only_if_faster and options.backend == "auto" else None
+def _tuner(options: PatchOptions, model: object) -> KernelTuner | None:
+    return KernelTuner(model) if options.only_if_faster and options.backend == "auto" else None
 
 
 def _plan_policy(
@@ -131,9 +131,11 @@ def _calibration(
     options: PatchOptions, sampling: Sampling, shape: tuple[int, int, int], shipped: Plan | None
 ) -> CalibrationPolicy:
     """`shipped`: plan of the model that is to be completed, None where none ships."""
-    family, tuner = sampling.family, _tuner(options)
+    family, tuner = sampling.family, _tuner(options, sampling.model)
     known = fingerprint(sampling.patcher, sampling.model, family)
-    store = PlanStore(calibrated_folder(), family.name, shape, known, default_candidates(), sampling.sigmas[:-1])
+    end = sampling.percent_to_sigma(options.end_percent) * (1 - SIGMA_SLACK)
+    sigmas = tuple(sigma for sigma in sampling.sigmas[:-1] if sigma >= end)
+    store = PlanStore(calibrated_folder(), family.name, shape, known, default_candidates(), sigmas)
     plans = FoundPlans(
         store, options.preset, sampling.grid, lambda header: profile_costs(header, kept_latencies(header)), shipped
     )
@@ -191,4 +193,4 @@ def _measurement(
         show_on_node(f"Sparse-vDiT: measuring heads, {done} of {of} layers", options.node_id)
         show_progress(done, of, options.node_id)
 
-    return Measurement(profiling, shape[0], dense, notes, progress, later, plans.known())
+    return Measurement(profiling, shape[0], dense, notes, progress, later, plans.known(), plans.measured_up_to())

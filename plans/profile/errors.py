@@ -210,7 +210,7 @@ class CandidateEvaluator:
 
 @dataclass(frozen=True)
 class SampledQueries:
-    """SampledQueries queries in one token order.
+    """Sampled queries in one token order.
 
     Attributes:
         numbers: of the order's candidates among all, (C,).

@@ -38,13 +38,13 @@ def test_versions(installed: ModuleType, version: str, old: bool) -> None:
 
 
 def test_the_first_copy_serves(installed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert installed.other_copy() is None and installed.other_copy() is None
+    assert installed.claim_server() is None and installed.claim_server() is None
     second = Path("/custom_nodes/second copy")
     monkeypatch.setattr(installed, "FOLDER", second)
-    why = installed.other_copy()
+    why = installed.claim_server()
     assert str(second) in why and str(Path(load_pack.ROOT)) in why
 
 
 def test_without_a_server_nothing_is_asked(installed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installed, "PromptServer", SimpleNamespace())
-    assert installed.other_copy() is None
+    assert installed.claim_server() is None

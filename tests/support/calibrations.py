@@ -66,6 +66,7 @@ def measurement(
     fingerprint: Fingerprint = KNOWN,
     sigmas: tuple[float, ...] = SIGMAS,
     known: frozenset[tuple[int, int]] = frozenset(),
+    known_up_to: float = 0.0,
 ) -> Measurement:
     """What a run of the toy measures, `steps` of it dense."""
     network = model()
@@ -75,7 +76,8 @@ def measurement(
         return ProfilePolicy(profiler, network, WAN)
 
     later = sorted({sigma for sigma in sigmas if sigma <= START}, reverse=True)
-    return Measurement(profiling, LAYERS, steps, {FINGERPRINT: str(fingerprint)}, later=later, known=known)
+    notes, kept = {FINGERPRINT: str(fingerprint)}, {"known": known, "known_up_to": known_up_to}
+    return Measurement(profiling, LAYERS, steps, notes, later=later, **kept)
 
 
 def store(folder: Path, fingerprint: Fingerprint | None = KNOWN, sigmas: tuple[float, ...] = SIGMAS) -> PlanStore:
@@ -97,7 +99,8 @@ def calibration(
     found = FoundPlans(store(folder, fingerprint, sigmas), preset, GRID, costs, shipped)
     begin = max(START, found.measured_up_to() if few else 0.0)
     backend = "torch" if tuner is None else "auto"
-    measures = measurement(steps, fingerprint=fingerprint or KNOWN, sigmas=sigmas, known=found.known())
+    kept = {"known": found.known(), "known_up_to": found.measured_up_to()}
+    measures = measurement(steps, fingerprint=fingerprint or KNOWN, sigmas=sigmas, **kept)
     policy = CalibrationPolicy(
         "wan, calibrating",
         (LAYERS, HEADS),

@@ -18,7 +18,7 @@ from sparse_vdit.nodes.host.hooks.compile_op import CHAINED, attention_op
 from sparse_vdit.nodes.host.hooks.override import attention_override
 from sparse_vdit.nodes.host.hooks.own_attention import COMFYUI_ATTENTION
 from sparse_vdit.nodes.host.hooks.replaced import OVERRIDE, Watch
-from sparse_vdit.nodes.host.models import COUNTED, detect
+from sparse_vdit.nodes.host.models import UNNAMED, detect
 from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
 from sparse_vdit.nodes.host.session.run import Run
@@ -134,10 +134,10 @@ def in_blocks(model: nn.Module, options: dict, block: Callable[[int, dict], Out]
             def original(args: dict, layer: int = layer) -> dict:
                 return {"img": block(layer, args["transformer_options"])}
 
-            if name == COUNTED:
+            around = options.get("patches_replace", {}).get("dit", {}).get((name, number))
+            if name == UNNAMED or around is None:  # without a run nothing is around
                 found.append(block(layer, options))
             else:
-                around = options["patches_replace"]["dit"][name, number]
                 args = {"transformer_options": options, "img": None}
                 found.append(around(args, {"original_block": original})["img"])
     return found

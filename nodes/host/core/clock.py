@@ -46,7 +46,7 @@ class Clock:
         Nothing is timed where it is not `ready`: on a GPU beyond what was reserved, or while a CUDA graph is captured.
 
         Args:
-            what: which call it is, by a name of `race.py`; clocks of tests go by it.
+            what: which call it is: a kernel, DENSE or an observer; clocks of tests go by it.
         """
         if device.type != "cuda":
             begin = time.perf_counter()

@@ -126,6 +126,11 @@ NOT_FINITE = Dense(
     "sparse output was not finite",
     "sparse attention gave numbers that are not finite; please report it with the plan",
 )
+NOT_FINITE_INPUTS = Dense(
+    "the model's own numbers were not finite",
+    "q, k or v of the model were not finite before sparse attention, which then cannot be either; dense attention "
+    "gives the same, so look for the cause in the model or its dtype",
+)
 KERNEL_FAILED = Dense(
     "a sparse kernel failed",
     "the sparse kernel failed on this machine; another backend may work, please report the message",

@@ -66,6 +66,7 @@ class RunStats:
         notes: what else the report must say.
         milliseconds: of timed calls, by what they were.
         failures: what went wrong, in words, in the order of time; of errors also the layer, None where it is unknown.
+        backend: of the last sparse call, None without any.
     """
 
     def __init__(self) -> None:
@@ -74,6 +75,7 @@ class RunStats:
         self.notes: list[str] = []
         self.milliseconds: Counter[str] = Counter()
         self.failures: list[dict] = []
+        self.backend: str | None = None
         self._ended: list[tuple[float | None, CallCounts]] = []
         self._sigma: float | None = None
         self._begun = False
@@ -98,6 +100,7 @@ class RunStats:
         counts.sparse += 1
         counts.density_sum += density
         counts.backends[backend] += 1
+        self.backend = backend
         counts.devices[device] += 1
         counts.layers[layer][SPARSE] += 1
 
@@ -105,6 +108,12 @@ class RunStats:
         """Count a call that is dense, of a layer that may be unknown."""
         self.forward.dense[why] += 1
         self.forward.layers[layer][why] += 1
+
+    def recount(self, before: Dense, now: Dense) -> None:
+        """Count dense calls of the forward now running by another reason."""
+        for counts in (self.forward.dense, *self.forward.layers.values()):
+            if before in counts:
+                counts[now] += counts.pop(before)
 
     def note(self, text: str) -> None:
         """Remember something that the report must say, once."""
@@ -118,14 +127,6 @@ class RunStats:
             total.add(counts)
         total.add(self.forward)
         return total
-
-    @property
-    def backend(self) -> str | None:
-        """Of the last sparse calls, None without any."""
-        for counts in (self.forward, *(counts for _, counts in reversed(self._ended))):
-            if counts.backends:
-                return next(reversed(counts.backends))
-        return None
 
     def forwards(self) -> list[dict]:
         """By forward: noise level, sparse calls and dense calls by reason."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..core.fallback import Dense
-from ..models import COUNTED, Family, Inputs, token_grid
+from ..models import UNNAMED, Family, Inputs, token_grid
 from ..session.run import current_run
 from . import compile_op
 
@@ -35,7 +35,7 @@ def describe_forward(options: dict, family: Family, model: nn.Module, inputs: In
 def _number_blocks(options: dict, family: Family, model: nn.Module) -> bool:
     """Put the pack around each block. Returns whether blocks are counted instead."""
     sections = family.blocks(model)
-    if sections[0][0] == COUNTED:
+    if sections[0][0] == UNNAMED:
         return True
     replaced = options.get("patches_replace") or {}
     around = dict(replaced.get("dit") or {})

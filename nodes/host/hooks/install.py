@@ -66,10 +66,8 @@ def _outer_sample(select: Select, finish: Finish, executor: object, *args: objec
         return executor(*args, **kwargs)
     with _override(options) as chained:
         run = Run(policy, (undecorated(model_attention(model)), chained))
-        run.watch = Watch(patcher, model, family.shape(model)[0], _is_compiled(model, options, chained))
-        # as other nodes patched it: the model is not loaded yet, and does not know
-        cast = patcher.get_model_object("manual_cast_dtype")
-        run.try_kernels(patcher.load_device, cast or patcher.model.get_dtype())
+        run.watch = Watch(patcher, model, family.shape(model)[0], _prepare_compiled(model, options, chained))
+        run.try_kernels(partial(_target, patcher))
         try:
             with running(run):
                 result = executor(*args, **kwargs)
@@ -81,6 +79,12 @@ def _outer_sample(select: Select, finish: Finish, executor: object, *args: objec
         run.stats.note(verdict)
     finish(run)
     return result
+
+
+def _target(patcher: object) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype that a MODEL will compute on, as other nodes patched it: it is not loaded yet."""
+    cast = patcher.get_model_object("manual_cast_dtype")
+    return patcher.load_device, cast or patcher.model.get_dtype()
 
 
 @contextmanager
@@ -131,9 +135,9 @@ _with_ours: weakref.WeakSet = weakref.WeakSet()
 """Diffusion models that were compiled anew because some of their code was made without our override."""
 
 
-def _is_compiled(model: nn.Module, options: dict, chained: Callable | None) -> bool:
-    """Whether a model is compiled. The pack's code is dropped before, where it was made for another chained override or
-    for transformer_options of another class of models.
+def _prepare_compiled(model: nn.Module, options: dict, chained: Callable | None) -> bool:
+    """Returns whether a model is compiled. The pack's code is dropped before, where it was made for another chained
+    override or for transformer_options of another class of models.
 
     ComfyUI drops the compiler's guards on transformer_options, so stale code would run silently. With it goes the code
     of other models, which takes minutes to make again: nothing is dropped without need.
@@ -173,14 +177,14 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     _prepare(run, executor.class_obj.diffusion_model, inputs, x)
     run.begin_forward(x.device, sigma)
     out = _forward(run, executor, x, t, args, kwargs)
-    if run.watch.is_new({**kwargs, "": x}) and _without_ours(run):
+    if run.watch.note_shapes({**kwargs, "": x}) and _without_ours(run):
         torch._dynamo.reset()
         _with_ours.add(run.watch.model)
         run.begin_again()
         out = _forward(run, executor, x, t, args, kwargs)
-    if run.must_repeat():
+    if run.go_dense_where_spoiled():
         out = _forward(run, executor, x, t, args, kwargs)
-        run.must_repeat()
+        run.end_repeated()
     run.watch.forward(run.options, attention_override, run.stats.forward.calls())
     run.options = None
     run.forget_blocks()

@@ -72,15 +72,24 @@ def _by_run(run: Run, given: Mapping, again: Callable[[], Tensor]) -> Tensor | N
     """In code that runs as it is written."""
     q, k, v, heads = (given[name] for name in _NAMES[:4])
     tracker = run.tracker
-    why = refusal(given, tracker.grid, tracker.in_block, tracker.outside, tracker.attended and tracker.count is None)
+    if tracker.numbered:
+        grid, layer = tracker.grid, tracker.layer
+        attended = tracker.attended and tracker.count is None
+        why = refusal(given, grid, tracker.in_block, tracker.outside, attended)
+    else:  # within a forward that is compiled for the most part
+        grid, outside, number, attended = compile_op.state()
+        grid = dense_because(grid) if isinstance(grid, str) else grid
+        layer = None if number is None else int(number)
+        why = refusal(given, grid, number is not None, dense_because(outside), attended)
     if q.shape == k.shape:
         tracker.attended = True
+        compile_op.set_attended()
     if why is not None:
-        run.stats.count_dense(why, tracker.layer)
+        run.stats.count_dense(why, layer)
         return None
     by_head = bool(given.get("skip_reshape"))
     split = (split_heads(x, heads, by_head) for x in (q, k, v))
-    out = run.attend(Call(None, tracker.grid, *split, given.get("mask"), again))
+    out = run.attend(Call(layer, grid, *split, given.get("mask"), again))
     return None if out is None else merge_heads(out, bool(given.get("skip_output_reshape")))
 
 

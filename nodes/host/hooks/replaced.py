@@ -50,8 +50,8 @@ class Watch:
         patches = getattr(patcher, "object_patches", {})
         self.patches = names(patch for key, patch in patches.items() if key.startswith("diffusion_model."))
 
-    def is_new(self, inputs: Mapping) -> bool:
-        """Whether the tensors of a compiled model's forward have shapes that this run has not met yet."""
+    def note_shapes(self, inputs: Mapping) -> bool:
+        """Remember the shapes of a compiled model's forward; returns whether this run has not met them yet."""
         if not self.compiled:
             return False
         shapes = tuple((name, *x.shape) for name, x in sorted(inputs.items()) if isinstance(x, Tensor))

@@ -26,7 +26,7 @@ LATER_BANDS = 3
 MAX_GENERATIONS = 2
 """That add to a profile: the second measures what the first has left out, then the plan stays as it is."""
 
-SIGMA_SLACK = 1e-5  # schedules are rounded to float32
+SIGMA_SLACK = 1e-5  # schedules are rounded to float32: a step exactly at start_percent is no longer warm-up
 COMPLETES = "completes"
 """Note of the shipped plan that a found one completes."""
 FINGERPRINT, HIGHEST, LOWEST, PATCHED = "fingerprint", "sigma_high", "sigma_low", "patched_weights"

@@ -9,7 +9,7 @@ from ....plans.profile.profile import Profile, ProfileHeader
 from ....plans.search.cost import HeadCosts, profile_costs
 from ....plans.search.search import SearchError
 from . import found
-from .found import MAX_GENERATIONS
+from .found import GENERATIONS, MAX_GENERATIONS
 from .stored import Grid, PlanStore, Stored, plan_name
 
 NONE_GIVEN = "no plan connected and none shipped: "
@@ -90,6 +90,10 @@ class FoundPlans:
             SearchError: the measurements give no plan.
         """
         used = [self._begun_with() + self._used()] if self.plan is not None else []
+        if profile is None and self.stored is not None and self.wants_more():
+            # what could not be measured now will not be later either, and would change the plan
+            closed = found.noted(self.stored.profile, {GENERATIONS: MAX_GENERATIONS})
+            self.store.keep(closed, self._searched(closed), self.preset, self.stored)
         kept = self._renew() if profile is None else self._add(profile)
         return [*used, *filter(None, [kept, self._trouble, *self.store.messages])]
 

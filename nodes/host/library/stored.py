@@ -32,7 +32,7 @@ CALIBRATED = "calibrated"
 PREFIX = f"user/{CALIBRATED}/"
 """Of the names that Load Sparse Plan lists them by."""
 
-NOT_CALIBRATED, OTHER_MODEL = "it was not made while sampling", "it is of another model"
+NOT_FOUND_HERE, OTHER_MODEL = "it was not made while sampling", "it is of another model"
 
 Grid = tuple[int, int, int]
 Read = TypeVar("Read")
@@ -149,7 +149,7 @@ class PlanStore:
         """Why a plan is not of this model, None where it is."""
         known = read_fingerprint(plan.provenance.parameters.get(FINGERPRINT))
         if known is None:
-            return NOT_CALIBRATED
+            return NOT_FOUND_HERE
         why = BoundPlan(plan).mismatch(self.family, *self.shape)
         return why or (None if self.fingerprint.distance(known) <= 1 else OTHER_MODEL)
 
@@ -161,7 +161,7 @@ class PlanStore:
     def _foreign_header(self, header: ProfileHeader) -> str | None:
         """Why a profile is not of a model like this one, None where it is."""
         if read_fingerprint(header.parameters.get(FINGERPRINT)) is None:
-            return NOT_CALIBRATED
+            return NOT_FOUND_HERE
         shape = header.layers, header.heads, header.head_dim
         known = header.family, *shape
         return None if known == (self.family, *self.shape) else f"it is of {header.family}, {_text(shape)}"

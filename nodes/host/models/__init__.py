@@ -8,13 +8,13 @@ from ....kernels.grid import TokenGrid
 from ..core import fallback
 from ..core.fallback import Dense
 from .cogvideox import COGVIDEOX
-from .family import COUNTED, Family, Inputs, class_names
+from .family import UNNAMED, Family, Inputs, class_names
 from .hunyuan_video import HUNYUAN_VIDEO
 from .ltx import LTX
 from .minimax_h3 import MINIMAX_H3
 from .wan import WAN
 
-__all__ = ["COGVIDEOX", "COUNTED", "FAMILIES", "HUNYUAN_VIDEO", "LTX", "MINIMAX_H3", "WAN", "Family", "Inputs"]
+__all__ = ["COGVIDEOX", "FAMILIES", "HUNYUAN_VIDEO", "LTX", "MINIMAX_H3", "UNNAMED", "WAN", "Family", "Inputs"]
 
 FAMILIES = (WAN, HUNYUAN_VIDEO, COGVIDEOX, MINIMAX_H3, LTX)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ....kernels.grid import TokenGrid
 from ..core import fallback
 from ..core.fallback import Dense
-from .family import COUNTED, Blocks, Family, Inputs, class_refusal, tokens_along, video_shape
+from .family import UNNAMED, Blocks, Family, Inputs, class_refusal, tokens_along, video_shape
 
 CLASS = "CogVideoXTransformer3DModel"
 _READ = ("blocks", "num_attention_heads", "attention_head_dim", "patch_size", "patch_size_t")
@@ -29,8 +29,8 @@ def shape(model: nn.Module) -> tuple[int, int, int]:
 
 
 def blocks(model: nn.Module) -> Blocks:
-    """One section, told by counting."""
-    return ((COUNTED, len(model.blocks)),)
+    """One section without a name."""
+    return ((UNNAMED, len(model.blocks)),)
 
 
 def outside(model: nn.Module) -> Dense:

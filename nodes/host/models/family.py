@@ -1,6 +1,6 @@
 """What the pack has to know of a model family: one `Family` says all of it.
 
-Models are told by structure, without importing them, so that these files also work without ComfyUI.
+Models are recognised by structure, without importing them, so that these files also work without ComfyUI.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Inputs = Mapping[str, object]
 Blocks = tuple[tuple[str, int], ...]
 """Sections of blocks in the order they run: the name ComfyUI knows their replacements by, and how many there are."""
 
-COUNTED = "counted"
+UNNAMED = "counted"
 """Section of blocks that ComfyUI gives no name: their calls are counted."""
 
 
@@ -31,7 +31,7 @@ class Family:
     Attributes:
         name: as plans call it.
         arguments: positional arguments of the model's forward, as ComfyUI hands them to wrappers.
-        refusal: why a diffusion model is none of it, None when it is.
+        refusal: why a diffusion model is not of it, None when it is.
         shape: (layers, heads, head_dim) of a diffusion model.
         blocks: its sections of blocks; layers are numbered through them.
         outside: why a call outside of these blocks stays dense.
@@ -59,7 +59,7 @@ def class_names(model: nn.Module) -> list[str]:
 
 
 def class_refusal(model: nn.Module, title: str, base: str, known: Sequence[str], read: Sequence[str]) -> Dense | None:
-    """Why a model is none of a family, by its class and attributes; None when it is.
+    """Why a model is not of a family, by its class and attributes; None when it is.
 
     Args:
         title: the family in words.

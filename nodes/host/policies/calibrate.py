@@ -34,7 +34,7 @@ NO_WARM_UP = (
 
 
 class Keeper(Protocol):
-    """Makes plans out of measurements, and keeps both; `library/stored.py`."""
+    """Makes plans out of measurements, and keeps both; `library/found_plans.py`."""
 
     def search(self, profile: Profile) -> Plan:
         """The plan that a run's measurements give."""
@@ -191,10 +191,10 @@ class CalibrationPolicy:
         if self.planned is not None and self._dense is None:
             self.planned.prepare(grid, batch, device)
 
-    def wants(self, call: Call) -> bool:
+    def take(self, call: Call) -> bool:
         """Whether a call is to be measured."""
         try:
-            return self.measurement.wants(call)
+            return self.measurement.take(call)
         except Exception as error:
             return self._observing_failed(error)
 
@@ -267,3 +267,5 @@ class CalibrationPolicy:
             self.measurement.end()
         if self.planned is not None:
             self.planned.free()
+        if self._tuner is not None:
+            self._tuner.free()

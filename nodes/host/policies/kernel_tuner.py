@@ -6,12 +6,11 @@ faster. The exact kernel's output is what other kernels' errors are taken agains
 
 from __future__ import annotations
 
-import itertools
 import math
 import weakref
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -23,35 +22,23 @@ MARGIN = 0.05  # of the dense time: what sparse attention must be faster by
 TRIES = 3  # timed calls, of the model's own attention as of a kernel: the fastest counts, without the first
 ERROR_BUDGET = 2e-2  # relative L2 of a kernel's output against the exact kernel's on the same tile lists
 CLASS_WIDTH = 5  # percent of density that count as one
-MAX_PLACES = 64
+MAX_FOUND = 256
 
 Place = tuple
 Key = tuple[Place, int, str]
 """Place, class of densities, backend."""
 
 
-@dataclass
-class Times:
-    """What was measured at a place.
+Found = dict[str, float]
+"""Milliseconds of the fastest timed call, and errors of kernels, by lane."""
 
-    Attributes:
-        milliseconds: of timed calls, by lane.
-        errors: of kernels, by lane; a tensor until it is read.
-        dense_in: number of the run that timed the model's own attention.
-    """
-
-    milliseconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    errors: dict[str, Tensor | float] = field(default_factory=dict)
-    dense_in: int = 0
-
-
-_times: OrderedDict[Place, Times] = OrderedDict()
-_runs = itertools.count(1)
+_found: OrderedDict[Key, Found] = OrderedDict()
+"""What runs of this process have decided by. Their own times each, as in another run the device may have been busy."""
 
 
 def forget_times() -> None:
     """Time everything anew."""
-    _times.clear()
+    _found.clear()
 
 
 @dataclass(frozen=True)
@@ -73,41 +60,46 @@ class Verdict:
 
 
 class KernelTuner:
-    """The `session.call.Tuner` of one run."""
+    """The `session.call.Tuner` of one run.
 
-    def __init__(self) -> None:
-        self._run = next(_runs)
+    Args:
+        model: whose calls these are; errors of kernels are of its own data.
+    """
+
+    def __init__(self, model: object = None) -> None:
+        self._model = _identity(model)
         self._begun: Counter[tuple[Place, str]] = Counter()
+        self._times: defaultdict[tuple[Place, str], list[float]] = defaultdict(list)
+        self._errors: dict[tuple[Place, str], Tensor] = {}
         self._dropped: set[tuple[str, str]] = set()
         self._decided: dict[Key, Verdict] = {}
         self._calls: Counter[Key] = Counter()
 
     def place(self, grid: TokenGrid, q: Tensor, masked: bool, own: Own | None) -> Place:
         """All that a call's speed depends on but its density, for q (B, S, H, D) and the model's own attention."""
-        return (grid, q.shape, q.dtype, q.device, masked, *(_identity(function) for function in own or ()))
+        return (grid, q.shape, q.dtype, q.device, masked, self._model, *(_identity(function) for function in own or ()))
 
-    def wants(self, place: Place, lane: str) -> bool:
-        """Whether one more call should be timed; counts it as begun, so ask only where it can be timed."""
-        times = _times_at(place)
-        if len(times.milliseconds[lane]) >= TRIES or self._begun[place, lane] >= TRIES:
+    def begin_timing(self, place: Place, lane: str) -> bool:
+        """Whether one more call is to be timed; counts it as begun, so ask only where it can be timed."""
+        if self._begun[place, lane] >= TRIES:
             return False
-        if times.dense_in != self._run:  # in another run the device may have been busy: compared is what one run timed
-            times.dense_in = self._run
-            times.milliseconds[DENSE].clear()
         self._begun[place, lane] += 1
         return True
 
     def measured(self, place: Place, lane: str) -> Callable[[float], None]:
-        """Takes the milliseconds of a call that `wants` asked for."""
-        return _times_at(place).milliseconds[lane].append
+        """Takes the milliseconds of a call that was begun."""
+        return self._times[place, lane].append
 
     def compared(self, place: Place, lane: str, error: Tensor) -> None:
         """Remember the relative error of a kernel's output, one number on the device; read when the times are."""
-        _times_at(place).errors[lane] = error
+        self._errors[place, lane] = error
 
     def drop(self, kernel: str, backend: str) -> None:
         """Leave out a kernel that failed."""
         self._dropped.add((kernel, backend))
+        lost = [key for key, found in self._decided.items() if (found.winner, key[2]) == (kernel, backend)]
+        for key in lost:
+            del self._decided[key]
 
     def verdict(self, place: Place, density: float, kernels: tuple[str, ...], backend: str) -> str | None:
         """The way to compute calls of a density by a backend: a kernel's name or DENSE; None until all were timed."""
@@ -145,42 +137,46 @@ class KernelTuner:
         shown = {min(timed), max(timed), *sorted(sparse)[-1:]}
         return "a call takes " + ", ".join(f"at density {d / 100:.2f} {timed[d]}" for d in sorted(shown))
 
-    def detail(self) -> dict[str, dict[str, float]]:
-        """Milliseconds of the fastest calls, and errors, of all places of this run, for JSON."""
-        places = {place for place, _ in self._begun} | {place for place, *_ in self._decided}
-        return {place_name(place): _found(_times_at(place)) for place in places}
+    def detail(self) -> dict[str, Found]:
+        """What the verdicts of this run went by, for JSON."""
+        places: dict[str, Found] = {}
+        for key in self._decided:
+            places.setdefault(place_name(key[0]), {}).update(_found.get(key, {}))
+        return places
+
+    def free(self) -> None:
+        """Drop what lies on a device."""
+        self._errors.clear()
 
     def _decide(self, place: Place, density: int, backend: str, kernels: list[str]) -> Verdict | None:
         here = {at: found for (where, at, by), found in self._decided.items() if (where, by) == (place, backend)}
         if any(sparser <= density for sparser, found in here.items() if found.winner == DENSE):
             return Verdict(DENSE)  # what is denser than a loser is not tried
-        found = _times_at(place)
         lanes = {name: self.lane(name, density / 100, backend) for name in kernels}
-        if any(len(found.milliseconds[lane]) < TRIES for lane in (DENSE, *lanes.values())):
+        found = self._timed(place, lanes.values()) or _found.get((place, density, backend), {})
+        if not found.keys() >= {DENSE, *lanes.values()}:
             return None
-        fastest = {name: min(found.milliseconds[lane][1:]) for name, lane in lanes.items() if _fits(found, name, lane)}
-        winner, own = min(fastest, key=fastest.get), min(found.milliseconds[DENSE][1:])  # the first may have compiled
+        _found[place, density, backend] = found
+        while len(_found) > MAX_FOUND:
+            _found.popitem(last=False)
+        fastest = {name: found[lane] for name, lane in lanes.items()
+                   if name == EXACT or found.get(error_lane(lane), math.inf) <= ERROR_BUDGET}  # fmt: skip
+        winner, own = min(fastest, key=fastest.get), found[DENSE]
         return Verdict(winner if fastest[winner] <= (1 - MARGIN) * own else DENSE, (fastest[winner], own))
 
-
-def _times_at(place: Place) -> Times:
-    if place not in _times:
-        _times[place] = Times()
-        while len(_times) > MAX_PLACES:
-            _times.popitem(last=False)
-    return _times[place]
-
-
-def _fits(found: Times, kernel: str, lane: str) -> bool:
-    """Whether the output of a kernel, with this lane, is near enough to the exact one's."""
-    found.errors[lane] = float(found.errors.get(lane, math.inf))
-    return kernel == EXACT or found.errors[lane] <= ERROR_BUDGET
+    def _timed(self, place: Place, lanes: Iterable[str]) -> Found:
+        """What this run has measured; empty until every call was timed."""
+        times = {lane: self._times[place, lane] for lane in (DENSE, *lanes)}
+        if any(len(found) < TRIES for found in times.values()):
+            return {}
+        errors = {error_lane(lane): float(self._errors[place, lane]) for lane in times if (place, lane) in self._errors}
+        fastest = {lane: min(found[1:]) for lane, found in times.items()}  # the first may have compiled
+        return {name: float(f"{value:.6g}") for name, value in (fastest | errors).items() if math.isfinite(value)}
 
 
-def _found(times: Times) -> dict[str, float]:
-    fastest = {lane: min(found[1:]) for lane, found in times.milliseconds.items() if len(found) >= TRIES}
-    errors = {f"{lane} error": float(error) for lane, error in times.errors.items()}
-    return {name: float(f"{value:.6g}") for name, value in (fastest | errors).items() if math.isfinite(value)}
+def error_lane(lane: str) -> str:
+    """Name of the error of a kernel with this lane."""
+    return f"{lane} error"
 
 
 def density_class(density: float) -> int:
@@ -189,16 +185,17 @@ def density_class(density: float) -> int:
 
 
 def place_name(place: Place) -> str:
-    """A place in words: `21x45x80 tokens, batch 2, bfloat16, cuda:0`."""
-    grid, shape, dtype, device, masked, *_ = place
+    """A place in words: `21x45x80 tokens, 2 x 40 heads x 128, bfloat16, cuda:0`."""
+    grid, (batch, _, heads, head_dim), dtype, device, masked, *_ = place
     dtype = str(dtype).removeprefix("torch.")
-    return f"{grid_name(grid)} tokens, batch {shape[0]}, {dtype}, {device}" + (", masked" if masked else "")
+    name = f"{grid_name(grid)} tokens, {batch} x {heads} heads x {head_dim}, {dtype}, {device}"
+    return name + (", masked" if masked else "")
 
 
-def _identity(function: Callable | None) -> object:
-    """Stands for a function for as long as it lives, and keeps nothing alive."""
+def _identity(thing: object) -> object:
+    """Stands for a function or a model for as long as it lives, and keeps nothing alive."""
     try:
-        hash(function)  # the reference's is the function's
-        return function and weakref.ref(function)
+        hash(thing)  # the reference's is the thing's
+        return None if thing is None else weakref.ref(thing)
     except TypeError:  # no weak references to it, or no hash
-        return type(function).__qualname__
+        return type(thing).__qualname__

@@ -15,7 +15,7 @@ import torch
 
 from ....kernels.tiling import QUERY_TILE
 from ....plans.profile.profile import Profile
-from ..library.found import HIGHEST, LOWEST, noted
+from ..library.found import HIGHEST, LOWEST, SIGMA_SLACK, noted
 from ..session.call import Call
 from .profile import ProfilePolicy
 
@@ -27,7 +27,7 @@ SLOWER = {"cpu": 4.5, "cuda": 8.0}
 """How many times as long an operation of judging takes as one of dense attention. On a CPU as measured (4.2 and 5.1
 with 8,736 and 3,564 tokens in float32); on GPUs, where one is in float32 and the other on tensor cores, a guess."""
 
-NOT_FINITE = "queries, keys or values that are not finite"
+NOT_FINITE_QKV = "queries, keys or values that are not finite"
 OTHER_SIZE = "video of another size than the one that is measured"
 NO_FULL_TILE = f"video of fewer than {QUERY_TILE} tokens, of which nothing can be left out"
 
@@ -43,6 +43,7 @@ class Measurement:
         progress: gets how many of how many layers were measured for the first plan.
         later: noise levels of the steps after them.
         known: (band, layer) that an earlier run has measured.
+        known_up_to: the highest noise level at which it has; above it the first band is measured again.
 
     Attributes:
         active: whether anything more is measured.
@@ -59,9 +60,10 @@ class Measurement:
         progress: Callable[[int, int], None] = lambda done, of: None,
         later: Sequence[float] = (),
         known: frozenset[tuple[int, int]] = frozenset(),
+        known_up_to: float = 0.0,
     ):
         self._profiling, self.layers, self.steps, self.notes = profiling, layers, max(1, steps), notes
-        self.progress, self.later, self.known = progress, tuple(later), known
+        self.progress, self.later, self.known, self.known_up_to = progress, tuple(later), known, known_up_to
         self.active, self.sparse, self.spread = True, False, True
         self.sigma = math.inf
         self.milliseconds, self.seconds = 0.0, 0.0
@@ -108,9 +110,9 @@ class Measurement:
             self._too_slow = profiler.rows <= MIN_ROWS and spent > WORTH
             profiler.use_fewer_rows(max(MIN_ROWS, int(profiler.rows * MAX_SHARE / share)))
 
-    def wants(self, call: Call) -> bool:
-        """Whether a call is to be measured: one of each layer and noise level at most, as the other prompt or context
-        window of the same step costs as much again and tells little more."""
+    def take(self, call: Call) -> bool:
+        """Whether a call is to be measured; counts why it cannot be. One of each layer and noise level at most, as the
+        other prompt or context window of the same step costs as much again and tells little more."""
         if not self.active:
             return False
         if self.policy is None:
@@ -122,7 +124,8 @@ class Measurement:
     def _due_now(self) -> set[int]:
         """Layers to measure in the step that begins."""
         band = self._band_at(self.sigma)
-        unknown = [layer for layer in range(self.layers) if (band, layer) not in self.known]
+        higher = self.spread and self.sigma > self.known_up_to * (1 + SIGMA_SLACK)
+        unknown = [layer for layer in range(self.layers) if higher or (band, layer) not in self.known]
         if self.spread:
             return {layer for layer in unknown if layer % self._parts == self._step % self._parts}
         missing = [layer for layer in unknown if layer not in self._seen[band]]
@@ -155,7 +158,7 @@ class Measurement:
         small = call.grid.video_tokens < QUERY_TILE
         why = NO_FULL_TILE if small else OTHER_SIZE if other else self.policy.refusal(call)
         if why is None and not all(torch.isfinite(x.sum(dtype=torch.float32)) for x in (call.q, call.k, call.v)):
-            why = NOT_FINITE
+            why = NOT_FINITE_QKV
         if why is not None:
             self._refused[str(why)] += 1
         return why is not None
@@ -174,7 +177,7 @@ class Measurement:
         self._levels.append(self.sigma)
 
     def so_far(self) -> Profile | None:
-        """What was measured by now, None where nothing of use was."""
+        """What was measured by now, None where nothing usable was."""
         if self.policy is None or not self._levels:
             return self._profile
         notes = {**self.notes, HIGHEST: max(self._levels), LOWEST: min(self._levels)}

@@ -19,12 +19,11 @@ from ....plans.search.search import skip_warning
 from ..core import fallback
 from ..core.fallback import Dense
 from ..core.stats import grid_name
+from ..library.found import SIGMA_SLACK
 from ..session.call import Call, Sparse
 from .kernel_tuner import KernelTuner
 
 LOG = logging.getLogger("sparse_vdit")
-SIGMA_SLACK = 1e-5  # schedules are rounded to float32: a step exactly at start_percent is no longer warm-up
-
 _announced: set[torch.device] = set()
 
 
@@ -71,6 +70,7 @@ class PlanPolicy:
         self.met: dict[TokenGrid, tuple[tuple[float, ...], Table]] = {}
         self._decisions: dict[tuple, Sparse | Dense] = {}
         self._warnings: list[str] = []
+        self._prepared: tuple | None = None
 
     def begin_step(self, sigma: float) -> Dense | None:
         """Warm-up, the end, or no band; chooses the band otherwise."""
@@ -84,8 +84,10 @@ class PlanPolicy:
     def prepare(self, grid: TokenGrid, batch: int, device: torch.device) -> None:
         """Tile lists for a grid, and what launches read of them; `BoundPlan` keeps them."""
         lists, table = self._lists(grid, device)
-        for head_lists in {row for band in table for row in band}:
-            keep_tables(lists, head_lists, batch, self.plan.head_dim)
+        if self._prepared != (lists, batch):
+            self._prepared = lists, batch
+            for head_lists in {row for band in table for row in band}:
+                keep_tables(lists, head_lists, batch, self.plan.head_dim)
 
     def try_kernels(self, device: torch.device, dtype: torch.dtype) -> None:
         """Run the kernels' self-tests before sampling; what fails is known to every call that follows."""
@@ -112,7 +114,8 @@ class PlanPolicy:
         key = (call.layer, self.band, call.grid, call.q.device)
         found = self._decisions.get(key)
         if found is None:
-            if call.grid not in self.met and len(self.met) >= KEPT_GRIDS:
+            grids = {grid for _, _, grid, _ in self._decisions}
+            if call.grid not in grids and len(grids) >= KEPT_GRIDS:
                 self._decisions.clear()  # they hold tile lists
             found = self._decisions[key] = self._decide(call)
         if call.q.shape[2:] != (self.plan.heads, self.plan.head_dim):
@@ -172,9 +175,11 @@ class PlanPolicy:
             }
             for at, band in enumerate(self.plan.bands)
         ]
-        return {"plan": self.title, "bands": bands, "race": {} if self.tuner is None else self.tuner.detail()}
+        return {"plan": self.title, "bands": bands, "times": {} if self.tuner is None else self.tuner.detail()}
 
     def free(self) -> None:
         """Drop all tile lists."""
-        self.bound = BoundPlan(self.plan)
+        self.bound, self._prepared = BoundPlan(self.plan), None
         self._decisions.clear()
+        if self.tuner is not None:
+            self.tuner.free()

@@ -56,7 +56,7 @@ class ProfilePolicy:
     def prepare(self, grid: TokenGrid, batch: int, device: torch.device) -> None:
         """The profiler keeps its own tables."""
 
-    def wants(self, call: Call) -> bool:
+    def take(self, call: Call) -> bool:
         """Whether a call can be measured."""
         return self.refusal(call) is None
 

@@ -76,9 +76,9 @@ class BlockTracker:
         self.count += 1
         return self.count - 1
 
-    def refuse(self, layer: int | None) -> Dense | None:
-        """Each block attends once and in order; anything else means that the number is not to be trusted. Remembers the
-        block as the last one."""
+    def enter(self, layer: int | None) -> Dense | None:
+        """A block attends. Each does so once and in order; returns why its call is dense where the number cannot be
+        trusted."""
         if layer is None:
             return fallback.NO_LAYER
         if self.last is not None:

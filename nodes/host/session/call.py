@@ -28,7 +28,8 @@ class Call:
     """One call.
 
     Attributes:
-        layer: number of the block that calls, None where it is unknown.
+        layer: number of the block that calls, None where it is unknown, COUNTED where compiled code
+            leaves it to the run (`block_tracker.py`).
         grid: how its tokens lie.
         q, k, v: (B, S, H, D).
         mask: a mask of keys, as `text_mask.is_key_mask` says; None without one.
@@ -62,11 +63,11 @@ class Tuner(Protocol):
     def place(self, grid: TokenGrid, q: Tensor, masked: bool, own: Own | None) -> object:
         """All that a call's speed depends on but its density, for q (B, S, H, D) and the model's own attention."""
 
-    def wants(self, place: object, lane: str) -> bool:
-        """Whether one more call should be timed; counts it as begun, so ask only where it can be timed."""
+    def begin_timing(self, place: object, lane: str) -> bool:
+        """Whether one more call is to be timed; counts it as begun, so ask only where it can be timed."""
 
     def measured(self, place: object, lane: str) -> Callable[[float], None]:
-        """Takes the milliseconds of a call that `wants` asked for."""
+        """Takes the milliseconds of a call that was begun."""
 
     def compared(self, place: object, lane: str, error: Tensor) -> None:
         """Takes the relative error of a kernel's output, one number on the device."""
@@ -119,11 +120,11 @@ class Observer(Protocol):
     name: str
     """What its time is called in reports."""
 
-    def wants(self, call: Call) -> bool:
-        """Whether a call is to be measured."""
+    def take(self, call: Call) -> bool:
+        """Whether a call is to be measured; counts why it cannot be."""
 
     def observe(self, call: Call) -> None:
-        """Measure a call that is wanted."""
+        """Measure a call that was taken."""
 
     def spent(self, milliseconds: float) -> None:
         """Takes the time of a call that was measured."""

@@ -73,13 +73,16 @@ class Executor:
             sparse.tuner.count(way.place, sparse.density, way.backend)
         if way.kernel == DENSE:
             return fallback.NOT_FASTER
+        attention = _attention_call(call, sparse, way.kernel)
         try:
-            out = self._timed(_attention_call(call, sparse, way.kernel), way.backend, way.kernel, sparse)
+            out = self._timed(attention, way.backend, way.kernel, sparse)
         except KernelFailed as error:
-            del self._ways[sparse][kind]
-            if way.backend in ("torch", sparse.backend):
+            if way.kernel != EXACT:
+                self._leave_out(sparse, attention, way.backend, way.kernel, error)
+            elif way.backend in ("torch", sparse.backend):
                 raise
-            bar(way.backend, _attention_call(call, sparse, way.kernel), error.__cause__)
+            else:
+                bar(way.backend, attention, error.__cause__)
             return self._find_way(kind, call, sparse)
         self.stats.count_sparse(call.layer, sparse.density, way.label, call.q.device)
         return out
@@ -98,15 +101,15 @@ class Executor:
         except ValueError as error:
             self.stats.note(str(error))
             return fallback.BACKEND_REFUSED
-        if out == fallback.NO_KERNELS:
-            self.stats.note(f"no fast kernels here: {passed_over}")
-        elif isinstance(out, Dense) and passed_over is not None and name != "torch":
-            self.stats.note(passed_over)
         label = name if passed_over is None else f"{name} ({passed_over})"
         if way is not None:
-            self._ways[sparse][kind] = replace(way, label=label)
+            self._ways.setdefault(sparse, {})[kind] = replace(way, label=label)
         if not isinstance(out, Dense):
             self.stats.count_sparse(call.layer, sparse.density, label, call.q.device)
+        elif out == fallback.NO_KERNELS:
+            self.stats.note(f"no fast kernels here: {passed_over}")
+        elif passed_over is not None and name != "torch":
+            self.stats.note(passed_over)
         return out
 
     def _by_backend(
@@ -133,9 +136,14 @@ class Executor:
         way = None if kernel is None else Way(name, kernel, name, place)
         if kernel == DENSE:
             return fallback.NOT_FASTER, way
-        if out is None:
-            out = self._timed(replace(attention, int8=kernel == INT8), name, kernel, sparse)
-        return out, way
+        if out is None and kernel != EXACT:
+            chosen = replace(attention, int8=kernel == INT8)
+            try:
+                return self._timed(chosen, name, kernel, sparse), way
+            except KernelFailed as error:  # which says nothing of the exact one
+                self._leave_out(sparse, chosen, name, kernel, error)
+                way = None
+        return self._timed(attention, name, EXACT, sparse) if out is None else out, way
 
     def _try_all(
         self, call: Call, sparse: Sparse, attention: AttentionCall, name: str, place: object, kernels: tuple[str, ...]
@@ -147,7 +155,7 @@ class Executor:
         if call.again is not None:
             self._time_dense(call, sparse, place)
         out, lane = None, tuner.lane(EXACT, sparse.density, name)
-        while self._wants(sparse, device, place, lane):
+        while self._begin_timing(sparse, device, place, lane):
             out = None  # not two at a time
             out = self._timed(attention, name, EXACT, sparse, tuner.measured(place, lane))
         out = self._timed(attention, name, EXACT, sparse) if out is None else out
@@ -158,16 +166,22 @@ class Executor:
             except Exception as error:
                 if passes_through(error):
                     raise
-                tuner.drop(kernel, name)
-                if isinstance(error, KernelFailed):
-                    bar(name, other, error.__cause__)
-                self.stats.note(f"the {kernel} kernel failed and was left out: {error}")
+                self._leave_out(sparse, other, name, kernel, error)
         return out
+
+    def _leave_out(
+        self, sparse: Sparse, attention: AttentionCall, name: str, kernel: str, error: Exception
+    ) -> None:
+        """Go on without a kernel that failed beside the exact one."""
+        sparse.tuner.drop(kernel, name)
+        if isinstance(error, KernelFailed):
+            bar(name, attention, error.__cause__)
+        self.stats.note(f"the {kernel} kernel failed and was left out: {error}")
 
     def _time_dense(self, call: Call, sparse: Sparse, place: object) -> None:
         """Time the model's own attention. An error in it says nothing of the pack's kernels."""
         device = call.q.device
-        while self._wants(sparse, device, place, DENSE):
+        while self._begin_timing(sparse, device, place, DENSE):
             stop = self.time(device, DENSE, sparse.tuner.measured(place, DENSE))
             try:
                 call.again()
@@ -185,16 +199,16 @@ class Executor:
     ) -> None:
         """Time a kernel, and take its error against the exact one's output."""
         lane, other = sparse.tuner.lane(kernel, sparse.density, name), None
-        while self._wants(sparse, attention.q.device, place, lane):
+        while self._begin_timing(sparse, attention.q.device, place, lane):
             other = None
             other = self._timed(attention, name, kernel, sparse, sparse.tuner.measured(place, lane))
         if other is not None:
             # one number, read when the times are
             sparse.tuner.compared(place, lane, relative_error(other, exact))
 
-    def _wants(self, sparse: Sparse, device: torch.device, place: object, lane: str) -> bool:
+    def _begin_timing(self, sparse: Sparse, device: torch.device, place: object, lane: str) -> bool:
         """Whether a call is to be timed for the tuner, and can be; it then counts as begun."""
-        return self.clock.ready(device) and sparse.tuner.wants(place, lane)
+        return self.clock.ready(device) and sparse.tuner.begin_timing(place, lane)
 
     def _timed(
         self,
@@ -218,6 +232,7 @@ class Executor:
         except Exception as error:
             if passes_through(error) or out_of_memory(error):
                 raise
+            self._ways.clear()  # what was found for other calls may be by the same kernel
             raise KernelFailed(str(error)) from error
         return out
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NOT_OURS = "q, k or v of the model were not finite before sparse attention, which then cannot be either"
-
 
 class FiniteCheck:
     """The sparse outputs of one forward.
@@ -39,7 +37,7 @@ class FiniteCheck:
             for x in inputs:
                 self.flags[layer, -1] |= ~torch.isfinite(x.sum(dtype=torch.float32)).to(self.flags.device)
 
-    def spoiled(self) -> list[str]:
+    def locate(self) -> list[str]:
         """Layers and heads with an output that was not finite, in words: `layer 2, head 1, 5`. Waits for the device."""
         if self.flags is None:
             return []

@@ -22,7 +22,7 @@ from ..core.stats import RunStats
 from .block_tracker import BlockTracker
 from .call import DENSE, Call, Computed, Own, Policy, Sparse
 from .execution import Executor
-from .finite_check import NOT_OURS, FiniteCheck
+from .finite_check import FiniteCheck
 from .memory import recording_paused, unrecorded
 from .text_mask import text_bias
 
@@ -80,6 +80,7 @@ class Run:
         self.options: dict | None = None
         self.watch: object = None  # of `hooks/replaced.py`, which looks at the forwards of this run
         self.wants_dense_time: Callable[[], Callable[[], None] | None] | None = None
+        self._spoiled: list[str] = []  # layers and heads, in words
         self._biases: dict = {}  # key biases made of this forward's masks, by mask
 
     def begin_step(self, sigma: float) -> None:
@@ -110,23 +111,26 @@ class Run:
         self.stats.rollback()
         self.forget_blocks()
 
-    def must_repeat(self) -> bool:
-        """Whether a sparse output of the forward that ended was not finite. The forward is then to be repeated, and all
-        of the run from there on is dense."""
-        if self.stopped is fallback.NOT_FINITE:
-            if self.check.inputs_were_bad():
-                self.stats.note(NOT_OURS)
-            self.check.free()
-            return False
-        places = self.check.spoiled() if self.stats.forward.sparse else []
-        if not places:
-            return False
-        self.stats.failures += [{"what": f"{place}: {fallback.NOT_FINITE}"} for place in places]
-        self.stats.note(f"{'; '.join(places)}: {fallback.NOT_FINITE}; this forward was computed again dense, and all "
-                        "that followed ran dense")  # fmt: skip
-        self.stop(fallback.NOT_FINITE)
-        self.begin_again()
-        return True
+    def go_dense_where_spoiled(self) -> bool:
+        """Make the rest of the run dense where a sparse output of the forward that ended was not finite. Returns
+        whether the forward is to be repeated; then call `end_repeated`."""
+        self._spoiled = self.check.locate() if self.stats.forward.sparse else []
+        if self._spoiled:
+            self.stop(fallback.NOT_FINITE)
+            self.begin_again()
+        return bool(self._spoiled)
+
+    def end_repeated(self) -> None:
+        """The forward was repeated dense: say why, or that the model's own numbers were not finite."""
+        if self.check.inputs_were_bad():
+            self.stats.recount(fallback.NOT_FINITE, fallback.NOT_FINITE_INPUTS)
+            self.stop(fallback.NOT_FINITE_INPUTS)
+        else:
+            places = "; ".join(self._spoiled)
+            self.stats.failures += [{"what": f"{place}: {fallback.NOT_FINITE}"} for place in self._spoiled]
+            self.stats.note(f"{places}: {fallback.NOT_FINITE}; this forward was computed again dense, and all that "
+                            "followed ran dense")  # fmt: skip
+        self.check.free()
 
     def attend(self, call: Call) -> Tensor | None:
         """Sparse output (B, S, H, D) of a call; None after counting why it has to be dense.
@@ -155,7 +159,7 @@ class Run:
         """Why a call has to be dense, None where nothing is known against it."""
         if captured(call.q.device):
             return fallback.CAPTURED
-        why = self.tracker.refuse(call.layer) if self.forward_is_dense is None else self.forward_is_dense
+        why = self.tracker.enter(call.layer) if self.forward_is_dense is None else self.forward_is_dense
         if why is fallback.NOT_FINITE and self.check.flags is not None and call.layer is not None:
             self.check.look_at_inputs(call.layer, (call.q, call.k, call.v))
         return why
@@ -171,7 +175,7 @@ class Run:
             if self.stopped is not None:
                 return self.stopped
         observer = self.policy.observer
-        if observer is not None and observer.wants(call):
+        if observer is not None and observer.take(call):
             stop = self.executor.time(call.q.device, observer.name, observer.spent)
             observer.observe(call)
             stop()
@@ -207,7 +211,7 @@ class Run:
         place = tuner.place(call.grid, call.q, call.mask is not None, self.own)
 
         def start() -> Callable[[], None] | None:
-            if not self.clock.ready(device) or not tuner.wants(place, DENSE):
+            if not self.clock.ready(device) or not tuner.begin_timing(place, DENSE):
                 return None
             return self.executor.time(device, DENSE, tuner.measured(place, DENSE))
 
@@ -238,10 +242,11 @@ class Run:
             return self.tracker.options
         return None if self.options is None else {**self.options, **written}
 
-    def try_kernels(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Test, before the first forward, which kernels can be trusted. Where that fails, the first call does it."""
+    def try_kernels(self, target: Callable[[], tuple[torch.device, torch.dtype]]) -> None:
+        """Test, before the first forward, which kernels can be trusted on the target's device and in its dtype. Where
+        that fails, the first call does it."""
         try:
-            self.policy.try_kernels(device, dtype)
+            self.policy.try_kernels(*target())
         except Exception as error:
             if passes_through(error):
                 raise
@@ -286,7 +291,7 @@ class Run:
 
     def free(self) -> None:
         """Drop everything that holds memory. May be called more than once."""
-        self.options = None
+        self.options = self.wants_dense_time = None
         self.check.free()
         self._biases.clear()
         self.clock.free()

@@ -97,24 +97,24 @@ def _picture(of: Pictured | Path, band: int, layer: int, head: int) -> tuple[byt
 
 
 @lru_cache(maxsize=8)
-def _view(name: str, path: Path, age: tuple, profilefile_state: tuple) -> dict:
-    """A plan's view; the ages of its file and of the profile beside it tell when it has to be made anew."""
-    plan, profile = _read(path, age, profilefile_state)
+def _view(name: str, path: Path, state: tuple, profile_state: tuple) -> dict:
+    """A plan's view; made anew when the states of its file and its profile change."""
+    plan, profile = _read(path, state, profile_state)
     errors = None if profile is None else measured_errors(plan, profile)
     return {**plan_view(plan, errors=errors, name=name), "pictures": {"name": name}}
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, age: tuple, profilefile_state: tuple) -> tuple[Plan, Profile | None]:
+def _read(path: Path, state: tuple, profile_state: tuple) -> tuple[Plan, Profile | None]:
     """A plan, and the profile beside it where one can be read."""
-    return load_plan(path), _profile(profile_beside(path), profilefile_state)
+    return load_plan(path), _profile(profile_beside(path), profile_state)
 
 
 @lru_cache(maxsize=1)
-def _profile(path: Path, age: tuple) -> Profile | None:
+def _profile(path: Path, state: tuple) -> Profile | None:
     """The profile of a file, None where none can be read: the plan can be shown without."""
     try:
-        return load_profile(path) if age else None
+        return load_profile(path) if state else None
     except (ProfileError, OSError):
         return None
 

@@ -193,14 +193,17 @@ def test_trouble_while_adding_to_a_plan_leaves_the_plan(tmp_path: Path, monkeypa
     assert run.policy.measurement is not None
     assert generate(run) == [NONE, NONE, ALL, ALL]
     assert "calibration failed (ValueError: trouble was asked for)" in line(run)
-    assert listing(tmp_path) == before
+    assert {name: content for name, content in listing(tmp_path).items() if name.endswith("json")} == {
+        name: content for name, content in before.items() if name.endswith("json")
+    }
+    assert calibration(tmp_path).policy.measurement is None, "a second run that could not measure was not the last one"
 
 
 def test_trouble_while_asking_what_to_measure_costs_the_plan_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = calibration(tmp_path)
-    monkeypatch.setattr(run.policy.measurement, "wants", raising(TROUBLE))
+    monkeypatch.setattr(run.policy.measurement, "take", raising(TROUBLE))
     assert generate(run) == [NONE] * 4
     assert line(run).count("calibration failed (ValueError: trouble was asked for)") == 1
 
@@ -280,7 +283,7 @@ def test_what_the_policy_decides_is_the_plans_decision(tmp_path: Path) -> None:
         assert policy.begin_step(sigma) is None and policy.observer is policy
         for layer in range(LAYERS):
             call = Call(layer, TokenGrid(*GRID), *heads)
-            if policy.wants(call):
+            if policy.take(call):
                 policy.observe(call)
             assert policy.decide(call) == fallback.WARM_UP
     assert policy.planned is None

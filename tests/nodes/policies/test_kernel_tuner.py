@@ -15,7 +15,7 @@ from sparse_vdit.nodes.host.policies import kernel_tuner
 from sparse_vdit.nodes.host.policies.kernel_tuner import (
     CLASS_WIDTH,
     ERROR_BUDGET,
-    MAX_PLACES,
+    MAX_FOUND,
     TRIES,
     KernelTuner,
     density_class,
@@ -39,7 +39,7 @@ def told(tuner: KernelTuner, place: tuple, lane: str, *milliseconds: float) -> i
     """Time calls as long as the tuner wants it; how many those were."""
     count = 0
     times = milliseconds if len(milliseconds) > 1 else milliseconds * (TRIES + 2)
-    while count < len(times) and tuner.wants(place, lane):
+    while count < len(times) and tuner.begin_timing(place, lane):
         tuner.measured(place, lane)(times[count])
         count += 1
     return count
@@ -86,14 +86,14 @@ def test_nothing_is_decided_before_all_was_timed() -> None:
         assert told(tuner, place, lane, 5.0) == TRIES
     tuner.compared(place, lanes[2], torch.tensor(0.0))
     assert tuner.verdict(place, 0.3, KERNELS, "triton") is not None
-    assert not any(tuner.wants(place, lane) for lane in lanes)
+    assert not any(tuner.begin_timing(place, lane) for lane in lanes)
 
 
 def test_calls_that_were_begun_count_as_wanted_though_their_times_are_late() -> None:
     tuner = KernelTuner()
     place = tuner.place(GRID, Q, False, OWN)
-    assert [tuner.wants(place, DENSE) for _ in range(TRIES + 1)] == [True] * TRIES + [False]
-    assert KernelTuner().wants(place, DENSE)  # another run, whose times may come earlier
+    assert [tuner.begin_timing(place, DENSE) for _ in range(TRIES + 1)] == [True] * TRIES + [False]
+    assert KernelTuner().begin_timing(place, DENSE)  # another run, whose times may come earlier
 
 
 @pytest.mark.parametrize("slow", [DENSE, EXACT])
@@ -129,10 +129,9 @@ def test_what_is_denser_than_a_loser_is_not_tried() -> None:
 
 
 def test_runs_of_one_process_share_times() -> None:
-    """The second run knows at once, and times nothing; until they are forgotten."""
+    """The second run knows at once; until they are forgotten. Another model does not."""
     _, place, first = tuned(10.0, exact=4.0)
     second = KernelTuner()
-    assert not second.wants(place, DENSE)
     assert second.place(GRID, Q, False, OWN) == place
     assert second.verdict(place, 0.3, (EXACT,), "triton") == first == EXACT
     forget_times()
@@ -144,7 +143,6 @@ def test_what_is_compared_was_timed_in_one_run() -> None:
     busy, later = KernelTuner(), KernelTuner()
     place = busy.place(GRID, Q, False, OWN)
     assert told(busy, place, DENSE, 50.0) == TRIES
-    assert told(later, place, DENSE, 10.0) == 0, "nothing to compare with yet"
     assert told(later, place, later.lane(EXACT, 0.3, "triton"), 20.0) == TRIES
     assert later.verdict(place, 0.3, (EXACT,), "triton") is None
     assert told(later, place, DENSE, 10.0) == TRIES
@@ -186,7 +184,7 @@ def test_times_are_told_of_the_sparsest_the_densest_and_the_densest_that_won() -
 def test_details_are_of_the_places_of_the_run() -> None:
     tuner, _, _ = tuned(10.0, exact=4.0, int8=3.0)
     ((name, found),) = tuner.detail().items()
-    assert name == "3x8x11 tokens, batch 1, float32, cpu"
+    assert name == "3x8x11 tokens, 1 x 2 heads x 64, float32, cpu"
     assert found[DENSE] == 10.0
     assert found[tuner.lane(INT8, 0.3, "triton")] == 3.0
     assert found[f"{tuner.lane(INT8, 0.3, 'triton')} error"] == ERROR_BUDGET / 2
@@ -246,11 +244,42 @@ def test_an_override_without_weak_references_is_known_by_its_class() -> None:
 
 
 def test_the_oldest_places_are_forgotten() -> None:
+    for number in range(MAX_FOUND + 2):
+        tuner = KernelTuner()
+        place = tuner.place(TokenGrid(1, 1, number + 1), Q, False, None)
+        for lane in (DENSE, tuner.lane(EXACT, 0.3, "triton")):
+            told(tuner, place, lane, 1.0)
+        assert tuner.verdict(place, 0.3, (EXACT,), "triton") is not None
+    assert len(kernel_tuner._found) == MAX_FOUND
+    assert next(iter(kernel_tuner._found))[0][0] == TokenGrid(1, 1, 3)
+
+
+class Model:
+    """A model, as far as the tuner knows one."""
+
+
+def test_another_model_is_another_place() -> None:
+    """Its data may ask for another precision."""
+    one, other = Model(), Model()
+    places = [KernelTuner(model).place(GRID, Q, False, OWN) for model in (one, one, other)]
+    assert places[0] == places[1] != places[2]
+
+
+def test_a_kernel_that_fails_later_is_no_winner_any_more() -> None:
+    tuner, place, winner = tuned(10.0, exact=4.0, int8=2.0)
+    assert winner == INT8
+    tuner.drop(INT8, "triton")
+    assert tuner.verdict(place, 0.3, KERNELS, "triton") == EXACT
+
+
+def test_tensors_of_a_device_end_with_the_run() -> None:
     tuner = KernelTuner()
-    places = [tuner.place(TokenGrid(1, 1, n + 1), Q, False, None) for n in range(MAX_PLACES + 1)]
-    for place in places:
-        tuner.measured(place, DENSE)(1.0)
-    assert list(kernel_tuner._times) == places[1:]
+    error = torch.zeros(())
+    tuner.compared(tuner.place(GRID, Q, False, OWN), "a lane", error)
+    alive = weakref.ref(error)
+    del error
+    tuner.free()
+    assert alive() is None
 
 
 def test_density_classes() -> None:

@@ -13,7 +13,7 @@ from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.nodes.host.library.found import GENERATIONS, LATER_BANDS, MAX_GENERATIONS, calibration_bands
 from sparse_vdit.nodes.host.library.found_plans import ONCE_MORE
 from sparse_vdit.nodes.host.policies import measure
-from sparse_vdit.nodes.host.policies.measure import NOT_FINITE
+from sparse_vdit.nodes.host.policies.measure import NOT_FINITE_QKV
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
 from sparse_vdit.nodes.host.policies.profile import ProfilePolicy
 from sparse_vdit.nodes.host.session.call import Call
@@ -152,8 +152,8 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
     call = Call(0, TokenGrid(*GRID), *(x.unflatten(-1, (HEADS, 128)) for x in qkv(1)))
     call.v[0, 3, 1, 5] = torch.nan
     run.policy.begin_step(1.0)
-    assert not run.policy.wants(call)
-    assert f"1 left out: {NOT_FINITE}" in run.policy.measurement.summary()
+    assert not run.policy.take(call)
+    assert f"1 left out: {NOT_FINITE_QKV}" in run.policy.measurement.summary()
 
 
 @pytest.mark.parametrize(("rows", "spent", "measured"), [(64, 1.5, 0), (64, 0.95, LAYERS), (65, 1.5, LAYERS)])

@@ -57,7 +57,7 @@ def test_rows_are_left_out_where_judging_takes_longer_than_foreseen(
     now = [100.0]
     monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     found.begin_step(1.0)
-    assert found.wants(call(0))
+    assert found.take(call(0))
     found.policy.profiler.rows = 32
     found.policy.observe(call(0), 1.0)
     profiler = found.policy.profiler
@@ -76,15 +76,15 @@ def test_what_is_measured_is_known_at_the_end_alone() -> None:
     found.begin_step(1.0)
     for layer in range(LAYERS):
         assert not found.complete
-        assert found.wants(call(layer))
+        assert found.take(call(layer))
         found.observe(call(layer))
-        assert not found.wants(call(layer)), "the same layer twice in a step"
+        assert not found.take(call(layer)), "the same layer twice in a step"
     assert found.complete and found.met
     profile = found.end()
     assert profile.samples.tolist() == [[1] * LAYERS, [0] * LAYERS, [0] * LAYERS]
     assert (profile.header.parameters["sigma_high"], profile.header.parameters["sigma_low"]) == (1.0, 1.0)
     assert not found.active and found.policy is None
-    assert not found.wants(call(0))
+    assert not found.take(call(0))
     assert found.end() is profile
     assert found.summary().startswith(f"measured {LAYERS} calls in 0.00 s")
 
@@ -92,7 +92,7 @@ def test_what_is_measured_is_known_at_the_end_alone() -> None:
 def test_what_is_dropped_is_forgotten() -> None:
     found = measurement(1)
     found.begin_step(1.0)
-    assert found.wants(call(0))
+    assert found.take(call(0))
     found.observe(call(0))
     found.drop()
     assert found.end() is None and not found.active
@@ -109,9 +109,9 @@ def test_what_is_dropped_is_forgotten() -> None:
 def test_calls_that_cannot_be_measured_are_counted_by_their_reason(refused: dict, why: str) -> None:
     found = measurement(1)
     found.begin_step(1.0)
-    assert found.wants(call(0))
+    assert found.take(call(0))
     found.observe(call(0))
-    assert not found.wants(call(1, **refused))
+    assert not found.take(call(1, **refused))
     assert f", 1 left out: {why}" in found.summary()
 
 
@@ -121,7 +121,7 @@ def test_the_last_run_that_adds_measures_what_is_missing_in_the_steps_that_are_l
     found.sparse, found.spread = True, False
     for sigma, wanted in ((0.8, [0]), (0.6, [2]), (0.3, [0, 1, 2])):
         found.begin_step(sigma)
-        measured = [layer for layer in range(LAYERS) if found.wants(call(layer))]
+        measured = [layer for layer in range(LAYERS) if found.take(call(layer))]
         assert measured == wanted
         for layer in measured:
             found.observe(call(layer))

@@ -134,7 +134,7 @@ def test_the_details_are_of_the_plan_as_it_ran() -> None:
     assert band["sigma"] == [1.0, 0.0]
     assert band["patterns"] == [["diagonal"] * 3, ["dense"] * 3]
     assert band["densities"] == {"5x8x11": [[round(decided.density, 4)] * 3, [1.0] * 3]}
-    assert detail["race"] == {}
+    assert detail["times"] == {}
 
 
 def test_freed_it_can_decide_again() -> None:

@@ -68,9 +68,9 @@ def test_calls_that_cannot_be_measured_say_why() -> None:
         (call(LAYERS), fallback.NO_LAYER),
         (call(1, (*GRID, 7, 0)), fallback.OTHER_TEXT),  # as a negative prompt of another length
     ):
-        assert not policy.wants(refused)
+        assert not policy.take(refused)
         assert policy.decide(refused) == why
-    assert policy.wants(call(1))
+    assert policy.take(call(1))
 
 
 def test_output_matrices_are_made_once_and_dropped() -> None:

@@ -181,6 +181,6 @@ def test_kernels_are_tested_before_the_first_call(monkeypatch) -> None:
 
     use(monkeypatch, triton=fake_backend(attend))
     run = run_of(PlanPolicy(PLAN, 1.0, 0.0, "auto", KernelTuner()))
-    run.try_kernels(CPU, torch.bfloat16)
+    run.try_kernels(lambda: (CPU, torch.bfloat16))
     assert asked == [1584, 1584]  # exact and in 8 bits
     assert forward().is_sparse() and asked[2:] == [TOKENS] * LAYERS

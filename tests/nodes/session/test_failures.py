@@ -92,7 +92,7 @@ def test_an_error_of_the_policy_leaves_the_run_dense(run: Run, monkeypatch: pyte
     assert line(run).count("ValueError: Cell is empty") == len(run.stats.failures) == 1
 
 
-@pytest.mark.parametrize("at", ["place", "wants", "measured", "time", "mask", "events"])
+@pytest.mark.parametrize("at", ["place", "begin_timing", "measured", "time", "mask", "events"])
 def test_an_error_beside_the_kernels_leaves_the_run_dense_too(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """In all that the pack does around a call, in the warm-up too: said once, and sampling goes on."""
     forget_times()
@@ -127,7 +127,7 @@ def test_an_error_in_the_models_own_attention_is_the_models(run: Run) -> None:
 def test_an_error_before_sampling_is_met_by_the_first_call(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(run.policy, "try_kernels", failing)
-        run.try_kernels(torch.device("cpu"), torch.float32)
+        run.try_kernels(lambda: (torch.device("cpu"), torch.float32))
     assert run.stopped is None
     forward(run, 0.5, qkv())
     assert sparse_calls(run) == LAYERS

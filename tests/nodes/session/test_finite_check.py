@@ -11,7 +11,7 @@ from dense_attention import model_attention
 from runs import HEADS, dense_calls, forward, line, policy, qkv, run_of, sparse_calls
 from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host.core import fallback
-from sparse_vdit.nodes.host.session.finite_check import NOT_OURS, FiniteCheck
+from sparse_vdit.nodes.host.session.finite_check import FiniteCheck
 from sparse_vdit.nodes.host.session.run import Run
 from spoiled_kernels import nan_in, through
 
@@ -55,7 +55,7 @@ def test_the_forward_is_repeated_once_dense_and_the_run_stays_dense(
     ]
     said = f"layer 2, head 1; layer 4, head 0, 2: {fallback.NOT_FINITE}; this forward was computed again dense, and all"
     assert line(run).count(said) == 1
-    assert NOT_OURS not in line(run)
+    assert fallback.NOT_FINITE_INPUTS.reason not in line(run)
 
 
 def test_infinite_outputs_are_found_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +71,9 @@ def test_a_model_that_gives_nan_itself_is_not_blamed_on_the_kernel(run: Run, bad
     x[bad][0, 5] = torch.nan
     for sigma in (0.7, 0.5):
         forward(run, sigma, x)
-    assert dense_calls(run) == {fallback.NOT_FINITE: 2 * LAYERS}
-    assert line(run).count(NOT_OURS) == 1
+    assert dense_calls(run) == {fallback.NOT_FINITE_INPUTS: 2 * LAYERS}
+    assert fallback.NOT_FINITE_INPUTS.hint in line(run)
+    assert fallback.NOT_FINITE.reason not in line(run) and not run.stats.failures
 
 
 def test_a_later_layer_with_bad_inputs_alone_is_the_kernels_fault(
@@ -84,7 +85,7 @@ def test_a_later_layer_with_bad_inputs_alone_is_the_kernels_fault(
     bad[2][0, 5] = torch.nan
     forward(run, 0.5, lambda layer: good if layer < 3 else bad)
     assert "layer 1, head 0; layer 3, head 0, 1, 2" in line(run)
-    assert NOT_OURS not in line(run)
+    assert fallback.NOT_FINITE_INPUTS.reason not in line(run)
 
 
 def test_nothing_is_looked_at_in_a_dense_forward(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,18 +118,18 @@ def test_flags_are_of_one_forward() -> None:
     out = torch.zeros(2, 7, 3, 5)
     out[1, 3, 2, 4] = torch.nan
     check.look_at(0, out)  # nothing was begun
-    assert check.spoiled() == []
+    assert check.locate() == []
     check.begin_forward(4, 3, torch.device("cpu"))
     check.look_at(1, out)
     check.look_at(1, torch.zeros(2, 7, 3, 5))
-    assert check.spoiled() == ["layer 1, head 2"]
+    assert check.locate() == ["layer 1, head 2"]
     assert not check.inputs_were_bad()
     check.look_at_inputs(0, (out,))  # not the layer in question
     assert not check.inputs_were_bad()
     check.look_at_inputs(1, (torch.zeros(3), out))
     assert check.inputs_were_bad()
     check.begin_forward(4, 3, torch.device("cpu"))
-    assert check.spoiled() == [] and not check.inputs_were_bad()
+    assert check.locate() == [] and not check.inputs_were_bad()
     check.free()
     assert check.flags is None
 
@@ -137,4 +138,4 @@ def test_large_finite_numbers_are_fine() -> None:
     check = FiniteCheck()
     check.begin_forward(1, 1, torch.device("cpu"))
     check.look_at(0, torch.full((1, 400, 1, 64), 6e4, dtype=torch.float16))
-    assert check.spoiled() == []
+    assert check.locate() == []

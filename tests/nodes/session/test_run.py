@@ -72,7 +72,7 @@ class Looking:
     def prepare(self, *args: object) -> None:
         pass
 
-    def wants(self, call: Call) -> bool:
+    def take(self, call: Call) -> bool:
         return call.layer % 2 == 1
 
     def observe(self, call: Call) -> None:

@@ -23,7 +23,7 @@ from sparse_vdit.nodes.host.hooks import replaced
 from sparse_vdit.nodes.host.library.shipped import Variant
 from sparse_vdit.nodes.host.models import LTX, MINIMAX_H3, WAN, detect, token_grid
 from sparse_vdit.nodes.host.policies.calibrate import NO_WARM_UP
-from sparse_vdit.nodes.host.session import execution, finite_check
+from sparse_vdit.nodes.host.session import execution
 from sparse_vdit.nodes.host.ui.summary import stats_line
 from sparse_vdit.plans.plan.binding import BoundPlan
 from sparse_vdit.plans.plan.plan import uniform_plan
@@ -97,7 +97,7 @@ def notes() -> list[str]:
     """What is said beside reasons; the last two as their sources, which no test here can run, have them."""
     plan = BoundPlan(uniform_plan("wan", 1, 1, 128, GRID, Skip()))
     return [
-        finite_check.NOT_OURS,
+        fallback.NOT_FINITE_INPUTS.reason,
         execution.NOT_TIMED,
         NO_WARM_UP,
         plan.distance_warning(TokenGrid(5, 7, 90)),
