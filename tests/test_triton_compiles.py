@@ -9,11 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sparse_vdit.kernels.configs import AMD_ARCHS, NVIDIA_ARCHS, packed_config
+from sparse_vdit.kernels.configs import AMD_ARCHS, NO_INT8, NVIDIA_ARCHS, kernel_config, packed_config
 
 ARCHS = (*NVIDIA_ARCHS, *AMD_ARCHS)
 CASES = [(arch, dtype, head_dim) for arch in ARCHS for dtype in ("bf16", "fp16") for head_dim in (64, 128)]
-HELPERS = ("quantize_tiles", "quantize_tiles_values", "tile_means_64", "tile_means_128", "select_tiles")
+HELPERS = ("quantize_keys", "quantize_values", "quantize_both", "tile_means_64", "tile_means_128", "select_tiles")
+
+FEW_SPILLS = 24
+"""Where registers are limited: before and after the main loop, in which `test_sass_counts.py` wants none."""
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -38,8 +41,8 @@ def pipeline_bytes(row: dict) -> int:
     """Shared memory of as many buffers as a row has stages. A kernel with less has lost its pipeline to a load that
     depends on another.
 
-    In 8 bits the tile number is read in the loop: keys, and values in tile order, have one buffer less. Instructions
-    that read queries from shared memory keep them there besides.
+    Of what lies in tile order the tile number is read in the loop, and there is one buffer less. Instructions that read
+    queries from shared memory keep them there besides.
     """
     block, stages, queries = 64 * row["head_dim"], row["stages"], row["rows"] * row["head_dim"]
     if stages == 1:
@@ -53,10 +56,12 @@ def pipeline_bytes(row: dict) -> int:
 @pytest.mark.parametrize(("arch", "dtype", "head_dim"), CASES)
 def test_kernels_are_clean(compiled: dict, arch: str, dtype: str, head_dim: int) -> None:
     packed = packed_config(arch, head_dim) is not None
-    for kernel in ("attention", "attention_int8", *(["attention_packed"] if packed else [])):
+    kernels = ["attention", *["attention_int8"] * (arch not in NO_INT8), *["attention_packed"] * packed]
+    for kernel in kernels:
         row = compiled[arch, dtype, head_dim, kernel]
         assert row["shared"] <= row["shared_limit"], row
-        assert row["spills"] == 0, row
+        limited = kernel_config(arch, head_dim, row["int8"]).registers is not None
+        assert row["spills"] <= FEW_SPILLS * limited, row
         assert row["native_core"] > 0, row  # those of the chip's own generation, at least for one of both products
         assert (row["int8_core"] > 0) == ("int8" in kernel), row
         assert (row["tensor_loads"] > 0) == ("packed" in kernel), row
@@ -82,5 +87,11 @@ def test_a_lost_buffer_would_be_seen(compiled: dict, arch: str, dtype: str, head
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_model_compiles_in_seconds(compiled: dict, arch: str) -> None:
     """All that the first call in 8 bits makes."""
-    names = ("attention_int8", "quantize_tiles_values", "tile_means_64", "tile_means_128", "select_tiles")
+    names = (
+        "attention" if arch in NO_INT8 else "attention_int8",
+        "quantize_both",
+        "tile_means_64",
+        "tile_means_128",
+        "select_tiles",
+    )
     assert sum(compiled[arch, "bf16", 128, name]["seconds"] for name in names) <= 15
