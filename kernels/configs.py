@@ -46,8 +46,9 @@ class KernelConfig:
 
 def kernel_config(arch: str, head_dim: int, int8: bool = False) -> KernelConfig:
     """The configuration for an architecture in NVIDIA_ARCHS or AMD_ARCHS."""
-    if arch.startswith("gfx1"):  # RDNA 3 holds operands of its products twice
-        return KernelConfig(rows=64, warps=8, stages=1, offset_sums=int8, segment=16 if arch < "gfx12" else 32)
+    if arch.startswith("gfx1"):  # RDNA 3 holds operands of its products twice, with 32 it spills
+        segment = 16 if arch.startswith("gfx11") else 32
+        return KernelConfig(rows=64, warps=8, stages=1, offset_sums=int8, segment=segment)
     if arch == "gfx942":
         return KernelConfig(rows=128, warps=8, stages=1, offset_sums=int8)
     # consumer cards sum fp16 products twice as fast in fp16 as in fp32; data center cards do not
@@ -71,8 +72,8 @@ def device_arch(device: torch.device) -> str | None:
         return None
     if torch.version.hip is not None:
         name = torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-        known = {"gfx942": "gfx942", "gfx950": "gfx942", "gfx110": "gfx1100", "gfx115": "gfx1151", "gfx120": "gfx1201"}
-        return known.get(name) or known.get(name[:6])
+        starts = {"gfx942": "gfx942", "gfx950": "gfx942", "gfx110": "gfx1100", "gfx115": "gfx1151", "gfx12": "gfx1201"}
+        return next((arch for start, arch in starts.items() if name.startswith(start)), None)
     major, minor = torch.cuda.get_device_capability(device)
     known = {(8, 0): "sm_80", (8, 6): "sm_86", (8, 7): "sm_86", (8, 9): "sm_89", (9, 0): "sm_90"}
     return known.get((major, minor)) or {10: "sm_100", 11: "sm_100", 12: "sm_120"}.get(major)

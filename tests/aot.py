@@ -85,9 +85,10 @@ def rows(arch: str) -> list[dict]:
     found = []
     for dtype, head_dim in itertools.product(("bf16", "fp16"), HEAD_DIMS):
         packed = packed_config(arch, head_dim)
+        own = kernel_config(arch, head_dim)
         configs = {
-            "attention": kernel_config(arch, head_dim),
-            "attention_short": dataclasses.replace(kernel_config(arch, head_dim), stages=2),
+            "attention": own,
+            **({"attention_short": dataclasses.replace(own, stages=2)} if own.stages > 1 else {}),
             **({} if arch in NO_INT8 else {"attention_int8": kernel_config(arch, head_dim, int8=True)}),
             **({"attention_packed": packed} if packed else {}),
         }

@@ -1,13 +1,14 @@
 """The block-sparse attention kernel: softmax(q k^T / sqrt(d)) v over listed key tiles.
 
-One program computes one query tile of one head: first the dense segment (text and the video's ragged end), then the
-listed key tiles, all full. What has to be masked comes first: there it costs no registers in the main loop. Tokens are
-read through the index table of the list's token order, so q, k and v are never permuted in memory. The next tile's
-token positions are loaded one iteration ahead and the tile number two ahead: with a dependent load inside the loop the
-pipeline falls back to two buffers.
+One program computes one query tile of one head: first what has to be masked of the dense segment (text and the video's
+ragged end), where it costs no registers in the main loop; then the listed key tiles, and the full ones of the segment
+unless they have a bias. Tokens are read through the index table of the list's token order, so q, k and v are never
+permuted in memory. The next tile's token positions are loaded one iteration ahead and the tile number two ahead: with a
+dependent load inside the loop the pipeline falls back to two buffers.
 
 INT8: q k^T of 8-bit numbers, as SageAttention does it (arXiv 2410.02367): q is quantized here, one scale per query; k
-by `quantize_tiles.py`, which stores it in tile order. With FP16_SUMS values come from there too.
+by `quantize_tiles.py`, which stores it in tile order.
+FP16_SUMS: P V of a tile is summed in fp16, with values from `quantize_tiles.py` too.
 PACKED: keys and values of all full tiles in tile order (`pack_tiles.py`), read by tensor descriptors instead of token
 by token: TMA on Hopper and Blackwell.
 """
@@ -54,8 +55,8 @@ def block_sparse_fwd_kernel(
     """Q, K, V (B, S, H, D) by strides; OUT the same, contiguous; SLOTS (slots, 3): batch, head, list, the launch's own
     from first_slot on; STARTS, COUNTS (lists, query tiles + 1); INDEX (orders, S); KEY_BIAS (B, S - video_tokens) fp32
     unless biased is 0. Of the launched slots: K_TILES (slots, S, D) int8 and K_SCALE (slots, key tiles, the ragged ones
-    included) if INT8, V_TILES (slots, S, D) fp16 and V_LARGEST (B*H, D) if FP16_SUMS, descriptors of (slots * tiled
-    keys, D) if PACKED.
+    included) if INT8, V_TILES (slots, S, D) fp16 and V_LARGEST (B*H, D) if FP16_SUMS, descriptors of (slots * keys
+    in full tiles, D) if PACKED.
     """
     list_rows = video_tokens // QUERY_TILE + 1
     tiles = video_tokens // KEY_TILE
@@ -81,7 +82,7 @@ def block_sparse_fwd_kernel(
     K += batch * stride_kb + head * stride_kh
     V += batch * stride_vb + head * stride_vh
 
-    # full tiles past the video's, which all rows attend, are taken like listed ones, but for those that have a bias
+    # full tiles past the video's are taken like listed ones, but for those that have a bias
     full_tiles = tokens // KEY_TILE
     if biased != 0:
         full_tiles = tiles
