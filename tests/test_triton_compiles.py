@@ -16,7 +16,8 @@ CASES = [(arch, dtype, head_dim) for arch in ARCHS for dtype in ("bf16", "fp16")
 HELPERS = ("quantize_keys", "quantize_values", "quantize_both", "tile_means_64", "tile_means_128", "select_tiles")
 
 FEW_SPILLS = 24
-"""Where registers are limited: before and after the main loop, in which `test_sass_counts.py` wants none."""
+"""Where two programs share a multiprocessor: before and after the main loop, in which `test_sass_counts.py` wants none.
+"""
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -60,8 +61,9 @@ def test_kernels_are_clean(compiled: dict, arch: str, dtype: str, head_dim: int)
     for kernel in kernels:
         row = compiled[arch, dtype, head_dim, kernel]
         assert row["shared"] <= row["shared_limit"], row
-        limited = kernel_config(arch, head_dim, row["int8"]).registers is not None
-        assert row["spills"] <= FEW_SPILLS * limited, row
+        config = kernel_config(arch, head_dim, row["int8"])
+        shared = config.registers is not None or config.warps < 8
+        assert row["spills"] <= FEW_SPILLS * shared, row
         assert row["native_core"] > 0, row  # those of the chip's own generation, at least for one of both products
         assert (row["int8_core"] > 0) == ("int8" in kernel), row
         assert (row["tensor_loads"] > 0) == ("packed" in kernel), row
