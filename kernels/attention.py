@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import ModuleType
 from typing import TypeVar
 
@@ -53,14 +54,25 @@ def choose_backend(call: AttentionCall, backend: str = AUTO) -> tuple[str, str |
     if backend not in (AUTO, *BACKENDS):
         raise ValueError(f"backend {backend!r} is unknown, expected one of {', '.join((AUTO, *BACKENDS))}")
     passed_over = []
-    for name in BACKENDS if backend == AUTO else [backend]:
-        reason = refusal(name, call)
+    for asked, name in _candidates(call, backend):
+        reason = refusal(name, asked)
         if reason is None:
             return name, "; ".join(passed_over) or None
-        if backend == name:
-            raise ValueError(f"backend {name} cannot run this call: {reason}; choose backend {AUTO}")
-        passed_over.append(f"{name}: {reason}")
-    raise AssertionError("the torch backend refuses nothing")
+        passed_over.append(f"{name}{' in 8 bits' * asked.int8}: {reason}")
+    raise ValueError(f"backend {backend} cannot run this call: {reason}; choose backend {AUTO}")
+
+
+def _candidates(call: AttentionCall, backend: str) -> Iterator[tuple[AttentionCall, str]]:
+    """Calls and backends to try, the first choice first: exact kernels where there are none in 8 bits, then torch."""
+    names = [name for name in BACKENDS if backend in (AUTO, name)]
+    for asked in (call, replace(call, int8=False)) if call.int8 else (call,):
+        yield from ((asked, name) for name in names if name != "torch")
+    yield from ((call, name) for name in names if name == "torch")
+
+
+def as_run(call: AttentionCall, name: str) -> AttentionCall:
+    """The call as a backend runs it: exact where it has nothing for 8 bits."""
+    return replace(call, int8=False) if call.int8 and refusal(name, call) is not None else call
 
 
 def refusal(name: str, call: AttentionCall) -> str | None:
@@ -96,7 +108,7 @@ def with_fallback(
             if passes_through(error) or name == "torch" or backend == name:
                 raise
             LOG.warning("Sparse-vDiT: backend %s failed, the next one is tried", name, exc_info=True)
-            bar(name, call, error.__cause__ if isinstance(error, KernelFailed) else error)
+            bar(name, as_run(call, name), error.__cause__ if isinstance(error, KernelFailed) else error)
 
 
 def bar(name: str, call: AttentionCall, error: Exception) -> None:
@@ -163,7 +175,7 @@ def sparse_attention(
 def run_call(call: AttentionCall, name: str) -> Tensor:
     """Output (B, S, H, D) of a call by the backend that `choose_backend` named for it."""
     backend = BACKENDS[name]
-    return backend.attention(routed_call(call, backend.choose))
+    return backend.attention(routed_call(as_run(call, name), backend.choose))
 
 
 def keep_tables(

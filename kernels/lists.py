@@ -27,7 +27,8 @@ class TileLists:
     """All lists of a run on one grid. Rows 0..query_tiles-1 are full query tiles, the last row the dense rows.
 
     Attributes:
-        columns: key tile numbers of all rows, (n + PREFETCH,) int16, int32 above 32,767 tiles.
+        columns: numbers of the dense segment's full key tiles, which kernels put at the end of every row, then those of
+            all rows, (n + PREFETCH,) int16, int32 above 32,767 tiles.
         starts, counts: the part of `columns` for each (list, row), int32 (lists, query_tiles + 1). Counts of -1 say
             that the head is skipped: the output of those rows is zero; all full query tiles of a list, or none.
         orders: number of each list's token order in ORDERS, int32 (lists,).
@@ -57,6 +58,11 @@ class TileLists:
     def __post_init__(self) -> None:
         if self.columns.device.type == "cpu" and not self.derived:
             self._check()
+
+    @property
+    def segment_tiles(self) -> int:
+        """Full key tiles of the dense segment; their numbers follow those of the video's."""
+        return self.grid.tokens // self.key_tile - self.grid.video_tokens // self.key_tile
 
     def to(self, device: torch.device | str) -> TileLists:
         """The same lists on a device."""
@@ -118,8 +124,11 @@ class TileLists:
     def _check(self) -> None:
         tiles, entries = self.grid.video_tokens // self.key_tile, len(self.columns) - PREFETCH
         self._check_tables(len(self.densities), tiles, entries)
-        columns = self.columns[:entries]
-        if entries and (columns.min() < 0 or columns.max() >= tiles):
+        first = self.segment_tiles
+        if self.columns[:first].tolist() != list(range(tiles, tiles + first)):
+            raise ValueError(f"columns of the tile lists must begin with the {first} full tiles past the video's")
+        columns = self.columns[first:entries]
+        if len(columns) and (columns.min() < 0 or columns.max() >= tiles):
             worst = columns.max() if columns.max() >= tiles else columns.min()
             raise ValueError(f"a tile list names key tile {int(worst)}, {self.grid} tokens have tiles 0 to {tiles - 1}")
         if (
@@ -127,6 +136,8 @@ class TileLists:
             and ((self.starts < 0) | (self.starts.long() + self.counts.clamp_min(0) > entries)).any()
         ):
             raise ValueError(f"a tile list reaches past the {entries} entries of its table")
+        if ((self.counts > 0) & (self.starts < first)).any():
+            raise ValueError(f"a tile list begins among the first {first} entries of its table, which all lists share")
         skipped = self.counts == -1
         tiled, rest = skipped[:, :-1], skipped[:, -1]
         if (self.counts < -1).any() or (tiled.any(1) & ~tiled.all(1)).any() or (rest & ~tiled.all(1)).any():
@@ -138,7 +149,7 @@ class TileLists:
 
     def _check_tables(self, lists: int, tiles: int, entries: int) -> None:
         rows, tokens = self.grid.video_tokens // self.query_tile + 1, self.grid.tokens
-        column = torch.int16 if tiles <= torch.iinfo(torch.int16).max else torch.int32
+        column = column_dtype(self.grid, self.key_tile)
         expected = {
             "starts": ((lists, rows), torch.int32), "counts": ((lists, rows), torch.int32),
             "orders": ((lists,), torch.int32), "index": ((len(ORDERS), tokens), torch.int32),
@@ -179,6 +190,11 @@ class TileListBuilder:
     _tilings: dict[str, Tiling] = field(default_factory=dict)
     _used: int = 0
 
+    def __post_init__(self) -> None:
+        tiling = self.tiling(ORDERS[0])
+        self._columns.append(torch.arange(tiling.key_tiles, self.grid.tokens // self.key_tile, dtype=torch.int32))
+        self._used = len(self._columns[0])
+
     def add(self, pattern: Pattern) -> int:
         """Number of the pattern's list; the same pattern gets the same number."""
         if pattern not in self._ids:
@@ -196,12 +212,13 @@ class TileListBuilder:
         """The tables of all lists added so far, on the CPU."""
         tiling = self.tiling(ORDERS[0])
         starts, counts = zip(*self._lists, strict=True) if self._lists else ((), ())
+        columns = torch.cat([*self._columns, torch.zeros(PREFETCH, dtype=torch.int32)])
         rows = tiling.query_tiles + 1
         return TileLists(
             grid=self.grid,
             query_tile=self.query_tile,
             key_tile=self.key_tile,
-            columns=torch.cat([*self._columns, torch.zeros(PREFETCH, dtype=torch.int32)]).to(self._dtype()),
+            columns=columns.to(column_dtype(self.grid, self.key_tile)),
             starts=torch.tensor(starts, dtype=torch.int32).view(-1, rows),
             counts=torch.tensor(counts, dtype=torch.int32).view(-1, rows),
             orders=torch.tensor([ORDERS.index(pattern.order) for pattern in self._ids], dtype=torch.int32),
@@ -209,10 +226,6 @@ class TileListBuilder:
             densities=tuple(self._densities),
             routed=dict(self._routed),
         )
-
-    def _dtype(self) -> torch.dtype:
-        """Of `columns`."""
-        return torch.int16 if self.tiling(ORDERS[0]).key_tiles <= torch.iinfo(torch.int16).max else torch.int32
 
     def _append(self, pattern: Pattern) -> None:
         tiling = self.tiling(pattern.order)
@@ -242,12 +255,17 @@ class TileListBuilder:
             self._rows[key] = (self._used, len(columns))
             self._columns.append(columns)
             self._used += len(columns)
-            if self._used * self._dtype().itemsize > MOST_COLUMN_BYTES:
+            if self._used * column_dtype(self.grid, self.key_tile).itemsize > MOST_COLUMN_BYTES:
                 raise ValueError(
                     f"tile lists of {len(self._ids)} patterns on {self.grid} tokens take over "
                     f"{MOST_COLUMN_BYTES >> 20} MB: use a plan with fewer patterns"
                 )
         return self._rows[key]
+
+
+def column_dtype(grid: TokenGrid, key_tile: int) -> torch.dtype:
+    """The smaller type of `TileLists.columns` that can number a grid's key tiles."""
+    return torch.int16 if grid.tokens // key_tile <= torch.iinfo(torch.int16).max else torch.int32
 
 
 def tile_density(tiling: Tiling, kept_tiles: int) -> float:

@@ -37,14 +37,19 @@ def attention_kernel(
     constants = {
         "HEAD_DIM": head_dim, "QUERY_TILE": QUERY_TILE, "KEY_TILE": KEY_TILE, "ROWS": config.rows,
         "STAGES": config.stages, "INT8": int8, "FP16_SUMS": config.fp16_sums,
-        "OFFSET_SUMS": config.offset_sums, "UPCAST": False, "PACKED": config.packed,
+        "OFFSET_SUMS": config.offset_sums, "UPCAST": False, "PACKED": config.packed, "SEGMENT": config.segment,
     }  # fmt: skip
     ships = config == own
     limits = {"num_stages": config.stages, "maxnreg": config.registers}
     return _compile(block_sparse_fwd_kernel, arch, dtype, constants, config.warps, limits, ships)
 
 
-HELPERS = ("quantize_tiles", "quantize_tiles_values", f"tile_means_{KEY_TILE}", f"tile_means_{QUERY_TILE}")
+QUANTIZED = {  # what each of these helpers writes
+    "quantize_keys": {"KEYS": True, "VALUES": False},
+    "quantize_values": {"KEYS": False, "VALUES": True},
+    "quantize_both": {"KEYS": True, "VALUES": True},
+}
+HELPERS = (*QUANTIZED, f"tile_means_{KEY_TILE}", f"tile_means_{QUERY_TILE}")
 """The kernels that prepare attention and that ship for every dtype and head_dim; `select_tiles` ships once."""
 
 
@@ -58,8 +63,7 @@ def helper_kernel(name: str, arch: str, dtype: str, head_dim: int) -> CompiledKe
     constants = {"HEAD_DIM": head_dim, "KEY_TILE": KEY_TILE}
     if name == "pack_tiles":
         return _compile(pack_tiles_kernel, arch, dtype, constants, warps=4)
-    constants["VALUES"] = name == "quantize_tiles_values"
-    return _compile(quantize_tiles_kernel, arch, dtype, constants, warps=4)
+    return _compile(quantize_tiles_kernel, arch, dtype, constants | QUANTIZED[name], warps=4)
 
 
 def _compile(
@@ -83,7 +87,9 @@ def _compile(
 def _tile_types(kernel: object, dtype: str, constants: dict) -> dict[str, str]:
     """Types of the copies in tile order, and of what stands for them where there are none (`tile_copies.py`)."""
     if kernel is quantize_tiles_kernel:
-        return {"K_TILES": "*i8", "V_TILES": "*fp16" if constants["VALUES"] else "*fp32"}
+        return {
+            "K_TILES": "*i8" if constants["KEYS"] else "*fp32", "V_TILES": "*fp16" if constants["VALUES"] else "*fp32"
+        }  # fmt: skip
     if kernel is tile_means_kernel:
         return {"OUT": "*fp32"}
     if constants.get("PACKED"):

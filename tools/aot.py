@@ -23,14 +23,14 @@ os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
 
 import load_pack  # noqa: F401
 import triton
-from sparse_vdit.kernels.configs import HEAD_DIMS, kernel_config, packed_config
+from sparse_vdit.kernels.configs import HEAD_DIMS, NO_INT8, kernel_config, packed_config
 
 from tools.ahead_of_time import HELPERS, attention_kernel, helper_kernel
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_MEMORY = {
     "sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "sm_120": 101_376,
-    "gfx942": 65_536, "gfx1201": 65_536,
+    "gfx942": 65_536, "gfx1100": 65_536, "gfx1151": 65_536, "gfx1201": 65_536,
 }  # fmt: skip  # bytes one program may take
 TENSOR_CORE = r"\b(?:HMMA|HGMMA|UTCHMMA|QMMA|QGMMA|UTCQMMA|IMMA|IGMMA)\b"
 INT8_CORE = r"\b(?:IMMA|IGMMA|UTCIMMA)\b"
@@ -86,10 +86,11 @@ def rows(arch: str) -> list[dict]:
     found = []
     for dtype, head_dim in itertools.product(("bf16", "fp16"), HEAD_DIMS):
         packed = packed_config(arch, head_dim)
+        own = kernel_config(arch, head_dim)
         configs = {
-            "attention": kernel_config(arch, head_dim),
-            "attention_short": dataclasses.replace(kernel_config(arch, head_dim), stages=2),
-            "attention_int8": kernel_config(arch, head_dim, int8=True),
+            "attention": own,
+            **({"attention_short": dataclasses.replace(own, stages=2)} if own.stages > 1 else {}),
+            **({} if arch in NO_INT8 else {"attention_int8": kernel_config(arch, head_dim, int8=True)}),
             **({"attention_packed": packed} if packed else {}),
         }
         for kernel, config in configs.items():

@@ -24,14 +24,15 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from sparse_vdit.kernels.backends import shipped
-from sparse_vdit.kernels.configs import HEAD_DIMS, NVIDIA_ARCHS
+from sparse_vdit.kernels.configs import HEAD_DIMS, NO_INT8, NVIDIA_ARCHS
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA_OF_ISA = {74: (11, 4), 78: (11, 8), 80: (12, 0), 86: (12, 7), 87: (12, 8)}  # the first driver that reads a version
 HELPERS = {  # as `ahead_of_time.py` calls them: the kernel and what it is compiled for
-    "quantize_tiles": ("quantize_tiles", {}),
-    "quantize_tiles_values": ("quantize_tiles", {"VALUES": True}),
+    "quantize_keys": ("quantize_tiles", {"KEYS": True}),
+    "quantize_values": ("quantize_tiles", {"VALUES": True}),
+    "quantize_both": ("quantize_tiles", {"KEYS": True, "VALUES": True}),
     f"tile_means_{KEY_TILE}": ("tile_means", {"TILE": KEY_TILE}),
     f"tile_means_{QUERY_TILE}": ("tile_means", {"TILE": QUERY_TILE}),
 }
@@ -53,6 +54,8 @@ def tasks(only: str) -> list[tuple[str, tuple]]:
             name = shipped.file_name(arch, kernel, dtype, {"HEAD_DIM": head_dim, **constants})
             found.append((name, (helper, dtype, head_dim)))
         for card, int8 in itertools.product(NVIDIA_ARCHS, (False, True)):
+            if int8 and card in NO_INT8:
+                continue
             name = shipped.file_name(card, "attention", dtype, {"HEAD_DIM": head_dim, "INT8": int8})
             found.append((name, ("attention", card, dtype, head_dim, int8)))
     return sorted(task for task in found if task[0].startswith(only))

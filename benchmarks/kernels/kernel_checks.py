@@ -33,7 +33,12 @@ from tools.schedule import imbalance
 
 WORKERS = 132  # multiprocessors of an H100 or H200
 DENSITIES = (0.1, 0.25, 0.5)
-COPIES = {"int8": (1, MAX_QUANTIZED), "int8_fp16_sums": (3, MAX_QUANTIZED), "packed": (4, MAX_PACKED)}
+COPIES = {
+    "int8": (1, MAX_QUANTIZED),
+    "fp16_sums": (2, MAX_QUANTIZED),
+    "int8_fp16_sums": (3, MAX_QUANTIZED),
+    "packed": (4, MAX_PACKED),
+}
 ROUTED = 0.25  # of the tiles, for all heads
 
 
@@ -75,9 +80,10 @@ def number_rows() -> list[dict]:
 
 def other_configs(case: dict) -> dict[str, tuple[str, KernelConfig]]:
     """What other cards take for a case, and what none takes yet, by what is special."""
+    sums = "sm_89", kernel_config("sm_89", case["head_dim"], case["int8"])
     if case["int8"]:
-        return {"INT8, sums in fp16": ("sm_89", kernel_config("sm_89", case["head_dim"], True))}
-    return {"packed": ("sm_90", packed_config("sm_90", case["head_dim"]))}
+        return {"INT8, sums in fp16": sums}
+    return {"sums in fp16": sums, "packed": ("sm_90", packed_config("sm_90", case["head_dim"]))}
 
 
 def memory_row(name: str, shape: Shape) -> dict:

@@ -122,7 +122,7 @@ def memory_table() -> str:
     result = newest("kernel_checks")
     rows = [row for row in result["rows"] if row["check"] == "memory"]
     balances = [name for name in rows[0] if name.startswith("imbalance")]
-    shown = ["int8", "int8_fp16_sums", "packed", "routed"]
+    shown = ["fp16_sums", "int8", "int8_fp16_sums", "packed", "routed"]
     lines = [
         "| shape | tokens | lists, MB | " + " | ".join(f"{name}, % of q+k+v" for name in shown) + " | "
         + " | ".join(f"longest / mean multiprocessor at {name.split('_')[1]}" for name in balances) + " |",

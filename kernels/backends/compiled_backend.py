@@ -5,8 +5,6 @@ For machines without Triton, Python headers or a C compiler. Everything but the 
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
@@ -16,17 +14,19 @@ from ..routing import Routing
 from . import shipped
 from .cuda_driver import Function, open_driver
 from .launcher import Launch
-from .triton_backend import launched_choice, plain_strides, run, unsuited
-
-LARGEST = 2**31  # the kernels count elements of one batch in 32 bits
+from .triton_backend import LARGEST, launched_choice, run, unsuited
 
 
 def refusal(call: AttentionCall) -> str | None:
     """Why this backend cannot run a call, in words; None when it can. The first call on a card loads its kernels."""
-    reason = _no_card(call.q.device) or unsuited(call) or _beyond(call)
+    reason = _no_card(call.q.device)
     if reason is not None:
         return reason
-    arch, dtype = shipped.arch_of(_capability(call.q.device)), shipped.DTYPE_NAMES[call.q.dtype]
+    arch = shipped.arch_of(_capability(call.q.device))
+    reason = unsuited(call, arch) or _beyond(call)
+    if reason is not None:
+        return reason
+    dtype = shipped.DTYPE_NAMES[call.q.dtype]
     failures = (_load(call.q.device.index, name) for name in files_of(call, arch, dtype))
     return next((failure for failure in failures if isinstance(failure, str)), None)
 
@@ -40,27 +40,23 @@ def files_of(call: AttentionCall, arch: str, dtype: str) -> list[str]:
     """Names of the files that a call runs."""
     head_dim = call.q.shape[-1]
     wanted = [("attention", {"INT8": call.int8})]
-    if call.int8:
-        wanted.append(("quantize_tiles", {"VALUES": kernel_config(arch, head_dim, True).fp16_sums}))
+    fp16_sums = kernel_config(arch, head_dim, call.int8).fp16_sums
+    if call.int8 or fp16_sums:
+        wanted.append(("quantize_tiles", {"KEYS": call.int8, "VALUES": fp16_sums}))
     if not call.lists.routed.keys().isdisjoint(call.head_lists):
         tiles = (call.lists.query_tile, call.lists.key_tile)
         wanted += [*(("tile_means", {"TILE": tile}) for tile in tiles), ("select_tiles", {})]
-    return [
-        shipped.file_name(arch, kernel, dtype, {"HEAD_DIM": head_dim, **constants}) for kernel, constants in wanted
-    ]
+    return [shipped.file_name(arch, kernel, dtype, {"HEAD_DIM": head_dim, **constants}) for kernel, constants in wanted]
 
 
 def attention(call: AttentionCall) -> Tensor:
     """Output (B, S, H, D), contiguous, of a call that `refusal` has nothing against."""
-    arch = shipped.arch_of(_capability(call.q.device))
-    q, k, v = (_aligned(plain_strides(x)) for x in (call.q, call.k, call.v))
-    return run(dataclasses.replace(call, q=q, k=k, v=v), arch, through_driver)
+    return run(call, shipped.arch_of(_capability(call.q.device)), through_driver)
 
 
 def choose(call: AttentionCall, routing: Routing, columns: Tensor) -> None:
     """Choose the tiles of routed heads, see `routing.Choose`."""
-    q, k = (_aligned(plain_strides(x)) for x in (call.q, call.k))
-    launched_choice(dataclasses.replace(call, q=q, k=k), routing, columns, through_driver)
+    launched_choice(call, routing, columns, through_driver)
 
 
 def through_driver(launch: Launch) -> None:
@@ -134,13 +130,6 @@ def _beyond(call: AttentionCall) -> str | None:
     if call.q.shape[1:].numel() >= LARGEST:
         return f"q has {call.q.shape[1:].numel()} elements in a batch, shipped kernels count in 32 bits: install Triton"
     return None
-
-
-def _aligned(x: Tensor) -> Tensor:
-    """x, or a copy where the kernels' wide loads would not fit it: a slice that starts or steps oddly."""
-    numbers = (x.data_ptr(), *x.stride()[:3])
-    fits = x.stride(-1) == 1 and not any(number % 16 for number in numbers) and max(x.stride()) < LARGEST
-    return x if fits else x.clone(memory_format=torch.contiguous_format)
 
 
 def _capability(device: torch.device) -> tuple[int, int]:

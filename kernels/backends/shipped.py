@@ -102,7 +102,7 @@ def file_name(arch: str, kernel: str, dtype: str, constants: dict[str, int | str
     if kernel == "select_tiles":  # whose scores are in fp32, whatever the model is in
         return f"{folder}/{kernel}"
     name = f"{kernel}_{constants['TILE']}" if "TILE" in constants else kernel
-    options = [option.lower() for option in ("INT8", "VALUES") if constants.get(option)]
+    options = [option.lower() for option in ("INT8", "KEYS", "VALUES") if constants.get(option)]
     return f"{folder}/{'-'.join([name, dtype, str(constants['HEAD_DIM']), *options])}"
 
 

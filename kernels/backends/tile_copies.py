@@ -1,7 +1,8 @@
 """Keys and values in tile order, which some kernels read in the place of k and v.
 
-For 8-bit attention they are quantized on the way (`quantize_tiles.py`), for tensor descriptors (TMA) copied as they
-are. Copies of all heads would be up to two thirds of q, k and v, so they are made for a few heads at a time.
+For 8-bit attention and for sums in fp16 they are made ready on the way (`quantize_tiles.py`), for tensor descriptors
+(TMA) copied as they are. Copies of all heads would be up to two thirds of q, k and v, so they are made for a few heads
+at a time.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def tile_copies(
         slots: (pairs, 3), see `TileLists.slots`.
         live: so many of them, the first ones, attend anything; the others get no copies.
     """
-    if call.int8:
+    if call.int8 or config.fp16_sums:
         yield from _quantized(call, config, slots, live, launcher)
     elif config.packed:
         yield from _packed(call, slots, live, launcher)
@@ -74,32 +75,31 @@ def _quantized(
 ) -> Iterator[TileCopies]:
     k, v, lists = call.k, call.v, call.lists
     _, tokens, heads, head_dim = k.shape
-    size = group_size(len(slots), 3 if config.fp16_sums else 1, MAX_QUANTIZED)
-    k_tiles = torch.empty(size, tokens, head_dim, dtype=torch.int8, device=k.device)
-    k_scale = torch.empty(size, -(-tokens // lists.key_tile), dtype=torch.float32, device=k.device)
-    k_mean = k.mean(1, dtype=torch.float32).contiguous()
-    v_tiles = v_largest = None
+    size = group_size(len(slots), call.int8 + 2 * config.fp16_sums, MAX_QUANTIZED)
+    tiles = -(-tokens // lists.key_tile)
+    k_tiles = k_scale = k_mean = v_tiles = v_largest = None
+    if call.int8:
+        k_tiles = torch.empty(size, tokens, head_dim, dtype=torch.int8, device=k.device)
+        k_scale = torch.empty(size, tiles, dtype=torch.float32, device=k.device)
+        k_mean = k.mean(1, dtype=torch.float32).contiguous()
     if config.fp16_sums:
         v_tiles = torch.empty(size, tokens, head_dim, dtype=torch.float16, device=k.device)
         v_largest = torch.linalg.vector_norm(v, torch.inf, dim=1, dtype=torch.float32).contiguous()
-    unused = lists.zero()
-    values = (v_largest, v_tiles) if config.fp16_sums else (unused, unused)
-    constants = {"HEAD_DIM": head_dim, "KEY_TILE": lists.key_tile, "VALUES": config.fp16_sums}
+    tables = [lists.zero() if x is None else x for x in (k_mean, v_largest, k_tiles, v_tiles, k_scale)]
+    constants = {"HEAD_DIM": head_dim, "KEY_TILE": lists.key_tile, "KEYS": call.int8, "VALUES": config.fp16_sums}
     for first in range(0, len(slots), size):
         here = min(size, live - first)
         if here > 0:
-            arguments = (
-                k, v, k_mean, values[0], k_tiles, values[1], k_scale, slots, lists.orders, lists.index,
-                *k.stride()[:3], *v.stride()[:3], first, heads, tokens,
-            )  # fmt: skip
-            launcher(Launch("quantize_tiles", (k_scale.shape[1], here), arguments, constants, warps=4))
+            strides = (*k.stride()[:3], *v.stride()[:3])
+            arguments = (k, v, *tables, slots, lists.orders, lists.index, *strides, first, heads, tokens)
+            launcher(Launch("quantize_tiles", (tiles, here), arguments, constants, warps=4))
         count = min(size, len(slots) - first)
         yield TileCopies(first, count, k_tiles, v_tiles, k_scale, v_largest)
 
 
 def _packed(call: AttentionCall, slots: Tensor, live: int, launcher: Launcher) -> Iterator[TileCopies]:
     k, v, lists = call.k, call.v, call.lists
-    tiles = lists.grid.video_tokens // lists.key_tile
+    tiles = lists.grid.tokens // lists.key_tile
     size = group_size(len(slots), 4, MAX_PACKED)
     packed = torch.empty(2, size * tiles * lists.key_tile, k.shape[3], dtype=k.dtype, device=k.device)
     descriptors = [_descriptor(x, lists.key_tile) for x in packed]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..call import AttentionCall
-from ..configs import DTYPES, HEAD_DIMS, KernelConfig, device_arch, kernel_config
+from ..configs import DTYPES, HEAD_DIMS, NO_INT8, KernelConfig, device_arch, kernel_config
 from ..lists import TileLists
 from ..routing import Routing, score_chunks
 from ..tiling import KEY_TILE, QUERY_TILE
@@ -29,6 +29,8 @@ from .tile_copies import TileCopies, tile_copies
 TRITON_FOUND = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the tests run the kernels without a GPU
 INTERPRETED_ARCH = "sm_80"
+LARGEST = 2**31  # what the kernels count in 32 bits
+UNIT = 8  # elements of 16 bytes, in which they count from row to row
 # the minor version that each torch was released with; others take the newest
 TRITON_OF_TORCH = {
     ("2", "6"): "3.2", ("2", "7"): "3.3", ("2", "8"): "3.4", ("2", "9"): "3.5",
@@ -43,14 +45,14 @@ def refusal(call: AttentionCall) -> str | None:
         return f"device {device.type} has no Triton kernels"
     if not TRITON_FOUND:
         return f"Triton is not installed: {install_line()}"
-    reason = unsuited(call)
+    reason = unsuited(call, _arch(device))
     if reason is not None or INTERPRETED:
         return reason
     if sys.platform == "linux" and not _has_compiler():
         return "Triton needs a C compiler to start its kernels: install gcc"
     if device_arch(device) is None:
         name = torch.cuda.get_device_name(device)
-        return f"there are no kernels for {name}: NVIDIA from RTX 30 or A100 on, AMD MI300 and RX 9000"
+        return f"there are no kernels for {name}: NVIDIA from RTX 30 or A100 on, AMD MI300, RX 7000 and RX 9000"
     return None
 
 
@@ -66,8 +68,8 @@ def install_line(system: str = sys.platform, torch_version: str = torch.__versio
     return f'"{sys.executable}" -m pip install ' + (f'"{package}=={version}.*"' if version else package)
 
 
-def unsuited(call: AttentionCall) -> str | None:
-    """Why the kernels cannot run a call on any device, in words; None when they can."""
+def unsuited(call: AttentionCall, arch: str | None) -> str | None:
+    """Why the kernels of an architecture cannot run a call, in words; None when they can."""
     q = call.q
     if q.dtype not in DTYPES:
         return f"dtype {str(q.dtype).removeprefix('torch.')} is neither bfloat16 nor float16"
@@ -76,7 +78,13 @@ def unsuited(call: AttentionCall) -> str | None:
     if (call.lists.query_tile, call.lists.key_tile) != (QUERY_TILE, KEY_TILE):
         tiles = f"{call.lists.query_tile} x {call.lists.key_tile}"
         return f"tiles are {tiles}, the kernel's are {QUERY_TILE} x {KEY_TILE}"
+    if call.int8 and arch in NO_INT8:
+        return f"attention in 8 bits is slower than exact attention on {arch}"
     return None
+
+
+def _arch(device: torch.device) -> str | None:
+    return INTERPRETED_ARCH if INTERPRETED else device_arch(device)
 
 
 @cache
@@ -86,7 +94,7 @@ def _has_compiler() -> bool:
 
 def attention(call: AttentionCall) -> Tensor:
     """Output (B, S, H, D), contiguous, of a call that `refusal` has nothing against."""
-    return run(call, INTERPRETED_ARCH if INTERPRETED else device_arch(call.q.device), through_triton)
+    return run(call, _arch(call.q.device), through_triton)
 
 
 def choose(call: AttentionCall, routing: Routing, columns: Tensor) -> None:
@@ -98,7 +106,7 @@ def launched_choice(call: AttentionCall, routing: Routing, columns: Tensor, laun
     """Choose the tiles of routed heads by kernels: means of q and k, their products, the largest of each row."""
     lists = call.lists
     q_means, k_means = (
-        tile_means(plain_strides(x if x.stride(-1) == 1 else x.contiguous()), routing.members, lists, tile, launcher)
+        tile_means(aligned(x), routing.members, lists, tile, launcher)
         for x, tile in ((call.q, lists.query_tile), (call.k, lists.key_tile))
     )
     for first, scores in score_chunks(call, q_means, k_means):
@@ -113,7 +121,7 @@ def run(call: AttentionCall, arch: str, launcher: Launcher, config: KernelConfig
     Args:
         config: instead of the architecture's own, for measuring others.
     """
-    q, k, v = (plain_strides(x if x.stride(-1) == 1 else x.contiguous()) for x in (call.q, call.k, call.v))
+    q, k, v = (aligned(x) for x in (call.q, call.k, call.v))
     call = replace(call, q=q, k=k, v=v)
     config = config or kernel_config(arch, q.shape[-1], call.int8)
     if config.packed and call.lists.grid.video_tokens < call.lists.key_tile:
@@ -124,6 +132,16 @@ def run(call: AttentionCall, arch: str, launcher: Launcher, config: KernelConfig
     for copies in tile_copies(call, config, slots, live, launcher):
         launcher(attention_launch(call, out, slots, copies, config))
     return out
+
+
+def aligned(x: Tensor) -> Tensor:
+    """x (B, S, H, D) as the kernels address it: rows in units of 16 bytes, numbers in 32 bits. A copy where x starts or
+    steps oddly, or lies too far apart."""
+    x = plain_strides(x)
+    numbers = (x.data_ptr(), *x.stride()[:3])
+    fits = x.stride(-1) == 1 and not any(number % 16 for number in numbers)
+    near = max(x.stride()) < LARGEST and x.shape[1] * x.stride(1) < UNIT * LARGEST
+    return x if fits and near else x.clone(memory_format=torch.contiguous_format)
 
 
 def plain_strides(x: Tensor) -> Tensor:
@@ -152,6 +170,7 @@ def attention_launch(
         "HEAD_DIM": head_dim, "QUERY_TILE": lists.query_tile, "KEY_TILE": lists.key_tile, "ROWS": config.rows,
         "STAGES": config.stages, "INT8": call.int8, "FP16_SUMS": config.fp16_sums,
         "OFFSET_SUMS": config.offset_sums, "UPCAST": INTERPRETED and q.dtype == torch.bfloat16, "PACKED": config.packed,
+        "SEGMENT": config.segment,
     }  # fmt: skip
     grid = (-(-tokens // config.rows) * copies.slots, 1)
     return Launch("attention", grid, arguments, constants, config.warps, config.stages, config.registers)

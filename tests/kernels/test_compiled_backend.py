@@ -92,8 +92,9 @@ def test_launches_reach_the_driver_as_they_were_meant(card, capability, dtype, i
         meant.append(launch)
 
     triton_backend.run(make_call(dtype, 128, int8, bias=True), arch, launcher)
-    groups = 4 if int8 and capability in ((8, 6), (12, 0)) else 1  # copies of values are made for few heads at a time
-    assert [launch.kernel for launch in meant] == [*["quantize_tiles"] * int8, "attention"] * groups
+    fp16_sums = capability in ((8, 6), (12, 0))  # copies of values are made for few heads at a time
+    groups = 1 if not fp16_sums else 4 if int8 else 2
+    assert [launch.kernel for launch in meant] == [*["quantize_tiles"] * (int8 or fp16_sums), "attention"] * groups
     for launch, (entry, geometry, stream, values) in zip(meant, library.launches, strict=True):
         assert entry == KERNELS[launch.kernel][1]
         name = shipped.file_name(arch, launch.kernel, shipped.DTYPE_NAMES[dtype], launch.constants)
@@ -119,7 +120,7 @@ def test_kernels_are_loaded_once_and_ask_for_their_shared_memory(card):
 
 
 def test_odd_slices_are_copied_first(card, monkeypatch):
-    monkeypatch.setattr(compiled_backend, "_aligned", spy := Spy(compiled_backend._aligned))
+    monkeypatch.setattr(triton_backend, "aligned", spy := Spy(triton_backend.aligned))
     library, call = card(), make_call()
     wide = torch.zeros(2, call.q.shape[1], 2, 67, dtype=call.q.dtype)
     odd = AttentionCall(wide[..., 3:], call.k, call.v, call.lists, call.head_lists)
@@ -208,7 +209,10 @@ def test_calls_are_refused_in_words(monkeypatch):
     call = make_call(torch.float32)
     assert compiled_backend.refusal(call) == "device cpu is not an NVIDIA GPU"  # another dtype would not help
     monkeypatch.setattr(compiled_backend, "_no_card", lambda device: None)
+    monkeypatch.setattr(compiled_backend, "_capability", lambda device: (10, 0))
     assert "float32 is neither" in compiled_backend.refusal(call)
+    slower = "attention in 8 bits is slower than exact attention on sm_100"
+    assert compiled_backend.refusal(make_call(int8=True)) == slower
     wide = make_call()
     object.__setattr__(wide.lists, "columns", wide.lists.columns.int())
     assert "over 32,767 key tiles" in compiled_backend.refusal(wide)

@@ -13,7 +13,7 @@ import pytest
 from load_pack import ROOT
 from sparse_vdit.kernels.backends import shipped
 from sparse_vdit.kernels.backends.launcher import KERNELS
-from sparse_vdit.kernels.configs import HEAD_DIMS, NVIDIA_ARCHS, kernel_config
+from sparse_vdit.kernels.configs import HEAD_DIMS, NO_INT8, NVIDIA_ARCHS, kernel_config
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
 
 MAX_BYTES = 1_100_000
@@ -22,12 +22,14 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 def expected_names():
     for dtype, head_dim in itertools.product(("bf16", "fp16"), HEAD_DIMS):
-        for values in (False, True):
-            yield shipped.file_name("sm_90", "quantize_tiles", dtype, {"HEAD_DIM": head_dim, "VALUES": values})
+        for keys, values in ((True, False), (False, True), (True, True)):
+            written = {"KEYS": keys, "VALUES": values}
+            yield shipped.file_name("sm_90", "quantize_tiles", dtype, {"HEAD_DIM": head_dim, **written})
         for tile in (KEY_TILE, QUERY_TILE):
             yield shipped.file_name("sm_90", "tile_means", dtype, {"HEAD_DIM": head_dim, "TILE": tile})
         for arch, int8 in itertools.product(NVIDIA_ARCHS, (False, True)):
-            yield shipped.file_name(arch, "attention", dtype, {"HEAD_DIM": head_dim, "INT8": int8})
+            if not (int8 and arch in NO_INT8):
+                yield shipped.file_name(arch, "attention", dtype, {"HEAD_DIM": head_dim, "INT8": int8})
     yield shipped.file_name("sm_90", "select_tiles", "fp32", {})
 
 

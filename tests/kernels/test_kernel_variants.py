@@ -181,7 +181,16 @@ def test_groups_of_heads_keep_to_the_memory(bytes_per_element: int, allowed: flo
 @pytest.mark.skipif(not triton_backend.INTERPRETED, reason="needs TRITON_INTERPRET=1, set where there is no GPU")
 @pytest.mark.parametrize(
     ("arch", "head_dim", "int8"),
-    [("sm_89", 64, True), ("sm_89", 128, True), ("gfx1201", 64, True), ("gfx1201", 128, False)],
+    [
+        ("sm_89", 64, False),
+        ("sm_89", 64, True),
+        ("sm_89", 128, False),
+        ("sm_89", 128, True),
+        ("gfx1201", 64, True),
+        ("gfx1201", 128, False),
+        ("gfx1100", 64, False),
+        ("gfx1100", 128, True),
+    ],
 )
 def test_the_configurations_of_other_cards(
     arch: str, head_dim: int, int8: bool, monkeypatch: pytest.MonkeyPatch
@@ -191,8 +200,10 @@ def test_the_configurations_of_other_cards(
     assert (config.fp16_sums, config.rows) != (False, 128)
     monkeypatch.setattr(triton_backend, "INTERPRETED_ARCH", arch)
     options = {name: values[0] for name, values in OPTIONS.items()}
-    call = make_call({**options, "head_dim": head_dim, "int8": int8})
-    assert_close(run(call, "triton"), call_attention(call), int8=int8)
+    for dtype in (torch.float16, torch.bfloat16) if config.fp16_sums else (torch.float16,):
+        grid = TokenGrid(5, 7, 11, prefix=141) if dtype == torch.bfloat16 else options["grid"]
+        call = make_call({**options, "grid": grid, "dtype": dtype, "head_dim": head_dim, "int8": int8})
+        assert_close(run(call, "triton"), call_attention(call), int8=int8)
 
 
 def to_gpu(call: AttentionCall) -> AttentionCall:

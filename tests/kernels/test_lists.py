@@ -1,5 +1,7 @@
 """Tile lists: what kernels read must be what the patterns say, stored once and small."""
 
+import dataclasses
+
 import pytest
 import torch
 from sparse_vdit.kernels.grid import TokenGrid
@@ -85,8 +87,11 @@ def test_tables_are_in_bounds_and_of_the_right_form(grid, tiles):
     assert {lists.starts.dtype, lists.counts.dtype, lists.orders.dtype, lists.index.dtype} == {torch.int32}
     assert lists.columns.dtype == torch.int16
     assert (lists.starts + lists.counts.clamp(min=0) + PREFETCH <= len(lists.columns)).all()
-    if lists.columns.numel():
-        assert int(lists.columns.min()) >= 0 and int(lists.columns.max()) <= max(0, video // tiles[1] - 1)
+    first = lists.segment_tiles
+    assert lists.columns[:first].tolist() == list(range(video // tiles[1], grid.tokens // tiles[1]))
+    listed = lists.columns[first:]
+    assert int(listed.min()) >= 0 and int(listed.max()) <= max(0, video // tiles[1] - 1)
+    assert (lists.starts[lists.counts > 0] >= first).all()
     assert numbers == list(range(len(PATTERNS)))
 
 
@@ -109,11 +114,24 @@ def test_skip_is_marked_on_every_row_but_that_of_text(grid, tiles):
         assert len(lists.columns) == PREFETCH and lists.densities[number] == 0
 
 
+def test_tables_that_do_not_begin_with_the_segments_tiles_are_refused():
+    lists, _ = built([Dense()], TokenGrid(5, 7, 11, prefix=141), (128, 64))
+    assert lists.segment_tiles == 2 and lists.columns[:3].tolist() == [6, 7, 0]
+    for place, message in ((0, "must begin with the 2 full tiles"), (None, "begins among the first 2 entries")):
+        columns, starts = lists.columns.clone(), lists.starts.clone()
+        if place is None:
+            starts -= 1
+        else:
+            columns[place] = 0
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(lists, columns=columns, starts=starts)
+
+
 def test_dense_costs_one_row():
     grid = TokenGrid(7, 9, 13, 5, 3)
     for patterns in ([Dense()], [Dense(), Dense(order="deep")], [Dense(), Diagonal(frames=10_000)]):
         lists, _ = built(patterns, grid, (16, 8))
-        assert len(lists.columns) == 819 // 8 + PREFETCH
+        assert len(lists.columns) == lists.segment_tiles + 819 // 8 + PREFETCH
 
 
 def test_equal_patterns_have_one_number():

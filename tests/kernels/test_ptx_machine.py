@@ -12,6 +12,7 @@ from ptx.machine import Machine
 from ptx.numbers import to_bf16, to_integer
 from ptx.parsing import parse
 from ptx.program import Program
+from ptx.shared_memory import SharedMemory
 from sparse_vdit.kernels.backends.cuda_driver import Driver
 
 HEAD = """
@@ -150,6 +151,26 @@ def test_rights_are_by_byte():
         getattr(held, right)[4 * 37 + 2] = 0
         with pytest.raises(PtxError, match=f"{what} of 4 bytes, .* 1 lanes"):
             Machine().launch(Program(kernel, 0), memory, (1, 1), [out.ctypes.data, 0], 0)
+
+
+def test_a_fence_counts_once_all_threads_have_executed_it():
+    first, second = np.arange(64) < 32, np.arange(64) >= 32
+    both = (first, second)
+    for fences, store_between, loose in (
+        ((None,), False, False), ((first,), False, True), (both, False, False), (both, True, True),
+    ):  # fmt: skip
+        memory = SharedMemory(64, 0)
+        access = memory.access(np.arange(0, 64, 4, dtype=np.uint32), 4, np.zeros(16, np.uint8), None)
+        memory.store(access, np.arange(16, dtype=np.uint32))
+        for threads in fences:
+            memory.fence(threads)
+            if store_between:
+                memory.store(access, np.arange(16, dtype=np.uint32))
+        if loose:
+            with pytest.raises(PtxError, match="16 words stored since the last proxy fence"):
+                memory.tensor_load(access)
+        else:
+            assert memory.tensor_load(access).tolist() == list(range(16))
 
 
 def test_roundings():

@@ -1,4 +1,4 @@
-"""8-bit attention with values and weights of every size: where sums in fp16 could overflow or vanish."""
+"""Attention with values and weights of every size: where 8 bits or sums in fp16 could overflow or vanish."""
 
 import importlib.util
 
@@ -53,10 +53,16 @@ def test_values_of_any_scale(scale: float, arch: str) -> None:
     assert error(scaled_call(torch.bfloat16, scale), arch) <= INT8_RELATIVE_L2
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-4, 1e4, 1e6])
+def test_values_of_any_scale_in_16_bits(scale: float) -> None:
+    assert error(scaled_call(torch.bfloat16, scale, int8=False), "sm_89") <= RELATIVE_L2[torch.bfloat16]
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_values_of_fp16_models(scale: float) -> None:
     """Smaller ones are subnormal numbers of fp16 already, in the model itself."""
     assert error(scaled_call(torch.float16, scale), "sm_89") <= INT8_RELATIVE_L2
+    assert error(scaled_call(torch.float16, scale, int8=False), "sm_89") <= RELATIVE_L2[torch.float16]
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -76,15 +82,17 @@ def test_sinks_in_8_bits(nats: float, empty_sink: bool) -> None:
         assert error(call, "sm_89") <= INT8_RELATIVE_L2, dtype
 
 
+@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_sinks_in_16_bits(dtype: torch.dtype) -> None:
+def test_sinks_in_16_bits(arch: str, dtype: torch.dtype) -> None:
     call = scaled_call(dtype, scale=1024.0, nats=17, empty_sink=True, int8=False)
-    assert error(call, "sm_80") <= RELATIVE_L2[dtype]
+    assert error(call, arch) <= RELATIVE_L2[dtype]
 
 
-def test_large_sums_do_not_overflow() -> None:
+@pytest.mark.parametrize("int8", [False, True])
+def test_large_sums_do_not_overflow(int8: bool) -> None:
     """64 equal weights times 2,000 would be beyond fp16."""
-    call = scaled_call(torch.float16, head_dim=128)
+    call = scaled_call(torch.float16, head_dim=128, int8=int8)
     call.q.zero_()
     call.v.fill_(2000)
     out = triton_backend.run(call, "sm_89", through_triton)

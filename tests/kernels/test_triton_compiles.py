@@ -10,11 +10,15 @@ from functools import cache
 
 import pytest
 from load_pack import ROOT
-from sparse_vdit.kernels.configs import AMD_ARCHS, NVIDIA_ARCHS, packed_config
+from sparse_vdit.kernels.configs import AMD_ARCHS, NO_INT8, NVIDIA_ARCHS, kernel_config, packed_config
 
 ARCHS = (*NVIDIA_ARCHS, *AMD_ARCHS)
 QUICK = ("sm_80", "sm_90", AMD_ARCHS[0])  # a generation of loads each; compiling takes a while
-HELPERS = ("quantize_tiles", "quantize_tiles_values", "tile_means_64", "tile_means_128", "select_tiles")
+HELPERS = ("quantize_keys", "quantize_values", "quantize_both", "tile_means_64", "tile_means_128", "select_tiles")
+
+FEW_SPILLS = 24
+"""Where two programs share a multiprocessor: before and after the main loop, in which `test_sass_counts.py` wants none.
+"""
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -42,8 +46,8 @@ def pipeline_bytes(row: dict) -> int:
     """Shared memory of as many buffers as a row has stages. A kernel with less has lost its pipeline to a load that
     depends on another.
 
-    In 8 bits the tile number is read in the loop: keys, and values in tile order, have one buffer less. Instructions
-    that read queries from shared memory keep them there besides.
+    Of what lies in tile order the tile number is read in the loop, and there is one buffer less. Instructions that read
+    queries from shared memory keep them there besides.
     """
     block, stages, queries = 64 * row["head_dim"], row["stages"], row["rows"] * row["head_dim"]
     if stages == 1:
@@ -57,10 +61,13 @@ def pipeline_bytes(row: dict) -> int:
 @pytest.mark.parametrize(("arch", "dtype", "head_dim"), cases(ARCHS))
 def test_kernels_are_clean(arch: str, dtype: str, head_dim: int) -> None:
     packed = packed_config(arch, head_dim) is not None
-    for kernel in ("attention", "attention_int8", *(["attention_packed"] if packed else [])):
+    kernels = ["attention", *["attention_int8"] * (arch not in NO_INT8), *["attention_packed"] * packed]
+    for kernel in kernels:
         row = compiled(arch)[dtype, head_dim, kernel]
         assert row["shared"] <= row["shared_limit"], row
-        assert row["spills"] == 0, row
+        config = kernel_config(arch, head_dim, row["int8"])
+        shared = config.registers is not None or config.warps < 8
+        assert row["spills"] <= FEW_SPILLS * shared, row
         assert row["native_core"] > 0, row  # those of the chip's own generation, at least for one of both products
         assert (row["int8_core"] > 0) == ("int8" in kernel), row
         assert (row["tensor_loads"] > 0) == ("packed" in kernel), row
@@ -83,5 +90,6 @@ def test_a_lost_buffer_would_be_seen(arch: str, dtype: str, head_dim: int) -> No
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_model_compiles_in_seconds(arch: str) -> None:
     """All that the first call in 8 bits makes."""
-    names = ("attention_int8", "quantize_tiles_values", "tile_means_64", "tile_means_128", "select_tiles")
+    attention = "attention" if arch in NO_INT8 else "attention_int8"
+    names = (attention, "quantize_both", "tile_means_64", "tile_means_128", "select_tiles")
     assert sum(compiled(arch)["bf16", 128, name]["seconds"] for name in names) <= 15

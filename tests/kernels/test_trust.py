@@ -165,6 +165,31 @@ def test_a_backend_that_breaks_gives_way_in_the_same_call(backends) -> None:
 
 
 @pytest.mark.parametrize("backend", ["auto", "triton"])
+def test_a_backend_without_8_bits_runs_the_exact_kernel_and_says_so(backends, backend) -> None:
+    asked = []
+
+    def attend(call):
+        asked.append(call.int8)
+        return torch_backend.attention(call)
+
+    triton = fake_backend(attend, test=False)
+    triton.refusal = lambda call: "8 bits are slower" if call.int8 else None
+    backends(triton=triton)
+    call = make_call(int8=True)
+    out, name, passed_over = with_fallback(call, backend, lambda name: run_call(call, name))
+    assert (name, passed_over) == ("triton", "triton in 8 bits: 8 bits are slower")
+    assert torch.equal(out, torch_backend.attention(call)) and asked == [False]
+
+    triton.attention = broken  # the exact kernel is what failed
+    if backend == "triton":
+        with pytest.raises(RuntimeError, match="PTX was not compiled"):
+            with_fallback(call, backend, lambda name: run_call(call, name))
+        return
+    assert with_fallback(call, backend, lambda name: run_call(call, name))[1] == "torch"
+    assert "it failed" in attention.refusal("triton", make_call())
+
+
+@pytest.mark.parametrize("backend", ["auto", "triton"])
 def test_a_lack_of_memory_is_raised_and_bars_nothing(backends, backend) -> None:
     backends(triton=fake_backend(out_of_memory, test=False), compiled=fake_backend())
     call = make_call()

@@ -105,7 +105,8 @@ def _floats() -> dict[str, Rule]:
         "rcp.approx.ftz.f32": ("f32", ("f32",), lambda x: numbers.flush(F4(1) / numbers.flush(x))),
         "rcp.rn.f32": ("f32", ("f32",), lambda x: F4(1) / x),
     }
-    for name, function, count in (("add", np.add, 2), ("mul", np.multiply, 2), ("fma", numbers.fma, 3)):
+    of_pairs = (("add", np.add, 2), ("sub", np.subtract, 2), ("mul", np.multiply, 2), ("fma", numbers.fma, 3))
+    for name, function, count in of_pairs:
         for rounding in ("", ".rn"):
             rules[f"{name}{rounding}.f32x2"] = ("u64", ("u64",) * count, _pairs(function))
     for name, function in (("add", np.add), ("mul", np.multiply), ("max", np.fmax), ("min", np.fmin)):

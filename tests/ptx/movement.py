@@ -243,11 +243,7 @@ def translate_fence(slots: Slots, instruction: Instruction) -> Step:
     if not instruction.op.startswith("fence.proxy.async"):
         raise UnsupportedPtxError("another fence")
 
-    def step(cta: Cta, mask: Mask) -> None:
-        cta.need_all(mask)
-        cta.shared.fence()
-
-    return step
+    return lambda cta, mask: cta.shared.fence(mask)
 
 
 def translate_createpolicy(slots: Slots, instruction: Instruction) -> Step:

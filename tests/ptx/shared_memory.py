@@ -50,6 +50,7 @@ class SharedMemory:
         self._owner = _views(np.full(whole, NOBODY, U1))
         self._loads: list[Access] = []
         self._stores: list[Access] = []
+        self._fencing: np.ndarray | bool = False  # threads that executed a fence since the last store
 
     def access(self, address: np.ndarray, size: int, warps: np.ndarray, instruction: Instruction) -> Access:
         """What lanes reach with so many bytes each, checked. 16 bytes become two elements of 8."""
@@ -102,9 +103,12 @@ class SharedMemory:
             raise PtxError(f"the tensor core reads {np.count_nonzero(loose)} words stored since the last proxy fence")
         return values
 
-    def fence(self) -> None:
-        """fence.proxy.async: what was stored so far is visible to tensor cores."""
-        self._unfenced[1].fill(0)
+    def fence(self, threads: np.ndarray | None) -> None:
+        """fence.proxy.async by some threads (None: all): once all of them have executed one, and nothing was stored in
+        between, what was stored so far is visible to tensor cores."""
+        self._fencing = True if threads is None else self._fencing | threads
+        if np.all(self._fencing):
+            self._unfenced[1].fill(0)
 
     def end_epoch(self, still_read: list[Access]) -> None:
         """A barrier: look for races since the last one. What tensor cores still read goes on into the next epoch."""
@@ -117,6 +121,7 @@ class SharedMemory:
         self._data[size][index] = values
         self._state[size][index] = 0
         self._unfenced[size][index] = BYTES[size][1]
+        self._fencing = False
         self._stores.append(Access(size, index, access.warps, access.instruction, values))
 
     def _find_races(self) -> None:

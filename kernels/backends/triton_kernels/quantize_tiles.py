@@ -1,4 +1,4 @@
-"""Keys to INT8 and values to normalised fp16, in tile order, for the 8-bit attention kernel.
+"""Keys to INT8 and values to normalised fp16, in tile order: for 8-bit attention, and for sums of P V in fp16.
 
     k8 = round((k - mean) / k_scale),  k_scale = max |k - mean| / 127 over a key tile
     v16 = v / v_scale,                 v_scale = max |v| / 0.03 over all tokens of a channel
@@ -27,11 +27,11 @@ def quantize_tiles_kernel(
     stride_kb, stride_ks, stride_kh,
     stride_vb, stride_vs, stride_vh,
     first_slot, heads, tokens,
-    HEAD_DIM: tl.constexpr, KEY_TILE: tl.constexpr, VALUES: tl.constexpr,
+    HEAD_DIM: tl.constexpr, KEY_TILE: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
-    """K, V (B, S, H, D) by strides; K_MEAN, V_LARGEST (B*H, D) fp32; K_TILES (slots, S, D) int8; V_TILES the same in
-    fp16, written where VALUES; K_SCALE (slots, key tiles) fp32; others as in `sparse.py`. One program per key tile and
-    slot.
+    """K, V (B, S, H, D) by strides; K_MEAN, V_LARGEST (B*H, D) fp32; K_TILES (slots, S, D) int8 and K_SCALE (slots, key
+    tiles) fp32, written where KEYS; V_TILES (slots, S, D) fp16, written where VALUES; others as in `sparse.py`. One
+    program per key tile and slot.
     """
     tile = tl.program_id(0)
     slot = tl.program_id(1).to(tl.int64)
@@ -46,12 +46,13 @@ def quantize_tiles_kernel(
     out = (slot * tokens + offs_n)[:, None] * HEAD_DIM + offs_d[None, :]
     channel = (batch * heads + head) * HEAD_DIM + offs_d
 
-    K += batch * stride_kb + head * stride_kh
-    k = tl.load(K + token * stride_ks + offs_d[None, :], mask=valid, other=0.0)
-    k = tl.where(valid, k.to(tl.float32) - tl.load(K_MEAN + channel)[None, :], 0.0)
-    largest = tl.maximum(tl.max(tl.max(tl.abs(k), 1), 0), 1e-12)
-    tl.store(K_TILES + out, tl.math.floor(k * (127.0 / largest) + 0.5).to(tl.int8), mask=valid)
-    tl.store(K_SCALE + slot * tl.cdiv(tokens, KEY_TILE) + tile, largest / 127.0)
+    if KEYS:
+        K += batch * stride_kb + head * stride_kh
+        k = tl.load(K + token * stride_ks + offs_d[None, :], mask=valid, other=0.0)
+        k = tl.where(valid, k.to(tl.float32) - tl.load(K_MEAN + channel)[None, :], 0.0)
+        largest = tl.maximum(tl.max(tl.max(tl.abs(k), 1), 0), 1e-12)
+        tl.store(K_TILES + out, tl.math.floor(k * (127.0 / largest) + 0.5).to(tl.int8), mask=valid)
+        tl.store(K_SCALE + slot * tl.cdiv(tokens, KEY_TILE) + tile, largest / 127.0)
 
     if VALUES:
         V += batch * stride_vb + head * stride_vh

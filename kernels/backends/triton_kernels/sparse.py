@@ -1,13 +1,14 @@
 """The block-sparse attention kernel: softmax(q k^T / sqrt(d)) v over listed key tiles.
 
-One program computes one query tile of one head: first the dense segment (text and the video's ragged end), then the
-listed key tiles, all full. What has to be masked comes first: there it costs no registers in the main loop. Tokens are
-read through the index table of the list's token order, so q, k and v are never permuted in memory. The next tile's
-token positions are loaded one iteration ahead and the tile number two ahead: with a dependent load inside the loop the
-pipeline falls back to two buffers.
+One program computes one query tile of one head: first what has to be masked of the dense segment (text and the video's
+ragged end), where it costs no registers in the main loop; then the listed key tiles, and the full ones of the segment
+unless they have a bias. Tokens are read through the index table of the list's token order, so q, k and v are never
+permuted in memory. The next tile's token positions are loaded one iteration ahead and the tile number two ahead: with a
+dependent load inside the loop the pipeline falls back to two buffers.
 
 INT8: q k^T of 8-bit numbers, as SageAttention does it (arXiv 2410.02367): q is quantized here, one scale per query; k
-by `quantize_tiles.py`, which stores it in tile order. With FP16_SUMS values come from there too.
+by `quantize_tiles.py`, which stores it in tile order.
+FP16_SUMS: P V of a tile is summed in fp16, with values from `quantize_tiles.py` too.
 PACKED: keys and values of all full tiles in tile order (`pack_tiles.py`), read by tensor descriptors instead of token
 by token: TMA on Hopper and Blackwell.
 """
@@ -33,6 +34,12 @@ def integer_scores(q, k, OFFSET_SUMS: tl.constexpr):
     return scores
 
 
+@triton.jit
+def tile_number(COLUMNS, entry, end):
+    """Key tile at an entry of a row, or, past the row's end, the tiles with which COLUMNS begins."""
+    return tl.load(COLUMNS + entry - tl.where(entry < end, 0, end)).to(tl.int32)
+
+
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def block_sparse_fwd_kernel(
     Q, K, V, K_TILES, V_TILES, OUT, SLOTS, STARTS, COUNTS, COLUMNS, ORDERS, INDEX, KEY_BIAS, K_SCALE, V_LARGEST,
@@ -43,13 +50,13 @@ def block_sparse_fwd_kernel(
     first_slot, heads, tokens, video_tokens, biased,
     HEAD_DIM: tl.constexpr, QUERY_TILE: tl.constexpr, KEY_TILE: tl.constexpr, ROWS: tl.constexpr,
     STAGES: tl.constexpr, INT8: tl.constexpr, FP16_SUMS: tl.constexpr, OFFSET_SUMS: tl.constexpr,
-    UPCAST: tl.constexpr, PACKED: tl.constexpr,
+    UPCAST: tl.constexpr, PACKED: tl.constexpr, SEGMENT: tl.constexpr,
 ):  # fmt: skip
     """Q, K, V (B, S, H, D) by strides; OUT the same, contiguous; SLOTS (slots, 3): batch, head, list, the launch's own
     from first_slot on; STARTS, COUNTS (lists, query tiles + 1); INDEX (orders, S); KEY_BIAS (B, S - video_tokens) fp32
     unless biased is 0. Of the launched slots: K_TILES (slots, S, D) int8 and K_SCALE (slots, key tiles, the ragged ones
-    included) if INT8, V_TILES (slots, S, D) fp16 and V_LARGEST (B*H, D) if FP16_SUMS, descriptors of (slots * tiled
-    keys, D) if PACKED.
+    included) if INT8, V_TILES (slots, S, D) fp16 and V_LARGEST (B*H, D) if FP16_SUMS, descriptors of (slots * keys
+    in full tiles, D) if PACKED.
     """
     list_rows = video_tokens // QUERY_TILE + 1
     tiles = video_tokens // KEY_TILE
@@ -75,6 +82,12 @@ def block_sparse_fwd_kernel(
     K += batch * stride_kb + head * stride_kh
     V += batch * stride_vb + head * stride_vh
 
+    # full tiles past the video's are taken like listed ones, but for those that have a bias
+    full_tiles = tokens // KEY_TILE
+    if biased != 0:
+        full_tiles = tiles
+    end = start + count
+    last = end + full_tiles - tiles
     offs_n = tl.arange(0, KEY_TILE)
     offs_d = tl.arange(0, HEAD_DIM)
     offs_m = block * ROWS + tl.arange(0, ROWS)
@@ -99,8 +112,8 @@ def block_sparse_fwd_kernel(
         if FP16_SUMS:
             V_TILES += slot.to(tl.int64) * tokens * HEAD_DIM
 
-        for first in tl.range(tiles * KEY_TILE, tokens, 32, num_stages=1):
-            place = first + tl.arange(0, 32)
+        for first in tl.range(full_tiles * KEY_TILE, tokens, SEGMENT, num_stages=1):
+            place = first + tl.arange(0, SEGMENT)
             valid = place < tokens
             key = tl.load(INDEX + place, mask=valid, other=0).to(tl.int64)
             if INT8:
@@ -123,19 +136,23 @@ def block_sparse_fwd_kernel(
                 v = tl.load(V + key[:, None] * stride_vs + offs_d[None, :], mask=valid[:, None], other=0.0)
             acc, denom, m = softmax_step(acc, denom, m, scores, 1.0, v, 0.0, False, FP16_SUMS, UPCAST)
 
-        if count > 0:
-            tile = tl.load(COLUMNS + start).to(tl.int32)
-            next_tile = tl.load(COLUMNS + start + 1).to(tl.int32)
-            GATHERED: tl.constexpr = not (PACKED or FP16_SUMS)
-            if GATHERED:
+        if start < last:
+            tile = tile_number(COLUMNS, start, end)
+            next_tile = tile_number(COLUMNS, start + 1, end)
+            # tokens are addressed in units of 16 bytes, whose numbers fit 32 bits
+            units_k = stride_ks // 8
+            units_v = stride_vs // 8
+            K_GATHERED: tl.constexpr = not (PACKED or INT8)
+            V_GATHERED: tl.constexpr = not (PACKED or FP16_SUMS)
+            if K_GATHERED or V_GATHERED:
                 next_key = tl.load(INDEX + tile * KEY_TILE + offs_n)
             if INT8:
                 next_step = tl.load(K_SCALE + tile)
-            for j in tl.range(start, start + count, num_stages=STAGES):
+            for j in tl.range(start, last, num_stages=STAGES):
                 place = tile * KEY_TILE + offs_n
                 step = scale
-                if GATHERED:
-                    key = next_key.to(tl.int64)
+                if K_GATHERED or V_GATHERED:
+                    key = next_key
                     next_key = tl.load(INDEX + next_tile * KEY_TILE + offs_n)
                 if INT8:
                     step = scale * next_step
@@ -144,21 +161,21 @@ def block_sparse_fwd_kernel(
                     scores = integer_scores(q, k.T, OFFSET_SUMS)
                 else:
                     if PACKED:
-                        k = K_TILES.load([(slot * tiles + tile) * KEY_TILE, 0]).T
+                        k = K_TILES.load([(slot * (tokens // KEY_TILE) + tile) * KEY_TILE, 0]).T
                     else:
-                        k = tl.load(K + key[None, :] * stride_ks + offs_d[:, None])
+                        k = tl.load(K + (key * units_k).to(tl.int64)[None, :] * 8 + offs_d[:, None])
                     if UPCAST:
                         k = k.to(tl.float32)
                     scores = tl.dot(q, k)
                 if PACKED:
-                    v = V_TILES.load([(slot * tiles + tile) * KEY_TILE, 0])
+                    v = V_TILES.load([(slot * (tokens // KEY_TILE) + tile) * KEY_TILE, 0])
                 elif FP16_SUMS:
                     v = tl.load(V_TILES + place[:, None] * HEAD_DIM + offs_d[None, :])
                 else:
-                    v = tl.load(V + key[:, None] * stride_vs + offs_d[None, :])
-                if INT8 or PACKED:
-                    tile = tl.load(COLUMNS + j + 1).to(tl.int32)
-                next_tile = tl.load(COLUMNS + j + 2).to(tl.int32)
+                    v = tl.load(V + (key * units_v).to(tl.int64)[:, None] * 8 + offs_d[None, :])
+                if not (K_GATHERED and V_GATHERED):
+                    tile = tile_number(COLUMNS, j + 1, end)
+                next_tile = tile_number(COLUMNS, j + 2, end)
                 acc, denom, m = softmax_step(acc, denom, m, scores, step, v, OFFSET, INT8, FP16_SUMS, UPCAST)
 
         acc = acc / denom[:, None]
