@@ -1,1 +1,1 @@
-"""All that the pack knows of ComfyUI and its models. Nodes use it; plans and kernels never do."""
+"""What happens while ComfyUI samples. Nodes use it; plans and kernels never do."""

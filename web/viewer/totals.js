@@ -2,7 +2,7 @@
 
 import { say } from "./words.js";
 
-const NO_ATTENTION = 1e6; // as in plans/cost.py: every head is skipped
+const NO_ATTENTION = 1e6; // as in plans/search/cost.py: every head is skipped
 
 export function isLocked(view, locks, band, layer, head) {
   return locks.holds(layer, patternOf(view, band, layer, head).kind);

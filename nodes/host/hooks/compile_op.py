@@ -57,7 +57,7 @@ def begin_forward(grid: TokenGrid | str, outside: str, counted: bool) -> None:
     _grid, _outside, _number, _counted, _attended = grid, outside, _COUNTED if counted else None, counted, False
 
 
-def end_forward() -> None:
+def forget_forward() -> None:
     """No forward runs, or one whose grid is not known yet."""
     begin_forward(fallback.UNSEEN_FORWARD.reason, fallback.NO_LAYER.reason, False)
 

@@ -71,7 +71,7 @@ def _outer_sample(select: Select, finish: Finish, executor: object, *args: objec
         try:
             with running(run):
                 result = executor(*args, **kwargs)
-                run.read_clocks()
+                run.clock.collect(wait=True)
         finally:
             run.free()
     verdict = run.watch.verdict(run.stats)
@@ -188,13 +188,13 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     run.watch.forward(run.options, attention_override, run.stats.forward.calls())
     run.options = None
     run.forget_blocks()
-    compile_op.end_forward()
+    compile_op.forget_forward()
     return out
 
 
 def _forward(run: Run, executor: object, x: torch.Tensor, t: torch.Tensor, args: tuple, kwargs: dict) -> torch.Tensor:
     run.options[REFUSED] = refused = []
-    compile_op.end_forward()
+    compile_op.forget_forward()
     out = executor(x, t, *args, **kwargs)
     for reason in refused:
         run.stats.count_dense(dense_because(reason))
@@ -243,5 +243,5 @@ def _diffusion_model(executor: object, *args: object, **kwargs: object) -> objec
 def _on_cleanup(patcher: object) -> None:
     run = current_run()
     if run is not None:
-        run.read_clocks()
+        run.clock.collect(wait=True)
         run.free()

@@ -69,7 +69,7 @@ def _attend(given: Mapping, options: dict, again: Callable[[], Tensor]) -> Tenso
 
 
 def _by_run(run: Run, given: Mapping, again: Callable[[], Tensor]) -> Tensor | None:
-    """In code that runs as it is written."""
+    """An eager call: the run is asked now."""
     q, k, v, heads = (given[name] for name in _NAMES[:4])
     tracker = run.tracker
     if tracker.numbered:
@@ -94,7 +94,7 @@ def _by_run(run: Run, given: Mapping, again: Callable[[], Tensor]) -> Tensor | N
 
 
 def _compiled(given: Mapping, options: dict) -> Tensor | None:
-    """In code that is being compiled, where the run is asked when the code runs."""
+    """While torch.compile traces: puts `attention_op` there, which asks the run when the code runs."""
     if not compile_op.sampling():  # read in all code that this function gets into, which it then guards
         return None
     grid, outside, number, attended = compile_op.state()

@@ -21,10 +21,11 @@ from ....plans.search.search import SearchError
 from ..core import fallback
 from ..core.fallback import Dense, failed, passes_through
 from ..hooks.sampling import DEFAULT_START
+from ..library.found import SIGMA_SLACK
 from ..session.call import Call, Computed, Sparse
 from .kernel_tuner import KernelTuner
 from .measure import Measurement
-from .plan import SIGMA_SLACK, PlanPolicy
+from .plan import PlanPolicy
 
 LOG = logging.getLogger("sparse_vdit")
 NO_WARM_UP = (

@@ -106,6 +106,7 @@ class PlanPolicy:
 
     def _lists(self, grid: TokenGrid, device: torch.device) -> tuple[TileLists, Table]:
         lists, table = self.bound.lists(grid, device)
+        self.met.pop(grid, None)  # so that the last one is the one met last
         self.met[grid] = lists.densities, table
         return lists, table
 

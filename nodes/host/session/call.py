@@ -82,7 +82,7 @@ class Tuner(Protocol):
         """Count a call that went by a verdict."""
 
     def lane(self, kernel: str, density: float, backend: str = "") -> str:
-        """Name of a kernel's measurements at a density; of DENSE what the kernels are compared with."""
+        """Name of a kernel's measurements at a density. Those of the model's own attention are called DENSE."""
 
 
 @dataclass(frozen=True, eq=False)

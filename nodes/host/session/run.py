@@ -89,7 +89,7 @@ class Run:
             self.forward_is_dense = self.stopped or self.policy.begin_step(sigma)
 
     def begin_forward(self, device: torch.device, sigma: float | None = None) -> None:
-        """Make what outlives the forward that begins, outside of it."""
+        """Reset counts, and make flags and events before the forward, so that ComfyUI's recorder does not free them."""
         self.stats.begin_forward(sigma)
         self.check.free()
         self.forget_blocks()
@@ -126,10 +126,9 @@ class Run:
             self.stats.recount(fallback.NOT_FINITE, fallback.NOT_FINITE_INPUTS)
             self.stop(fallback.NOT_FINITE_INPUTS)
         else:
-            places = "; ".join(self._spoiled)
             self.stats.failures += [{"what": f"{place}: {fallback.NOT_FINITE}"} for place in self._spoiled]
-            self.stats.note(f"{places}: {fallback.NOT_FINITE}; this forward was computed again dense, and all that "
-                            "followed ran dense")  # fmt: skip
+            again = "this forward was computed again dense, and all that followed ran dense"
+            self.stats.note(f"{'; '.join(self._spoiled)}: {fallback.NOT_FINITE}; {again}")
         self.check.free()
 
     def attend(self, call: Call) -> Tensor | None:
@@ -284,10 +283,6 @@ class Run:
     def stop(self, why: Dense) -> None:
         """Everything from here on is dense."""
         self.stopped = self.forward_is_dense = why
-
-    def read_clocks(self) -> None:
-        """Take the CUDA times that are still to come. Waits for the device."""
-        self.clock.collect(wait=True)
 
     def free(self) -> None:
         """Drop everything that holds memory. May be called more than once."""

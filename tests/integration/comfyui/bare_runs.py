@@ -29,7 +29,7 @@ def forward_of(run: object, sigma: float, chained: Callable | None = None, **opt
         try:
             run.begin_step(sigma)
             run.begin_forward(torch.device("cpu"), sigma)
-            compile_op.end_forward()
+            compile_op.forget_forward()
             yield given
         finally:
             compile_op.set_sampling(False)

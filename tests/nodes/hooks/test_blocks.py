@@ -29,7 +29,7 @@ def run() -> Iterator[Run]:
     made = run_of(policy(Diagonal(0)))
     with as_current(made):
         yield made
-    compile_op.end_forward()
+    compile_op.forget_forward()
 
 
 def said(run: Run | None) -> Callable[[], int | None]:

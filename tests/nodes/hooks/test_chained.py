@@ -86,7 +86,7 @@ def truth() -> list[dict]:
     options = {"optimized_attention_override": alone, "cond_or_uncond": [0]}
     with as_current(Run(POLICY)):
         forward(*[torch.zeros(1, TOKENS, HEADS * 64)] * 3, options)
-    compile_op.end_forward()
+    compile_op.forget_forward()
     return alone.calls
 
 

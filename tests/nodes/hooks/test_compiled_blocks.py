@@ -93,7 +93,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
     monkeypatch.setattr(compile_op, "_sampling", True)
     yield
-    compile_op.end_forward()
+    compile_op.forget_forward()
     torch._dynamo.reset()
 
 
@@ -112,7 +112,7 @@ def sample(forward: Forward, function: Callable, model: nn.Module, size: tuple[i
 
     def body(options: dict) -> Tensor:
         run.forget_blocks()
-        compile_op.end_forward()
+        compile_op.forget_forward()
         options.pop("patches_replace", None)
         return function(model, latent, options)
 
