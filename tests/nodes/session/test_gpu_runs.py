@@ -56,7 +56,7 @@ def test_the_verdict_is_of_real_times(run: Run) -> None:
     for sigma in (0.9, 0.6, 0.5, 0.4):
         runs.forward(run, sigma, qkv(), GRID)
         torch.cuda.synchronize()
-    run.read_clocks()
+    run.clock.collect(wait=True)
     assert run.stopped is None
     ((place, lanes),) = run.policy.tuner.detail().items()
     assert lanes[DENSE] > 0

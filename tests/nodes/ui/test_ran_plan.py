@@ -78,6 +78,17 @@ def test_densities_are_those_of_the_video_and_not_of_the_profile() -> None:
     assert shown != plan.pattern_densities()[0]
 
 
+def test_densities_are_those_of_the_video_that_was_met_last() -> None:
+    """Of a size that returns too, as context windows of two lengths do."""
+    larger = (3, 16, 22)
+    run = run_of(PlanPolicy(plan_of([NARROW] * LAYERS, grid=GRID), 0.8, 0.0, "torch"))
+    shown = []
+    for grid in (GRID, larger, GRID):
+        forward(run, 0.5, small(grid), grid)
+        shown.append(ran_plan(run.policy)["view"]["patterns"][0]["density"])
+    assert shown[0] == shown[2] != shown[1]
+
+
 def test_calibration_shows_nothing_before_there_is_a_plan_and_tells_its_progress(tmp_path: Path) -> None:
     run, told = calibration(tmp_path), []
     run.policy.measurement.progress = lambda done, of: told.append((done, of))
