@@ -113,7 +113,8 @@ def test_the_profile_lies_beside_every_presets_plan(fresh: Server) -> None:
 
 def test_other_prompts_change_no_plan(fresh: Server) -> None:
     """A seed gives the same video again, whatever was generated in between."""
-    generate(fresh)
+    for _ in range(2):  # the second adds what a busy machine has left out
+        generate(fresh)
     profile, plan = kept(fresh)
     content = profile.read_bytes(), plan.read_bytes()
     found = []
@@ -209,9 +210,10 @@ def test_context_windows_are_measured_and_find_their_plan_again(fresh: Server) -
     sparse, dense = counts(line)
     assert sparse > 0 and f"warm-up {(sparse + dense) * WARM_UP // STEPS}" in line
     assert load_header(kept(fresh)[0]).grid == (3, 8, 11)
-    second, line = generate(fresh, placed(WINDOWS))
+    generate(fresh, placed(WINDOWS))  # adds what a busy machine has left out
+    third, line = generate(fresh, placed(WINDOWS))
     assert "calibrated plan of" in line and " calls in " not in line
-    assert torch.equal(generate(fresh, placed(WINDOWS))[0], second)
+    assert torch.equal(generate(fresh, placed(WINDOWS))[0], third)
 
 
 COPIES: dict[str, Callable[[dict], None]] = {
@@ -236,6 +238,7 @@ def test_copies_of_a_model_share_its_plan(fresh: Server, copy: str, first: bool)
         prompt["sampler"]["inputs"]["steps"] = 5
     _, line = generate(fresh, prompts[0])
     assert "kept as" in line
+    generate(fresh, prompts[0])  # adds what a busy machine has left out
     _, line = generate(fresh, prompts[1])
     assert "calibrated plan of" in line
     patched_weights = load_header(kept(fresh)[0]).parameters["patched_weights"]

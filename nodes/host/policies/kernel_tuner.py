@@ -30,15 +30,19 @@ Key = tuple[Place, int, str]
 
 
 Found = dict[str, float]
-"""Milliseconds of the fastest timed call, and errors of kernels, by lane."""
+"""Milliseconds of the fastest timed call, by lane."""
 
 _found: OrderedDict[Key, Found] = OrderedDict()
 """What runs of this process have decided by. Their own times each, as in another run the device may have been busy."""
+
+_errors: dict[tuple[Key, str, object], float] = {}
+"""Of kernels, by lane and model: another model's data may ask for another precision."""
 
 
 def forget_times() -> None:
     """Time everything anew."""
     _found.clear()
+    _errors.clear()
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class KernelTuner:
 
     def place(self, grid: TokenGrid, q: Tensor, masked: bool, own: Own | None) -> Place:
         """All that a call's speed depends on but its density, for q (B, S, H, D) and the model's own attention."""
-        return (grid, q.shape, q.dtype, q.device, masked, self._model, *(_identity(function) for function in own or ()))
+        return (grid, q.shape, q.dtype, q.device, masked, *(_identity(function) for function in own or ()))
 
     def begin_timing(self, place: Place, lane: str) -> bool:
         """Whether one more call is to be timed; counts it as begun, so ask only where it can be timed."""
@@ -141,7 +145,9 @@ class KernelTuner:
         """What the verdicts of this run went by, for JSON."""
         places: dict[str, Found] = {}
         for key in self._decided:
-            places.setdefault(place_name(key[0]), {}).update(_found.get(key, {}))
+            errors = {f"{lane} error": error for (of, lane, model), error in _errors.items()
+                      if (of, model) == (key, self._model) and math.isfinite(error)}  # fmt: skip
+            places.setdefault(place_name(key[0]), {}).update(_found.get(key, {}) | errors)
         return places
 
     def free(self) -> None:
@@ -153,30 +159,29 @@ class KernelTuner:
         if any(sparser <= density for sparser, found in here.items() if found.winner == DENSE):
             return Verdict(DENSE)  # what is denser than a loser is not tried
         lanes = {name: self.lane(name, density / 100, backend) for name in kernels}
-        found = self._timed(place, lanes.values()) or _found.get((place, density, backend), {})
-        if not found.keys() >= {DENSE, *lanes.values()}:
+        key = place, density, backend
+        found = self._timed(key, lanes.values()) or _found.get(key, {})
+        errors = {name: _errors.get((key, lane, self._model)) for name, lane in lanes.items() if name != EXACT}
+        if not found.keys() >= {DENSE, *lanes.values()} or None in errors.values():
             return None
-        _found[place, density, backend] = found
-        while len(_found) > MAX_FOUND:
-            _found.popitem(last=False)
-        fastest = {name: found[lane] for name, lane in lanes.items()
-                   if name == EXACT or found.get(error_lane(lane), math.inf) <= ERROR_BUDGET}  # fmt: skip
+        fastest = {name: found[lane] for name, lane in lanes.items() if errors.get(name, 0.0) <= ERROR_BUDGET}
         winner, own = min(fastest, key=fastest.get), found[DENSE]
         return Verdict(winner if fastest[winner] <= (1 - MARGIN) * own else DENSE, (fastest[winner], own))
 
-    def _timed(self, place: Place, lanes: Iterable[str]) -> Found:
-        """What this run has measured; empty until every call was timed."""
-        times = {lane: self._times[place, lane] for lane in (DENSE, *lanes)}
+    def _timed(self, key: Key, lanes: Iterable[str]) -> Found:
+        """What this run has measured, which is then remembered; empty until every call was timed."""
+        times = {lane: self._times[key[0], lane] for lane in (DENSE, *lanes)}
         if any(len(found) < TRIES for found in times.values()):
             return {}
-        errors = {error_lane(lane): float(self._errors[place, lane]) for lane in times if (place, lane) in self._errors}
-        fastest = {lane: min(found[1:]) for lane, found in times.items()}  # the first may have compiled
-        return {name: float(f"{value:.6g}") for name, value in (fastest | errors).items() if math.isfinite(value)}
-
-
-def error_lane(lane: str) -> str:
-    """Name of the error of a kernel with this lane."""
-    return f"{lane} error"
+        for lane in times:
+            error = float(self._errors.get((key[0], lane), math.inf))
+            _errors[key, lane, self._model] = error if math.isfinite(error) else math.inf
+        _found[key] = {lane: float(f"{min(found[1:]):.6g}") for lane, found in times.items()}  # the first may compile
+        while len(_found) > MAX_FOUND:
+            old, _ = _found.popitem(last=False)
+            for forgotten in [known for known in _errors if known[0] == old]:
+                del _errors[forgotten]
+        return _found[key]
 
 
 def density_class(density: float) -> int:

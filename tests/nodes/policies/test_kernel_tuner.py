@@ -187,7 +187,7 @@ def test_details_are_of_the_places_of_the_run() -> None:
     assert name == "3x8x11 tokens, 1 x 2 heads x 64, float32, cpu"
     assert found[DENSE] == 10.0
     assert found[tuner.lane(INT8, 0.3, "triton")] == 3.0
-    assert found[f"{tuner.lane(INT8, 0.3, 'triton')} error"] == ERROR_BUDGET / 2
+    assert found[f"{tuner.lane(INT8, 0.3, 'triton')} error"] == pytest.approx(ERROR_BUDGET / 2)
     assert KernelTuner().detail() == {}
 
 
@@ -258,11 +258,20 @@ class Model:
     """A model, as far as the tuner knows one."""
 
 
-def test_another_model_is_another_place() -> None:
-    """Its data may ask for another precision."""
+def test_errors_are_of_one_model_and_times_of_all() -> None:
+    """Another model's data may ask for another precision."""
     one, other = Model(), Model()
-    places = [KernelTuner(model).place(GRID, Q, False, OWN) for model in (one, one, other)]
-    assert places[0] == places[1] != places[2]
+    tuner = KernelTuner(one)
+    place = tuner.place(GRID, Q, False, OWN)
+    for lane, milliseconds in ((DENSE, 10.0), (tuner.lane(EXACT, 0.3, "triton"), 4.0)):
+        told(tuner, place, lane, milliseconds)
+    in_8_bits = tuner.lane(INT8, 0.3, "triton")
+    told(tuner, place, in_8_bits, 2.0)
+    tuner.compared(place, in_8_bits, torch.tensor(1e-3))
+    assert tuner.verdict(place, 0.3, KERNELS, "triton") == INT8
+    assert KernelTuner(one).verdict(place, 0.3, KERNELS, "triton") == INT8
+    assert KernelTuner(other).verdict(place, 0.3, KERNELS, "triton") is None
+    assert KernelTuner(other).verdict(place, 0.3, (EXACT,), "triton") == EXACT
 
 
 def test_a_kernel_that_fails_later_is_no_winner_any_more() -> None:
