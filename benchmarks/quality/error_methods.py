@@ -52,7 +52,7 @@ class AllHeads(Case):
 def profiled(shape: Shape, q: Tensor, k: Tensor, v: Tensor) -> Profile:
     """What every candidate of the search does to every head of one layer."""
     profiler = Profiler(
-        "calibrated heads", "made", 1, shape.heads, shape.head_dim, default_candidates(), [(1.0, 0.0)], rows=ROWS
+        "calibrated_heads", "made", 1, shape.heads, shape.head_dim, default_candidates(), [(1.0, 0.0)], rows=ROWS
     )
     profiler.observe(0, 0.5, q, k, v, shape.grid, None)
     return profiler.profile()

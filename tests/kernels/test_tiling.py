@@ -1,6 +1,5 @@
 """Token grid, token orders and tiles: what every pattern and kernel relies on, on odd grids."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -140,7 +139,7 @@ def test_grid_counts():
     grid = TokenGrid(7, 9, 13, prefix=5, suffix=3)
     assert (grid.shape, grid.video_tokens, grid.text_tokens, grid.tokens) == ((7, 9, 13), 819, 8, 827)
     assert str(grid) == "7x9x13 + 5 before + 3 after" and str(TokenGrid(1, 2, 3)) == "1x2x3"
-    assert hash(grid) == hash(dataclasses.replace(grid))
+    assert hash(grid) == hash(grid._replace()) and grid == (7, 9, 13, 5, 3)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +156,12 @@ def test_grid_counts():
 )
 def test_grid_refuses(values, name, shown):
     with pytest.raises(ValueError, match=f"token grid: {name} is {shown}, expected a whole number"):
-        TokenGrid(*values)
+        TokenGrid(*values).check()
+
+
+def test_a_tiling_checks_its_grid():
+    with pytest.raises(ValueError, match="token grid: height is 0"):
+        Tiling(TokenGrid(7, 0, 13), "flat", 64, 32)
 
 
 @pytest.mark.parametrize("query, key", [(0, 0), (64, 0), (64, -64), (-64, 64), (64, 128), (96, 64)])
