@@ -53,7 +53,7 @@ COMMIT = commit()
 
 
 def script_name() -> str:
-    """The script that runs, as Python is told to run it in the project's folder."""
+    """What follows `python` in the command that runs this script from the project's folder."""
     script = Path(sys.argv[0]).resolve()
     if not script.is_relative_to(ROOT):
         return script.name

@@ -61,7 +61,7 @@ REFINER = Dense("attention of the text alone", self_attention=False)
 MASKED = Dense("attention mask", "the model masks its attention, which the pack cannot follow in this model")
 OWN_SCALE = Dense(
     "own softmax scale or grouped heads",
-    "the model computes attention in a way of its own, which the pack cannot follow",
+    "this model computes attention in a form that the pack does not support",
 )
 NO_LAYER = Dense(
     "block number unknown",
@@ -94,7 +94,7 @@ OTHER_HEADS = Dense(
 )
 UNSEEN_FORWARD = Dense(
     "forward was not seen by the pack",
-    "another node runs the model in a way of its own, past the pack",
+    "another node calls the model directly and bypasses the pack's hooks",
 )
 BACKEND_REFUSED = Dense("backend refused", "the chosen backend cannot run on this machine or with this model")
 NO_KERNELS = Dense(

@@ -23,7 +23,7 @@ Patch = Callable[[dict, dict], dict]
 
 def describe_forward(options: dict, family: Family, model: nn.Module, inputs: Inputs) -> None:
     """The model's forward begins, with these inputs: say all that follows from them, and prepare the
-    transformer_options of the forward, a dict of its own."""
+    forward's transformer_options, which is a new dict."""
     grid, outside = token_grid(model, family, inputs), family.outside(model)
     counted = _number_blocks(options, family, model)
     run = None if torch.compiler.is_compiling() else current_run()

@@ -152,7 +152,7 @@ TEXTS = ("block_type",)
 
 def pack(options: Mapping) -> tuple[str, list[int]]:
     """What a model has written so far, as a text and numbers, which operators take. Code that is compiled as a whole
-    has a dict of its own, which nobody sees while it runs."""
+    works on a separate dict, which the pack cannot read while it runs."""
     words = [f"{name}={options[name]}" for name in TEXTS if name in options]
     numbers = []
     for name in (*NUMBERS, *LISTS):

@@ -127,7 +127,7 @@ def refusal(
     """
     q, k, v = given["q"], given["k"], given["v"]
     if not q.shape == k.shape == v.shape:
-        # queries by groups, each with a mask of its own, are self-attention all the same
+        # queries by groups, each with a separate mask, are self-attention all the same
         parted = given.get("mask") is not None and not isinstance(grid, Dense) and k.shape[-2] == grid.tokens
         return fallback.MASKED if parted else fallback.CROSS_ATTENTION
     if isinstance(grid, Dense):

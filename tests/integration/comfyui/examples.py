@@ -84,13 +84,12 @@ def wan_loaders() -> dict[str, dict]:
 
 
 PRIOR = """
-Without a connected plan your own saved one of this model runs, else the one that ships, of grade *prior*: how sparse
-each head may be was measured, where it looks was not. The first run shows that, and later runs begin with the plan so
-completed."""
+Without a connected plan the shipped one runs, of grade *prior*: how sparse each head may be was measured, where it
+looks was not. The first run measures that, and later runs begin with the completed plan."""
 
 CALIBRATE = """
-Without a connected plan your own saved one of this model runs; nothing measured ships for it (grade *calibrate*).
-Where you have saved none, the first run finds a plan, and later runs begin with it."""
+No measured plan ships for this model (grade *calibrate*). Without a connected plan the first run finds one, and later
+runs begin with it."""
 
 HOW = """
 The line on **Sparse-vDiT Patch Model** says what ran sparse, what ran dense, and why; *Map of heads* shows each head.
