@@ -37,8 +37,8 @@ def test_of_two_copies_one_serves_and_both_are_named(tmp_path: Path) -> None:
         add_plan(server, "sparse", Diagonal(0))
         before = len(server.log_text())
         prompt = staged()
-        assert torch.isfinite(latents(server, prompt, "first")).all()
-        assert new_log(server, before).count("Sparse-vDiT:") == 2  # a sampler each
+        assert torch.isfinite(latents(server, prompt, "second")).all()
+        assert new_log(server, before).count("Sparse-vDiT:") == 2  # a sampler each, so no copy hooked in twice
     finally:
         server.stop()
 
