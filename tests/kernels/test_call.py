@@ -112,7 +112,7 @@ def test_an_empty_list_needs_text_keys() -> None:
     grid = TokenGrid(3, 8, 16)
     lists = make_lists(grid)
     with pytest.raises(ValueError, match="a query would attend nothing"):
-        dataclasses.replace(lists, counts=torch.zeros_like(lists.counts))
+        dataclasses.replace(lists, kv_num_blocks=torch.zeros_like(lists.kv_num_blocks))
     assert make_lists(grid, (Skip(), Dense())).counts[0].tolist() == [-1] * 4
 
 
@@ -229,7 +229,7 @@ def test_the_install_line_belongs_to_this_torch() -> None:
 def test_routing_takes_the_best_tiles() -> None:
     """A query tile that looks at one place finds the key tile there first, whatever the rest is."""
     grid = TokenGrid(4, 16, 16)
-    lists = make_lists(grid, (Routed(0.2, order="flat"), MultiDiagonal(0.1, 0.1)))
+    lists = make_lists(grid, (Routed(0.2, order="spatial"), MultiDiagonal(0.1, 0.1)))
     torch.manual_seed(0)
     q, k, v = (0.1 * torch.randn(1, grid.tokens, 1, 64) for _ in range(3))
     index = lists.index[0].long()
@@ -237,9 +237,9 @@ def test_routing_takes_the_best_tiles() -> None:
     call = AttentionCall(q, k, v, lists, (0,))
     assert lists.routed[0] == 3  # a fifth of 16 tiles
     routed = routed_call(call)
-    starts, counts = (table[routed.head_lists[0]] for table in (routed.lists.starts, routed.lists.counts))
+    starts, counts = (table[routed.head_lists[0]] for table in (routed.lists.starts, routed.lists.kv_num_blocks))
     assert counts.tolist() == [3] * 8 + [16]
-    chosen = torch.stack([routed.lists.columns[start : start + 3] for start in starts[:-1]])
+    chosen = torch.stack([routed.lists.kv_indices[start : start + 3] for start in starts[:-1]])
     assert 5 in chosen[0]
     assert (chosen.diff(dim=-1) > 0).all()
     assert routed.lists.densities == (*lists.densities, lists.densities[0])
