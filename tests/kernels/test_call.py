@@ -70,13 +70,13 @@ def test_one_number_is_not_head_lists() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"columns": 6}, "names key tile 6, 5x7x11 .* have tiles 0 to 5"),
-        ({"columns": -1}, "names key tile -1"),
+        ({"kv_indices": 6}, "names key tile 6, 5x7x11 .* have tiles 0 to 5"),
+        ({"kv_indices": -1}, "names key tile -1"),
         ({"starts": 10_000}, "reaches past"),
-        ({"counts": 10_000}, "reaches past"),
-        ({"counts": -2}, "counts of a tile list"),
-        ({"counts": -1}, "counts of a tile list"),
-        ({"starts": 2**31 - 1, "counts": 10}, "reaches past"),
+        ({"kv_num_blocks": 10_000}, "reaches past"),
+        ({"kv_num_blocks": -2}, "kv_num_blocks of a tile list"),
+        ({"kv_num_blocks": -1}, "kv_num_blocks of a tile list"),
+        ({"starts": 2**31 - 1, "kv_num_blocks": 10}, "reaches past"),
         ({"orders": 2}, "token order 2, there are 0 to 1"),
         ({"index": 10**6}, "does not name every token"),
     ],
@@ -95,10 +95,10 @@ def test_tile_lists_out_of_range(change: dict, message: str) -> None:
     ("name", "change", "message"),
     [
         ("starts", lambda x: x.long(), "starts of the tile lists is"),
-        ("counts", lambda x: x[:, :-1], "counts of the tile lists is"),
+        ("kv_num_blocks", lambda x: x[:, :-1], "kv_num_blocks of the tile lists is"),
         ("index", lambda x: x[:, :-1].contiguous(), "index of the tile lists is"),
-        ("columns", lambda x: x.int(), "columns of the tile lists is"),
-        ("columns", lambda x: torch.cat([x[:-1], x.new_tensor([3])]), "must end on zeros"),
+        ("kv_indices", lambda x: x.int(), "kv_indices of the tile lists is"),
+        ("kv_indices", lambda x: torch.cat([x[:-1], x.new_tensor([3])]), "must end on zeros"),
         ("densities", lambda x: (*x, 0.5), "starts of the tile lists is"),
     ],
 )
@@ -113,7 +113,7 @@ def test_an_empty_list_needs_text_keys() -> None:
     lists = make_lists(grid)
     with pytest.raises(ValueError, match="a query would attend nothing"):
         dataclasses.replace(lists, kv_num_blocks=torch.zeros_like(lists.kv_num_blocks))
-    assert make_lists(grid, (Skip(), Dense())).counts[0].tolist() == [-1] * 4
+    assert make_lists(grid, (Skip(), Dense())).kv_num_blocks[0].tolist() == [-1] * 4
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
