@@ -153,6 +153,10 @@ NOT_CALIBRATED = Dense(
 )
 NO_STEPS = Dense("this sampler had no steps", intended=True)
 CUDA_GRAPHS = Dense("the model is compiled with CUDA graphs, which would replay one decision for every step")
+NOT_COMPUTED = Dense(
+    "the guider computed no forward of this MODEL: of two MODELs with the same weights ComfyUI computes the first one, "
+    "patch that one, or load the weights from another file"
+)
 SEVERAL_GPUS = Dense("the model runs on several GPUs at once, where the pack cannot yet follow each of them")
 
 BLOCKS_UNKNOWN = frozenset({NO_LAYER, BLOCK_ORDER})
