@@ -31,7 +31,7 @@ class BoundPlan:
         key = (grid, str(device))
         if key not in self._kept:
             self._kept[key] = self._build(grid, device)
-            while len(self._kept) > KEPT_GRIDS:
+            while len({kept for kept, _ in self._kept}) > KEPT_GRIDS:  # on however many devices
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]

@@ -35,6 +35,12 @@ CPU = torch.device("cpu")
 Out = TypeVar("Out")
 
 
+class Whole(SimpleNamespace):
+    """ComfyUI's `BaseModel`: two of them are never the same."""
+
+    __hash__ = object.__hash__
+
+
 def policy(
     pattern: Pattern, start: float = 1.0, end: float = 0.0, layers: int = 4, backend: str = "torch"
 ) -> PlanPolicy:
@@ -119,7 +125,7 @@ def run_forward(
         forward = Executor(lambda *args, transformer_options: body(transformer_options), model)
         return install._diffusion_model(forward, x, t, context, transformer_options=options.copy())
 
-    whole = SimpleNamespace(diffusion_model=model)
+    whole = Whole(diffusion_model=model)
     executor = Executor(apply, whole)
     sampled = Sampled(SimpleNamespace(model=whole), lambda sampling: run.policy, lambda run: None, first=True, run=run)
     sigmas = torch.full((batch,), sigma, dtype=torch.float64)

@@ -157,7 +157,7 @@ NOT_COMPUTED = Dense(
     "the guider computed no forward of this MODEL: of two MODELs with the same weights ComfyUI computes the first one, "
     "patch that one, or load the weights from another file"
 )
-SEVERAL_GPUS = Dense("the model runs on several GPUs at once, where the pack cannot yet follow each of them")
+SEVERAL_GPUS = Dense("only a guider's first model is followed on several GPUs, this is another one")
 
 BLOCKS_UNKNOWN = frozenset({NO_LAYER, BLOCK_ORDER})
 """Reasons of calls whose block the pack cannot tell; the run's list of blocks has gaps where they are."""

@@ -120,6 +120,20 @@ class RunStats:
         if text not in self.notes:
             self.notes.append(text)
 
+    def merge(self, other: RunStats) -> None:
+        """Add what ran on another GPU at the same time."""
+        for stats in (self, other):
+            stats._end_forward()
+            stats._begun = False
+        self._ended += other._ended
+        self._ended.sort(key=lambda ended: -(ended[0] or 0.0))
+        self.seconds += other.seconds
+        self.milliseconds.update(other.milliseconds)
+        self.failures += other.failures
+        self.backend = self.backend or other.backend
+        for text in other.notes:
+            self.note(text)
+
     def total(self) -> CallCounts:
         """All calls so far."""
         total = CallCounts()

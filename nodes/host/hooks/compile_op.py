@@ -4,13 +4,16 @@ A compiler bakes Python branches in, so compiled code calls `sparse_vdit::attent
 is executed. Without a run it is plain dense attention: compiled code outlives the node that put it there.
 
 ComfyUI drops the compiler's guards on transformer_options, so code that read them there would be used for other videos
-and other blocks, unnoticed. What differs between videos is in globals of this module, whose guards stay: the token grid
-is a constant of the code. The block's number is a tensor on the CPU, an input of the code, so that blocks share theirs.
+and other blocks, unnoticed. What differs between videos is in an object of this module, whose guards stay: the token
+grid is a constant of the code. The block's number is a tensor on the CPU, an input of the code, so that blocks share
+theirs. Each thread has its own object, as ComfyUI computes on each GPU in a thread.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,29 +35,42 @@ MAX_BLOCKS = 512
 _NUMBERS = tuple(torch.tensor(number) for number in range(MAX_BLOCKS))
 _COUNTED = torch.tensor(COUNTED)
 
-_sampling = False
-_grid: TokenGrid | str = fallback.UNSEEN_FORWARD.reason
-_outside: str = fallback.NO_LAYER.reason
-_number: Tensor | None = None
-_counted = False
-_attended = False
+
+@dataclass
+class _State:
+    """What code is guarded by; see `state`."""
+
+    sampling: bool = False
+    grid: TokenGrid | str = fallback.UNSEEN_FORWARD.reason
+    outside: str = fallback.NO_LAYER.reason
+    number: Tensor | None = None
+    counted: bool = False
+    attended: bool = False
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.state = _State()
+
+
+_here = _OfThread()
 
 
 def set_sampling(on: bool) -> None:
     """Whether a run is on. Code that a compiler makes of the override is guarded by it: never used without a run."""
-    global _sampling
-    _sampling = on
+    _here.state.sampling = on
 
 
 def sampling() -> bool:
     """Whether a run is on, by the last `set_sampling`."""
-    return _sampling
+    return _here.state.sampling
 
 
 def begin_forward(grid: TokenGrid | str, outside: str, counted: bool) -> None:
     """The model's forward begins: its grid or why that is unknown, and why calls outside of blocks stay dense."""
-    global _grid, _outside, _number, _counted, _attended
-    _grid, _outside, _number, _counted, _attended = grid, outside, _COUNTED if counted else None, counted, False
+    here = _here.state
+    here.grid, here.outside = grid, outside
+    here.number, here.counted, here.attended = _COUNTED if counted else None, counted, False
 
 
 def forget_forward() -> None:
@@ -64,27 +80,26 @@ def forget_forward() -> None:
 
 def begin_block(number: int) -> None:
     """A block begins."""
-    global _number, _attended
-    _number, _attended = _NUMBERS[number], False
+    here = _here.state
+    here.number, here.attended = _NUMBERS[number], False
 
 
 def end_block() -> None:
     """The block has ended."""
-    global _number
-    _number = None
+    _here.state.number = None
 
 
 def set_attended() -> None:
     """The block has made its self-attention call."""
-    global _attended
-    _attended = True
+    _here.state.attended = True
 
 
 def state() -> tuple[TokenGrid | str, str, Tensor | None, bool]:
     """Grid of the forward or why it is unknown, why calls outside of blocks stay dense, number of the running block
     (0-d int64 on the CPU, COUNTED where calls are counted, None outside of blocks), whether it has attended already;
     of counted blocks nothing says where one begins."""
-    return _grid, _outside, _number, _attended and not _counted
+    here = _here.state
+    return here.grid, here.outside, here.number, here.attended and not here.counted
 
 
 # inductor then leaves it out of CUDA graphs, which would replay one decision for every step

@@ -28,6 +28,8 @@ from .sampled import Sampled, close_other, of_model, open_other, opened, other
 from .sampling import OUTER_SAMPLE_ARGUMENTS, Sampling, sampling_of
 
 KEY = "sparse_vdit"
+MULTIGPU = "multigpu"
+"""ComfyUI's key of a MODEL's copies on other GPUs."""
 LOG = logging.getLogger("sparse_vdit")
 
 Select = Callable[[Sampling], Policy | Dense]
@@ -66,10 +68,12 @@ def _outer_sample(select: Select, finish: Finish, executor: object, *args: objec
             return executor(*args, **kwargs)
         with _override(options) as chained:
             run = sampled.run = _new_run(patcher, policy, options, chained)
+            for copy in patcher.get_additional_models_with_key(MULTIGPU):
+                sampled.others[copy.model] = _new_run(copy, policy, options, chained, run)
             try:
                 with running(run):
                     result = executor(*args, **kwargs)
-                    run.clock.collect(wait=True)
+                    run.collect()
             finally:
                 run.free()
     _end(run, finish)
@@ -80,13 +84,16 @@ def _policy(sampled: Sampled, given: Mapping) -> Policy | Dense:
     """What the patch node of a MODEL wants for what is about to be sampled."""
     patcher, options = sampled.patcher, sampled.model_options
     family = detect(patcher.model.diffusion_model)
-    why = _why_dense(patcher, options, given["sigmas"]) or family
+    why = _why_dense(sampled, given["sigmas"]) or family
     return why if isinstance(why, Dense) else sampled.select(sampling_of(patcher, family, options, given))
 
 
-def _new_run(patcher: object, policy: Policy, options: dict, chained: Callable | None) -> Run:
+def _new_run(
+    patcher: object, policy: Policy, options: dict, chained: Callable | None, first: Run | None = None
+) -> Run:
     model = patcher.model.diffusion_model
-    run = Run(policy, (undecorated(model_attention(model)), chained))
+    run = Run(policy, (undecorated(model_attention(model)), chained), first=first)
+    run.device = str(patcher.load_device)
     run.watch = Watch(patcher, model, policy.shape[0], prepare_compiled(model, options, chained))
     run.try_kernels(partial(_target, patcher))
     return run
@@ -94,6 +101,11 @@ def _new_run(patcher: object, policy: Policy, options: dict, chained: Callable |
 
 def _end(run: Run, finish: Finish) -> None:
     """Sampling ended without an error."""
+    if len(run.together) > 1:
+        parts = (f"{each.stats.total().sparse} on {each.device}" for each in run.together)
+        run.stats.note(f"sparse calls by device: {', '.join(parts)}")
+        for other_run in run.together[1:]:
+            run.stats.merge(other_run.stats)
     verdict = run.watch.verdict(run.stats)
     if verdict is not None:
         run.stats.note(verdict)
@@ -132,13 +144,13 @@ def _override(options: dict) -> Iterator[Callable | None]:
         options.update(found)
 
 
-def _why_dense(patcher: object, model_options: dict, sigmas: torch.Tensor) -> Dense | None:
+def _why_dense(sampled: Sampled, sigmas: torch.Tensor) -> Dense | None:
     """Why the whole run stays dense, whatever the model is."""
     if len(sigmas) < 2:  # one level is the end of a step that another sampler has made
         return fallback.NO_STEPS
-    if patcher.get_additional_models_with_key("multigpu"):
+    if not sampled.first and sampled.patcher.get_additional_models_with_key(MULTIGPU):
         return fallback.SEVERAL_GPUS
-    return why_dense_compiled(model_options)
+    return why_dense_compiled(sampled.model_options)
 
 
 def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
@@ -152,10 +164,11 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     with nullcontext(options.get(CHAINED)) if known else _override(options) as chained:
         if not sampled.begun:
             _begin_other(sampled, options, chained, {**kwargs, "noise": x, "sigmas": options.get("sample_sigmas", t)})
-        with running(sampled.run):
-            if sampled.run is None:
+        run = sampled.others.get(executor.class_obj, sampled.run)
+        with running(run):
+            if run is None:
                 return executor(x, t, *args, **kwargs)
-            return _in_run(sampled.run, options, executor, x, t, args, kwargs)
+            return _in_run(run, options, executor, x, t, args, kwargs)
 
 
 def _begin_other(sampled: Sampled, options: dict, chained: Callable | None, given: Mapping) -> None:
@@ -176,7 +189,7 @@ def _in_run(
     sigma = float(t.flatten()[0])
     run.begin_step(sigma)
     context = args[1] if len(args) > 1 else kwargs.get("c_crossattn")
-    inputs = {**kwargs, "x": x, "context": context, "transformer_options": run.options}
+    inputs = {**kwargs, "x": x, "context": context, "transformer_options": options}
     _prepare(run, executor.class_obj.diffusion_model, inputs, x)
     run.begin_forward(x.device, sigma)
     out = _forward(run, executor, x, t, args, kwargs)
@@ -187,7 +200,7 @@ def _in_run(
     if run.go_dense_where_spoiled():
         out = _forward(run, executor, x, t, args, kwargs)
         run.end_repeated()
-    run.watch.forward(run.options, attention_override, run.stats.forward.calls())
+    run.watch.forward(options, attention_override, run.stats.forward.calls())
     run.options = None
     run.forget_blocks()
     compile_op.forget_forward()
@@ -237,7 +250,7 @@ def _diffusion_model(executor: object, *args: object, **kwargs: object) -> objec
 
 def _on_pre_run(select: Select, finish: Finish, patcher: object) -> None:
     """A MODEL is about to be sampled, by a guider's wrappers or by another MODEL's."""
-    if not getattr(patcher, "is_multigpu_base_clone", False):  # of another GPU, which no run follows
+    if not getattr(patcher, "is_multigpu_base_clone", False):  # whose run begins with the first GPU's
         open_other(patcher, select, finish)
 
 
@@ -262,7 +275,7 @@ def _on_cleanup(patcher: object) -> None:
         return
     run = sampled.run
     if run is not None:
-        run.clock.collect(wait=True)
+        run.collect()
         run.free()
     if sampled.first:
         return

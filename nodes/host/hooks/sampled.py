@@ -25,6 +25,7 @@ class Sampled:
         model_options: that it is sampled with, once they are known.
         first: whether it is the guider's first one.
         run: None before it begins, and where all of it stays dense.
+        others: runs of its copies on other GPUs, by their `BaseModel`.
         begun: whether a forward of it was met.
         added: dictionaries of wrappers that the pack has added its own to.
     """
@@ -35,6 +36,7 @@ class Sampled:
     model_options: dict = field(default_factory=dict)
     first: bool = False
     run: Run | None = None
+    others: dict[object, Run] = field(default_factory=dict)
     begun: bool = False
     added: list[dict] = field(default_factory=list)
 
@@ -73,6 +75,7 @@ def close_other(patcher: object) -> Sampled | None:
 
 
 def of_model(model: object) -> Sampled | None:
-    """The MODEL with these weights (a `BaseModel` of ComfyUI), the first one if there are two; None for none."""
-    found = [sampled for sampled in _open if sampled.patcher.model is model]
+    """The MODEL with these weights (a `BaseModel` of ComfyUI) or a copy of them on another GPU, the first one if there
+    are two; None for none."""
+    found = [sampled for sampled in _open if sampled.patcher.model is model or model in sampled.others]
     return max(reversed(found), key=lambda sampled: sampled.first, default=None)

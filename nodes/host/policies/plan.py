@@ -70,7 +70,7 @@ class PlanPolicy:
         self.met: dict[TokenGrid, tuple[tuple[float, ...], Table]] = {}
         self._decisions: dict[tuple, Sparse | Dense] = {}
         self._warnings: list[str] = []
-        self._prepared: tuple | None = None
+        self._prepared: dict[torch.device, tuple] = {}
 
     def begin_step(self, sigma: float) -> Dense | None:
         """Warm-up, the end, or no band; chooses the band otherwise."""
@@ -84,8 +84,8 @@ class PlanPolicy:
     def prepare(self, grid: TokenGrid, batch: int, device: torch.device) -> None:
         """Tile lists for a grid, and what launches read of them; `BoundPlan` keeps them."""
         lists, table = self._lists(grid, device)
-        if self._prepared != (lists, batch):
-            self._prepared = lists, batch
+        if self._prepared.get(device) != (id(lists), batch):
+            self._prepared[device] = id(lists), batch
             for head_lists in {row for band in table for row in band}:
                 keep_tables(lists, head_lists, batch, self.plan.head_dim)
 
@@ -180,7 +180,8 @@ class PlanPolicy:
 
     def free(self) -> None:
         """Drop all tile lists."""
-        self.bound, self._prepared = BoundPlan(self.plan), None
+        self.bound = BoundPlan(self.plan)
+        self._prepared.clear()
         self._decisions.clear()
         if self.tuner is not None:
             self.tuner.free()

@@ -1,11 +1,14 @@
 """One sampling run: asks its policy about every call, executes what that decides, counts, times and checks.
 
 Runs lie on a stack of this module, never on a model or in its options: clones share those, compiled code outlives them.
+Each thread has its own stack. Where ComfyUI splits the work between GPUs it computes on each in a thread, and each has
+its own run; they share the policy.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -29,22 +32,28 @@ from .text_mask import text_bias
 LOG = logging.getLogger("sparse_vdit")
 EXTRA_EVENTS = 160  # pairs of events for calls that a tuner wants timed, beside two for each layer
 
-_stack: list[Run | None] = []
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.runs: list[Run | None] = []
+
+
+_here = _OfThread()
 
 
 def current_run() -> Run | None:
     """The run that is sampling now, None outside of sampling and in forwards of other models."""
-    return _stack[-1] if _stack else None
+    return _here.runs[-1] if _here.runs else None
 
 
 @contextmanager
 def as_current(run: Run | None) -> Iterator[None]:
     """Make a run the current one, or none."""
-    _stack.append(run)
+    _here.runs.append(run)
     try:
         yield
     finally:
-        _stack.pop()
+        _here.runs.pop()
 
 
 def timing_dense() -> AbstractContextManager:
@@ -60,8 +69,10 @@ class Run:
         policy: decides about calls.
         own: the model's own attention, undecorated, and the override that was there before ours, None if none was.
         clock: what times calls.
+        first: the run of the same model's first GPU, whose policy this one shares; None for the first one itself.
 
     Attributes:
+        together: runs of all GPUs, the first one of which shows calls to the policy's observer.
         forward_is_dense: why the forward now running is dense as a whole, None when it is not.
         stopped: why the rest of the run is dense, None while it is not.
         tracker: which block calls attention.
@@ -70,14 +81,20 @@ class Run:
         options: transformer_options of the forward now running.
     """
 
-    def __init__(self, policy: Policy, own: Own | None = None, clock: Clock | None = None):
+    def __init__(
+        self, policy: Policy, own: Own | None = None, clock: Clock | None = None, first: Run | None = None
+    ):
         self.policy, self.own, self.clock = policy, own, clock or Clock()
+        self.together: list[Run] = [] if first is None else first.together
+        self.together.append(self)
+        self._lock: AbstractContextManager = threading.RLock() if first is None else first._lock  # around the policy
         self.stats = RunStats()
         self.executor = Executor(self.stats, self.clock, own)
         self.tracker, self.check = BlockTracker(), FiniteCheck()
         self.forward_is_dense: Dense | None = fallback.UNSEEN_FORWARD
         self.stopped: Dense | None = None
         self.options: dict | None = None
+        self.device = ""  # in words
         self.watch: object = None  # of `hooks/replaced.py`, which looks at the forwards of this run
         self.wants_dense_time: Callable[[], Callable[[], None] | None] | None = None
         self._spoiled: list[str] = []  # layers and heads, in words
@@ -93,7 +110,7 @@ class Run:
         self.stats.begin_forward(sigma)
         self.check.free()
         self.forget_blocks()
-        if self.stopped is not None:
+        if self.stopped is not None and self.forward_is_dense is not None:
             return
         with self._guarded():
             layers, heads = self.policy.shape
@@ -137,7 +154,8 @@ class Run:
         What ComfyUI records of it (`memory.py`) is the same in every call: the output where it is sparse, nothing where
         it is dense. Biases, timed calls, checks and routing are all in the pause.
         """
-        return unrecorded(lambda: self._attend(call))
+        with self._lock:
+            return unrecorded(lambda: self._attend(call))
 
     def _attend(self, call: Call) -> Tensor | None:
         self.wants_dense_time = None
@@ -173,7 +191,7 @@ class Run:
                 call.key_bias = bias
             if self.stopped is not None:
                 return self.stopped
-        observer = self.policy.observer
+        observer = self.policy.observer if self is self.together[0] else None
         if observer is not None and observer.take(call):
             stop = self.executor.time(call.q.device, observer.name, observer.spent)
             observer.observe(call)
@@ -260,7 +278,8 @@ class Run:
     def _guarded(self, layer: int | None = None) -> Iterator[None]:
         """Around work of the pack: an error in it makes the rest of the run dense, and never ends the sampling."""
         try:
-            yield
+            with self._lock:
+                yield
         except Exception as error:
             if passes_through(error):
                 raise
@@ -281,16 +300,27 @@ class Run:
         return why
 
     def stop(self, why: Dense) -> None:
-        """Everything from here on is dense."""
-        self.stopped = self.forward_is_dense = why
+        """Everything from here on is dense, on other GPUs from their next forward on."""
+        self.forward_is_dense = why
+        for run in self.together:
+            run.stopped = why
+
+    def collect(self) -> None:
+        """Wait for all times, of every GPU."""
+        for run in self.together:
+            run.clock.collect(wait=True)
 
     def free(self) -> None:
-        """Drop everything that holds memory. May be called more than once."""
-        self.options = self.wants_dense_time = None
-        self.check.free()
-        self._biases.clear()
-        self.clock.free()
-        self.policy.free()
+        """Drop everything that holds memory, on every GPU. May be called more than once. After an error on one GPU
+        another one may still compute: what is left of its forward is dense."""
+        with self._lock:
+            for run in self.together:
+                run.forward_is_dense = fallback.UNSEEN_FORWARD
+                run.options = run.wants_dense_time = None
+                run.check.free()
+                run._biases.clear()
+                run.clock.free()
+            self.policy.free()
 
 
 def captured(device: torch.device) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from runs import (
     GRID,
     HEADS,
     Executor,
+    Whole,
     attend,
     comfyui_attention,
     dense_calls,
@@ -43,14 +45,14 @@ class Patcher:
     """ComfyUI's MODEL, as far as the pack asks it."""
 
     def __init__(self, model: nn.Module):
-        self.model = SimpleNamespace(diffusion_model=model, get_dtype=lambda: torch.float32)
+        self.model = Whole(diffusion_model=model, get_dtype=lambda: torch.float32)
         self.load_device = torch.device("cpu")
         self.object_patches: dict = {}
-        self.several_gpus = False
+        self.copies: list[Patcher] = []
         self.added: list[tuple] = []
 
     def get_additional_models_with_key(self, key: str) -> list:
-        return [self] if self.several_gpus and key == "multigpu" else []
+        return self.copies if key == "multigpu" else []
 
     def get_model_object(self, name: str) -> object:
         return None if name == "manual_cast_dtype" else SimpleNamespace(percent_to_sigma=lambda percent: 1 - percent)
@@ -87,7 +89,12 @@ class Guider:
             return install._outer_sample(select, finish, executor, LATENTS, LATENTS, None, self.sigmas)
 
     def steps(self, *args: object) -> str:
-        model = self.model_patcher.model.diffusion_model
+        self.outputs += self.steps_of(self.model_patcher.model)
+        return "sampled"
+
+    def steps_of(self, whole: Whole) -> list[torch.Tensor]:
+        """What all blocks give, one after the other."""
+        model, outputs = whole.diffusion_model, []
 
         def apply(x: object, t: object, concat: None, context: object, control: None, options: dict) -> list:
             def forward(*args: object, transformer_options: dict) -> list:
@@ -98,10 +105,10 @@ class Guider:
             )
 
         for sigma in self.sigmas[:-1]:
-            executor = Executor(apply, self.model_patcher.model)
+            executor = Executor(apply, whole)
             given = LATENTS, sigma[None], None, torch.zeros(1, 7, 8), None, self.options.copy()  # one for each forward
-            self.outputs += install._apply_model(executor, *given)
-        return "sampled"
+            outputs += install._apply_model(executor, *given)
+        return outputs
 
 
 def test_a_run_lasts_as_long_as_its_sampling() -> None:
@@ -147,17 +154,10 @@ def without_steps() -> Guider:
     return guider
 
 
-def on_several_gpus() -> Guider:
-    guider = Guider()
-    guider.model_patcher.several_gpus = True
-    return guider
-
-
 @pytest.mark.parametrize(
     ("guider", "why"),
     [
         (Guider(AnimateWanModel()), "AnimateWanModel is a variant of Wan"),
-        (on_several_gpus(), fallback.SEVERAL_GPUS.reason),
         (compiled_by(backend="cudagraphs"), fallback.CUDA_GRAPHS.reason),
         (compiled_by(backend="inductor", mode="reduce-overhead"), fallback.CUDA_GRAPHS.reason),
         (without_steps(), fallback.NO_STEPS.reason),
@@ -176,6 +176,68 @@ def test_a_run_that_stays_dense_says_so_before_it_begins(guider: Guider, why: st
     assert guider.sample(lambda sampling: fallback.NO_PLAN, ended.append, around) == "sampled"
     (found,) = ended
     assert isinstance(found, Dense) and why in found.reason
+
+
+def on_gpus(guider: Guider, count: int) -> None:
+    """Copies of a guider's model on more GPUs."""
+    for number in range(1, count):
+        copy = Patcher(wan(4, HEADS))
+        copy.load_device = torch.device("cpu", number)
+        guider.model_patcher.copies.append(copy)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_gpu_has_a_run_of_its_own_in_one_report(count: int) -> None:
+    guider, ended = Guider(), []
+    guider.sample(lambda sampling: policy(Diagonal(0), start=0.8), ended.append)
+    several = Guider()
+    on_gpus(several, count)
+    wholes = [patcher.model for patcher in (several.model_patcher, *several.model_patcher.copies)]
+
+    def around(*args: object) -> str:
+        with ThreadPoolExecutor(count) as threads:
+            several.outputs = [outputs for _ in range(5) for outputs in threads.map(several.steps_of, wholes)]
+        assert current_run().together[0] is current_run()
+        return "sampled"
+
+    several.sample(lambda sampling: policy(Diagonal(0), start=0.8), ended.append, around)
+    for outputs in several.outputs:
+        assert all(map(torch.equal, outputs, guider.outputs))
+    run = ended[1]
+    assert (sparse_calls(run), dense_calls(run)) == (5 * count * 4, {fallback.WARM_UP: 5 * count * 4})
+    assert "sparse calls by device: 20 on cpu, 20 on cpu:1" in line(run)
+    assert [forward["sparse"] for forward in run.stats.forwards()] == [0] * 5 * count + [4] * 5 * count
+    assert (current_run(), compile_op.sampling()) == (None, False)
+
+
+def test_what_fails_on_one_gpu_makes_the_others_dense_from_their_next_forward_on() -> None:
+    guider, ended = Guider(), []
+    on_gpus(guider, 2)
+
+    def around(*args: object) -> str:
+        other = current_run().together[1]
+        other.stop(fallback.NOT_FINITE)
+        return guider.steps(*args)
+
+    guider.sample(lambda sampling: policy(Diagonal(0)), ended.append, around)
+    assert (sparse_calls(ended[0]), dense_calls(ended[0])) == (0, {fallback.NOT_FINITE: 8})
+
+
+def test_a_forward_that_goes_on_after_the_end_is_dense() -> None:
+    """Of another GPU, after an error or an interrupt: nothing of the run is made anew."""
+    guider, made = Guider(), policy(Diagonal(0))
+    on_gpus(guider, 2)
+
+    def around(*args: object) -> str:
+        run = current_run().together[1]
+        run.begin_step(0.5)
+        assert run.forward_is_dense is None
+        install._on_cleanup(guider.model_patcher)
+        assert run.forward_is_dense is fallback.UNSEEN_FORWARD
+        return "sampled"
+
+    guider.sample(lambda sampling: made, lambda run: None, around)
+    assert not made.bound._kept
 
 
 def test_a_sampling_that_fails_leaves_nothing_behind_and_is_not_reported() -> None:
