@@ -74,7 +74,7 @@ def test_twenty_runs_are_alike(server: Server, one_device: torch.Tensor) -> None
 def test_compiled_models_follow_their_device(server: Server, one_device: torch.Tensor) -> None:
     """Both devices compute by the same code, at other blocks at the same time."""
     add_plan(server, "sparse", Diagonal(0))
-    for _ in range(3):
+    for _ in range(2):  # the second one finds the first one's code
         found, line = sampled(server, split(patched("sparse", STEPS, **OPTIONS), "TestCompileModel"))
         assert_split(line, STEPS * LAYERS)
         assert relative_difference(found, one_device) <= SAMPLED
@@ -113,8 +113,11 @@ def test_a_plan_is_found_while_both_compute(server: Server) -> None:
     _, line = sampled(server, split(patched(None, 9, start_percent=0.2)))
     assert "found in this run" in line and "kept as" in line, line
     assert_split(line, 7 * LAYERS, 2 * 2 * LAYERS)
-    one, line = sampled(server, patched(None, 9, start_percent=0.2))
-    assert "calibrated plan of" in line
+    for _ in range(3):  # what a busy machine has left out is measured later, and is part of the plan after that
+        one, line = sampled(server, patched(None, 9, start_percent=0.2))
+        assert "calibrated plan of" in line
+        if " calls in " not in line:
+            break
     both, line = sampled(server, split(patched(None, 9, start_percent=0.2)))
     assert_split(line, 7 * LAYERS, 2 * 2 * LAYERS)
     assert relative_difference(both, one) <= SAMPLED
