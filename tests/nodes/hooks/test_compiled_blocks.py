@@ -91,7 +91,7 @@ def compiled(function: Callable) -> Callable:
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
-    monkeypatch.setattr(compile_op, "_sampling", True)
+    monkeypatch.setattr(compile_op._here.state, "sampling", True)
     yield
     compile_op.forget_forward()
     torch._dynamo.reset()

@@ -51,9 +51,9 @@ def test_code_with_the_override_ends_with_its_run(compiled: Callable, monkeypatc
         begin_block(0, options)
         return compiled(*x, options)
 
-    monkeypatch.setattr(compile_op, "_sampling", True)
+    monkeypatch.setattr(compile_op._here.state, "sampling", True)
     sparse = run_forward(run, 0.5, body)
-    monkeypatch.setattr(compile_op, "_sampling", False)
+    monkeypatch.setattr(compile_op._here.state, "sampling", False)
     assert sparse_calls(run) == 1
     plain = model_attention(*x, HEADS)
     assert not torch.allclose(sparse, plain)
@@ -67,7 +67,7 @@ def test_what_compiled_code_refuses_is_counted_at_every_forward(
 ) -> None:
     """The run is not asked about such calls, and would else take them for missing."""
     x, run = qkv(), run_of(policy(Diagonal(0), layers=1))
-    monkeypatch.setattr(compile_op, "_sampling", True)
+    monkeypatch.setattr(compile_op._here.state, "sampling", True)
 
     def body(options: dict) -> torch.Tensor:
         run.forget_blocks()
