@@ -10,7 +10,7 @@ from sparse_vdit.nodes.host.core import fallback
 from sparse_vdit.nodes.host.core.fallback import Dense, dense_because, failed, of_error, other_model
 
 REASONS = {name: value for name, value in vars(fallback).items() if isinstance(value, Dense)}
-WHOLE_RUNS = {"NO_PLAN", "NO_STEPS", "CUDA_GRAPHS", "SEVERAL_GPUS"}
+WHOLE_RUNS = {"NO_PLAN", "NO_STEPS", "CUDA_GRAPHS", "SEVERAL_GPUS", "NOT_COMPUTED"}
 
 
 class InterruptProcessingException(Exception):  # noqa: N818 - ComfyUI's name
