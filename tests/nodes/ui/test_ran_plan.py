@@ -15,6 +15,7 @@ from comfyui_stand_ins import host_module
 from runs import dense_calls, forward, plan_of, qkv, run_of, tuned
 from sparse_vdit.kernels.patterns import Dense, Diagonal
 from sparse_vdit.nodes.host.core import fallback
+from sparse_vdit.nodes.host.core.stats import RunStats
 from sparse_vdit.nodes.host.policies.kernel_tuner import forget_times
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
 from sparse_vdit.nodes.host.ui.pictured import pictured_plans
@@ -46,10 +47,10 @@ def small(grid: tuple[int, int, int] = GRID) -> list[torch.Tensor]:
 def test_the_speedup_is_of_all_calls_that_went_by_a_verdict(exact: float, speedup: float) -> None:
     """What lost counts as dense."""
     run, x = tuned(plan_of([NARROW] * LAYERS, grid=GRID), ToldClock(dense=10.0, exact=exact)), small()
-    assert ran_plan(run.policy)["speedup"] is None
+    assert ran_plan(run.policy, run.stats)["speedup"] is None
     for sigma in (0.9, 0.5, 0.4):
         forward(run, sigma, x, GRID)
-    assert ran_plan(run.policy)["speedup"] == pytest.approx(speedup)
+    assert ran_plan(run.policy, run.stats)["speedup"] == pytest.approx(speedup)
     assert (fallback.NOT_FASTER in dense_calls(run)) == (speedup == 1)
 
 
@@ -59,7 +60,7 @@ def test_the_view_is_of_the_whole_plan_and_the_run_obeys_what_is_kept_dense() ->
     forward(run, 0.5, small(LONG), LONG)
     assert run.stats.forward.layers[0] == {fallback.KEPT_DENSE: 1}
     assert run.stats.forward.layers[1] == {"sparse": 1}
-    told = ran_plan(run.policy)
+    told = ran_plan(run.policy, run.stats)
     assert json.loads(json.dumps(told)) == told
     assert (told["kept"], told["speedup"]) == ("0", None)
     kinds = [pattern["kind"] for pattern in told["view"]["patterns"]]
@@ -72,7 +73,7 @@ def test_densities_are_those_of_the_video_and_not_of_the_profile() -> None:
     plan, larger = plan_of([NARROW] * LAYERS, grid=GRID), (3, 16, 22)
     run = run_of(PlanPolicy(plan, 0.8, 0.0, "torch"))
     forward(run, 0.5, small(larger), larger)
-    shown = ran_plan(run.policy)["view"]["patterns"][0]["density"]
+    shown = ran_plan(run.policy, run.stats)["view"]["patterns"][0]["density"]
     met = run.policy.detail()["bands"][0]["densities"]
     assert shown == pytest.approx(met["3x16x22"][0][0], abs=1e-4)
     assert shown != plan.pattern_densities()[0]
@@ -85,17 +86,17 @@ def test_densities_are_those_of_the_video_that_was_met_last() -> None:
     shown = []
     for grid in (GRID, larger, GRID):
         forward(run, 0.5, small(grid), grid)
-        shown.append(ran_plan(run.policy)["view"]["patterns"][0]["density"])
+        shown.append(ran_plan(run.policy, run.stats)["view"]["patterns"][0]["density"])
     assert shown[0] == shown[2] != shown[1]
 
 
 def test_calibration_shows_nothing_before_there_is_a_plan_and_tells_its_progress(tmp_path: Path) -> None:
     run, told = calibration(tmp_path), []
     run.policy.measurement.progress = lambda done, of: told.append((done, of))
-    assert ran_plan(run.policy) == ran_plan(None) == NOTHING
+    assert ran_plan(run.policy, run.stats) == ran_plan(None, RunStats()) == NOTHING
     generate(run)
     assert told == [(number, TOY_LAYERS) for number in range(1, TOY_LAYERS + 1)]
-    view = ran_plan(run.policy)["view"]
+    view = ran_plan(run.policy, run.stats)["view"]
     assert view["layers"] == TOY_LAYERS
     assert torch.isfinite(torch.tensor(view["expected"]["speedup"]))
 
@@ -105,7 +106,7 @@ def test_what_heads_attend_is_kept_for_pictures(tmp_path: Path) -> None:
     first, again = calibration(tmp_path), calibration(tmp_path / "other")
     for run in (first, again):
         generate(run)
-        shown = pictured_plans.get(ran_plan(run.policy)["view"]["pictures"]["shown"])
+        shown = pictured_plans.get(ran_plan(run.policy, run.stats)["view"]["pictures"]["shown"])
         assert shown.plan is run.policy.planned.whole
         assert shown.maps.shape[:2] == (TOY_LAYERS, TOY_HEADS)
         shares = shown.maps.sum(-1)  # for each part of the video, 0 where no query was sampled
