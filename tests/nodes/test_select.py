@@ -86,7 +86,7 @@ def test_a_preset_beside_a_connected_plan_is_said_to_be_ignored() -> None:
 @pytest.mark.parametrize(
     ("plan", "changes", "why"),
     [
-        (plan_of(family="ltx").named("user/mine"), {}, "plan user/mine is for a model with family ltx, this one has family wan"),
+        (plan_of(family="ltx").named("user/mine"), {}, "is for a model with family ltx, this one has family wan"),
         (plan_of(), {"kept": kept_dense("2-3")}, "keep_dense: layer"),
         (None, {"kept": kept_dense("7")}, "keep_dense: layer"),
         (None, {"calibrate": False}, fallback.NO_PLAN.reason),

@@ -45,7 +45,7 @@ async function show(page, kind) {
 
 function read(kind) {
   const node = app.graph.nodes.find(({ comfyClass }) => comfyClass === kind);
-  const panel = node.widgets.find(({ name }) => name === "plan_view").element;
+  const panel = node.widgets.find(({ name }) => name === "plan_view" || name === "said").element;
   const said = panel.querySelector(".svd-said");
   const box = said.getBoundingClientRect();
   const graph = app.canvas.canvas.getBoundingClientRect();
