@@ -99,7 +99,7 @@ class ProfileHeads(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="The same value as on Patch Model. The dense start is not measured.",
+                    tooltip="The same value as on Sparse-vDiT Patch. The dense start is not measured.",
                 ),
             ],
             outputs=[
