@@ -190,7 +190,7 @@ def noise_bands(sigmas: Tensor, count: int, start: float) -> tuple[tuple[float, 
     if not steps:
         raise ValueError(
             f"0 of {len(sigmas) - 1} sampled steps come after start_percent (noise level {start:.3f}): every step lies "
-            "in the warm-up, use a smaller start_percent or more steps"
+            "in the dense start, use a smaller start_percent or more steps"
         )
     count = min(count, steps)
     ends = [start if float(sigmas[0]) > start else sampled[0], *sampled[1:], float(sigmas[-1])]

@@ -190,7 +190,7 @@ WAN22_I2V = Example(
     "larger ones gain more.",
     {name.format(noise): f"{title}, {noise} noise" for noise in ("high", "low")
      for name, title in (("patch_{}", "Sparse-vDiT Patch"), ("sampler_{}", "KSampler (Advanced)"))},
-    (1, 2),
+    (0, 12),
 )  # fmt: skip
 
 HUNYUAN = Example(
@@ -215,7 +215,7 @@ HUNYUAN = Example(
     T2V_GROUPS,
     "## HunyuanVideo 1.5 text to video with sparse attention\n\n"
     f"{files_of('Hunyuan Video 1.5 Text to Video')}\n{CALIBRATE}\n{HOW}",
-    still=(1, 6),
+    still=(0, 6),
 )
 
 COGVIDEOX = Example(
@@ -235,7 +235,7 @@ COGVIDEOX = Example(
     "form (weights named `blocks.0...`); files of diffusers do not load. ComfyUI offers no download of it: choose your "
     "file in the loader. Text encoder and VAE are those of ComfyUI's template *VOID: Video Inpainting*.\n"
     f"{CALIBRATE}\n{HOW}",
-    still=(1, 10),
+    still=(1, 6),
 )
 
 COMPARED = Example(
@@ -311,7 +311,7 @@ PLAN = Example(
     "use most. **Search Plan** makes a plan of it in seconds: try several presets. **Save Plan** saves it as "
     "*user/my_plan*.\n\nTo use the plan, connect **Load Plan** to *plan* of **Sparse-vDiT Patch**. To share it, copy "
     "the text into *plan_text* of **Load Plan**. For several prompts, chain Profile Heads by *previous_profile*.",
-    {"text": "The plan as text, to share"},
+    {"text": "Plan as text"},
     (0, 9),
 )
 
