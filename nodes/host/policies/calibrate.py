@@ -113,7 +113,7 @@ class CalibrationPolicy:
         return self if self._measures() else None
 
     def begin_step(self, sigma: float) -> Dense | None:
-        """Searches the plan at the end of the dense start. Where calls are measured they are asked about one by one, dense
+        """Searches the plan at the end of the dense start. Measured calls are asked about one by one, dense
         or not."""
         self._warm = sigma > self.sigma_start * (1 + SIGMA_SLACK)
         measurement = self.measurement
