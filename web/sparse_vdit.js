@@ -238,6 +238,7 @@ function refresh(node) {
   if (node.comfyClass === LOAD) showListed(node);
   else refreshPatches();
   if (node.properties[OPEN]) panel.open(true, false);
+  else fit(node, panel); // workflows of versions with fewer inputs have lower nodes
 }
 
 // The node that the server calls by a path of numbers, those before the last being subgraphs.
