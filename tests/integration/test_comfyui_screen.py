@@ -89,4 +89,5 @@ def test_maps_tell_of_the_plan_and_of_the_run(served: Server, vue: bool) -> None
     assert "expected at 9x16x22 tokens" in told["user/larger"]["totals"]
     assert "expected at 5x8x11 tokens" in found["plan"]["totals"]
     assert found["lastRun"]["totals"].startswith("75 % of calls sparse, mean density ")
+    assert (found["images"], found["head"][:26]) == (0, "There is nothing to draw: ")  # of a dense head, no black box
     assert "expected" not in found["lastRun"]["totals"]

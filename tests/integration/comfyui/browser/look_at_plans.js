@@ -31,6 +31,8 @@ module.exports = async (page, options, { open, load, panelOf, picture }) => {
   await panel.locator(".svd-map").focus();
   await page.keyboard.press("Enter");
   await page.waitForTimeout(2000);
+  found.head = await panel.locator(".svd-picture").textContent();
+  found.images = await panel.locator(".svd-picture img").count();
   await picture("head");
   return found;
 };
