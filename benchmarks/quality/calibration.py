@@ -28,7 +28,7 @@ FEW = 4
 
 
 def workflow(grid: tuple[int, int, int], steps: int) -> dict:
-    """One prompt, one forward per step, the patch node as users have it but for the race, and sparse from the first of few steps on."""
+    """One prompt, one forward per step, the patch node as users have it but for the race and the dense start."""
     frames, height, width = grid
     sizes = {"width": 16 * width, "height": 16 * height, "length": 4 * (frames - 1) + 1}
     latent = node("EmptyHunyuanLatentVideo", batch_size=1, **sizes)
