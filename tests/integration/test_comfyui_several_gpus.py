@@ -142,7 +142,7 @@ def test_a_forward_that_is_not_finite_is_repeated_on_its_device(server: Server, 
     prompt["trouble"] = node("TestTroubleInKernel", model=("patch", 0), trouble="not finite", first=0, last=9999)
     prompt["sampler"]["inputs"]["model"] = ["trouble", 0]
     found, line = sampled(server, split(prompt))
-    assert counts(line) == (0, 2 * LAYERS) and fallback.NOT_FINITE.hint in line
+    assert counts(line) == (0, 2 * LAYERS) and fallback.NOT_FINITE.sentence in line
     dense = latents(server, {**base(), "sampler": ksampler(("model", 0), 1)})
     assert relative_difference(found, dense) <= SAMPLED
 

@@ -67,6 +67,7 @@ class RunStats:
         milliseconds: of timed calls, by what they were.
         failures: what went wrong, in words, in the order of time; of errors also the layer, None where it is unknown.
         backend: of the last sparse call, None without any.
+        split: sparse calls by GPU, where several computed at once.
     """
 
     def __init__(self) -> None:
@@ -76,6 +77,7 @@ class RunStats:
         self.milliseconds: Counter[str] = Counter()
         self.failures: list[dict] = []
         self.backend: str | None = None
+        self.split: dict[str, int] = {}
         self._ended: list[tuple[float | None, CallCounts]] = []
         self._sigma: float | None = None
         self._begun = False

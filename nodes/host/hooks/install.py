@@ -102,8 +102,7 @@ def _new_run(
 def _end(run: Run, finish: Finish) -> None:
     """Sampling ended without an error."""
     if len(run.together) > 1:
-        parts = (f"{each.stats.total().sparse} on {each.device}" for each in run.together)
-        run.stats.note(f"sparse calls by device: {', '.join(parts)}")
+        run.stats.split = {each.device: each.stats.total().sparse for each in run.together}
         for other_run in run.together[1:]:
             run.stats.merge(other_run.stats)
     verdict = run.watch.verdict(run.stats)
