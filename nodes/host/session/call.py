@@ -134,8 +134,10 @@ class Observer(Protocol):
 
 
 class Policy(Protocol):
-    """Decides about the self-attention calls of one run. It executes, times and counts nothing. Runs of several GPUs share
-    it: they ask one at a time, at the same noise levels, and the observer sees the calls of the first GPU alone.
+    """Decides about the self-attention calls of one run. It executes, times and counts nothing.
+
+    Runs of several GPUs share it: they ask one at a time, at the same noise levels, and the observer sees the calls of
+    the first GPU alone.
 
     Attributes:
         title: what reports call it: family and plan.
