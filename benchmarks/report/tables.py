@@ -1,5 +1,5 @@
-"""Writes the tables of README.md, benchmarks/README.md and the long ones of benchmarks/tables from the result files and
-from what the pack knows, between `<!-- table: NAME -->` and `<!-- end -->`.
+"""Writes the tables of README.md, docs, benchmarks/README.md and benchmarks/tables from the result files and from what
+the pack knows, between `<!-- table: NAME -->` and `<!-- end -->`.
 
     python -m benchmarks.report.tables
 """
@@ -24,7 +24,7 @@ from benchmarks.report.plan_tables import (
     transfer_table,
 )
 from benchmarks.report.result_files import ROOT, all_if_any, made_by, newest, of_each
-from benchmarks.report.shipped_tables import hold_out_table, needs_table, prior_table, shipped_table
+from benchmarks.report.shipped_tables import hold_out_table, needs_table, predictions_table, prior_table, shipped_table
 
 QUALITY = "python -m benchmarks.quality.quality --density 0.2 0.35 0.5 --singles 2 --paper"
 STATISTICS = "python -m benchmarks.quality.attention_statistics --grid 9 18 22 --prompts 8"
@@ -227,8 +227,10 @@ def containers_table() -> str:
 
 
 TABLES = {
-    "README.md": {"quality": quality_table, "families": models_table, "shipped": shipped_table},
-    "web/docs/SparseVDiTLoadPlan.md": {"shipped": shipped_table},
+    "README.md": {"predictions": predictions_table},
+    "docs/reference/models.md": {"families": models_table},
+    "docs/reference/shipped-plans.md": {"shipped": shipped_table, "predictions": predictions_table},
+    "docs/explanation/evidence.md": {"quality": quality_table},
     "benchmarks/README.md": {
         "attention": attention_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
         "runs": memory_of_runs_table, "containers": containers_table,
