@@ -158,7 +158,7 @@ def test_texts_may_come_from_other_nodes(server: Server) -> None:
     plan = load_plan(SHIPPED / "wan/wan2.2_5b.calibrate.json")
 
     def saved_as(name: str, text: str = "") -> dict:
-        """Load Sparse Plan with a linked text, and Save Sparse Plan with one."""
+        """Load Plan with a linked text, and Save Plan with one."""
         nodes = {key: node("PrimitiveString", value=value) for key, value in {"name": name, "text": text}.items()}
         load = node("SparseVDiTLoadPlan", plan_name="wan/wan2.2_5b.calibrate", plan_text=("text", 0))
         save = node("SparseVDiTSavePlan", plan=("plan", 0), file_name=("name", 0), overwrite=True)
