@@ -15,6 +15,7 @@ from benchmarks.kernels.instruction_table import instructions_table
 from benchmarks.kernels.sass_tables import calibration_table, shipped_speeds_table
 from benchmarks.models.end_to_end_tables import forwards_table, sampler_table
 from benchmarks.quality.error_time import error_time_table, verified_table
+from benchmarks.report.messages_table import reasons_table
 from benchmarks.report.models_table import models_table
 from benchmarks.report.own_time_table import own_time_table
 from benchmarks.report.plan_tables import (
@@ -57,7 +58,7 @@ def quality_table() -> str:
         "the small video. PSNR, SSIM and flicker (root mean square of the difference of frame differences): against "
         "the dense video of the same seed. Distance: Fréchet distance of blocks of 3 frames x 4 x 4 pixels to those "
         "of true videos of the same words; below dense it says nothing. Loss: flow matching, on true videos the "
-        "training has not seen, at the noise levels after the warm-up. "
+        "training has not seen, at the noise levels after the dense start. "
         f"`{result['command']}`, {result['device']}, {result['date']}.",
     ]
     return "\n".join(lines)
@@ -229,6 +230,9 @@ def containers_table() -> str:
 TABLES = {
     "README.md": {"predictions": predictions_table},
     "docs/reference/models.md": {"families": models_table},
+    "docs/reference/report-messages.md": {
+        "meant": lambda: reasons_table(True), "unmeant": lambda: reasons_table(False),
+    },
     "docs/reference/shipped-plans.md": {"shipped": shipped_table, "predictions": predictions_table},
     "docs/explanation/evidence.md": {"quality": quality_table},
     "benchmarks/README.md": {
