@@ -160,10 +160,10 @@ class ProfileHeads(io.ComfyNode):
         def finish(run: Run | Dense) -> None:
             if isinstance(run, Dense):
                 raise ValueError(f"heads cannot be measured: {run}")
-            text = f"Sparse-vDiT: measured {run.policy.observed} calls in {run.policy.seconds:.1f} s"
+            text = f"measured {run.policy.observed} calls in {run.policy.seconds:.1f} s"
             other = {why: n for why, n in run.stats.total().self_attention().items() if why != fallback.PROFILING}
             text += "".join(f", {why} {count}" for why, count in other.items())
-            LOG.info(text)
+            LOG.info("Sparse-vDiT: %s", text)
             show_on_node(text, node_id)
             if not run.policy.observed:
                 raise ValueError(f"no attention call could be measured: {text}")

@@ -73,12 +73,12 @@ function addPanel(node) {
     resized: () => fit(node, panel),
     pictureOf,
   });
-  attach(node, panel);
+  attach(node, panel, "plan_view");
 }
 
 // The panel becomes a widget of the node, which is known for as long as the node is in a graph.
-function attach(node, panel) {
-  const shown = node.addDOMWidget("plan_view", "sparse_vdit_view", panel.root, {
+function attach(node, panel, name) {
+  const shown = node.addDOMWidget(name, "sparse_vdit_view", panel.root, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => panel.height,
@@ -99,7 +99,7 @@ function attach(node, panel) {
 // What a node without a map says when it has run; the frontend draws such texts for its own nodes alone.
 function addSaid(node) {
   const panel = new SaidPanel({ resized: () => fit(node, panel) });
-  attach(node, panel);
+  attach(node, panel, "said");
   after(node, "onExecuted", (output) => output?.text && panel.say(output.text.join("\n")));
 }
 

@@ -90,7 +90,7 @@ def _run(plan: Plan | None, options: PatchOptions, sampling: Sampling, *notes: s
         options = replace(options, preset=made_for)
     policy = _policy(plan, completed, options, sampling)
     if isinstance(policy, Dense):
-        return Dense("; ".join((policy.reason, *notes)))
+        return replace(policy, reason="; ".join((policy.reason, *notes)))
     policy.notes.extend(notes)
     return policy
 

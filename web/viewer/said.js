@@ -2,6 +2,8 @@
 
 import { element } from "./dom.js";
 
+const MARGINS = 8; // pixels, of `.svd-said`
+
 export class Said {
   // `resized()` hears that the text takes another height.
   constructor(resized) {
@@ -18,7 +20,7 @@ export class Said {
   }
 
   get height() {
-    return this.root.offsetHeight;
+    return this.root.hidden ? 0 : this.root.offsetHeight + MARGINS;
   }
 }
 

@@ -91,8 +91,8 @@ def _counts(stats: RunStats, total: CallCounts, title: str) -> str:
 
 
 def _by_reason(dense: Counter[Dense]) -> str:
-    why = ", ".join(f"{count} {name}" for name, count in dense.most_common(2))
-    return f"Dense calls: {why}" if why else ""
+    why = ", ".join(str(name) if len(dense) == 1 else f"{count} {name}" for name, count in dense.most_common(2))
+    return f"{sum(dense.values())} calls dense: {why}" if why else ""
 
 
 def _ended(text: str) -> str:
