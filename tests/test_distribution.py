@@ -87,7 +87,7 @@ def test_what_is_published_has_no_tests_and_all_that_users_see() -> None:
 
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/**/*.md", "web/docs/**/*.md", "kernels/**/*.md", "benchmarks/README.md")
+    for pattern in ("[CR]*.md", "docs/**/*.md", "web/docs/**/*.md", "kernels/**/*.md", "benchmarks/README.md")
     for path in ROOT.glob(pattern)
 )
 REPOSITORY = "https://github.com/OWNER/REPO"  # until the owner has filled it in

@@ -26,9 +26,9 @@ KINDS = {
 START = 0.2  # the patch node's start_percent
 HUNYUAN_SHIFT = 7  # of the noise schedule: sigma = shift u / (1 + (shift - 1) u), u falls from 1 to 0
 GENERATIONS = {
-    "Wan 2.1 1.3B, 81": lambda plan: plan.family == "wan" and plan.layers == 30,
-    "Wan 2.1 and 2.2 14B, 81": lambda plan: plan.family == "wan" and plan.layers == 40,
-    "HunyuanVideo, 129": lambda plan: plan.family == "hunyuan_video",
+    "Wan 2.1 1.3B, 81 frames": lambda plan: plan.family == "wan" and plan.layers == 30,
+    "Wan 2.1 and 2.2 14B, 81 frames": lambda plan: plan.family == "wan" and plan.layers == 40,
+    "HunyuanVideo, 129 frames": lambda plan: plan.family == "hunyuan_video",
 }
 """Models whose densities were published, as the README groups them."""
 ANCHORS = (0.01, 0.05, 0.2, 0.7)
@@ -91,7 +91,7 @@ def generation_speedup(plan: Plan, height: int, width: int) -> float:
 def predictions_table() -> str:
     """Whole generations at the default preset, by counted operations."""
     lines = [
-        "| model, frames | 832x480 | 1280x720 |",
+        "| model | 832x480 | 1280x720 |",
         "|---|---|---|",
     ]
     plans = [plans[BALANCED] for plans in shipped_plans().values() if BALANCED in plans]
