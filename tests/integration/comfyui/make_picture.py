@@ -17,7 +17,7 @@ from .server import WEB_FOLDER, Server
 from .viewing import numbered
 
 FILE = ROOT / "docs" / "images" / "one_node.png"
-SIZE = {"width": 384, "height": 256, "length": 33, "batch_size": 1}  # 9 x 16 x 24 tokens
+SIZE = {"width": 320, "height": 256, "length": 33, "batch_size": 1}  # 9 x 16 x 20 tokens
 PLACES = {  # x, y, width, height
     "UNETLoader": (80, 150, 270, 90),
     "SparseVDiTPatchModel": (400, 150, 420, 300),
@@ -29,7 +29,7 @@ CLIP = {"x": 60, "y": 100, "width": 1110, "height": 480}
 def prompt() -> dict:
     """The small Wan without a plan, on a video that is large enough for sparse attention to pay."""
     nodes = base() | {"latent": node("EmptyHunyuanLatentVideo", **SIZE)}
-    sampler = ksampler(("patch", 0), steps=10, cfg=1.0)
+    sampler = ksampler(("patch", 0), steps=5, cfg=1.0)
     return {
         **nodes, "patch": patch(only_if_faster=True), "sampler": sampler, "save": save_latent(("sampler", 0), "x"),
     }  # fmt: skip
