@@ -15,7 +15,7 @@ from .host.ui.viewer import SHOWN, shown_plan
 from .sockets import CATEGORY, PlanType, ProfileType
 
 LOG = logging.getLogger("sparse_vdit")
-NOTHING = "(no plan yet: Patch Model finds one, or make one with Profile Heads)"
+NOTHING = "(no plan yet: Sparse-vDiT Patch finds one, or make one with Profile Heads)"
 STOP, CHOOSE = "stop with an error", "let the patch node choose"
 SHARED = "shared in the workflow"
 LISTED = 40  # names in an error
@@ -32,7 +32,7 @@ class LoadPlan(io.ComfyNode):
             display_name="Sparse-vDiT Load Plan",
             category=CATEGORY,
             description="Loads a plan, which says which pattern each attention head runs: one that ships, your own "
-            f"from models/{FOLDER}, or one that Patch Model found (folder calibrated).",
+            f"from models/{FOLDER}, or one that Sparse-vDiT Patch found (folder calibrated).",
             search_aliases=["load plan", "plan"],
             inputs=[
                 io.Combo.Input(
@@ -46,7 +46,7 @@ class LoadPlan(io.ComfyNode):
                     options=[STOP, CHOOSE],
                     default=STOP,
                     optional=True,
-                    tooltip="If the plan file is missing: stop with an error, or let Patch Model choose a plan.",
+                    tooltip="If the plan file is missing: stop with an error, or let Sparse-vDiT Patch choose a plan.",
                 ),
                 io.String.Input(
                     "plan_text",
@@ -58,7 +58,7 @@ class LoadPlan(io.ComfyNode):
                 ),
             ],
             outputs=[
-                PlanType.Output(display_name="plan", tooltip="For Patch Model."),
+                PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch."),
                 ProfileType.Output(
                     display_name="profile",
                     tooltip="The measurements saved with the plan, for Search Plan. An error if there are none.",

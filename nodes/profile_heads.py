@@ -99,7 +99,7 @@ class ProfileHeads(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="The same value as on Patch Model. The dense start is not measured.",
+                    tooltip="The same value as on Sparse-vDiT Patch. The dense start is not measured.",
                 ),
             ],
             outputs=[
@@ -190,7 +190,7 @@ def noise_bands(sigmas: Tensor, count: int, start: float) -> tuple[tuple[float, 
     if not steps:
         raise ValueError(
             f"0 of {len(sigmas) - 1} sampled steps come after start_percent (noise level {start:.3f}): every step lies "
-            "in the warm-up, use a smaller start_percent or more steps"
+            "in the dense start, use a smaller start_percent or more steps"
         )
     count = min(count, steps)
     ends = [start if float(sigmas[0]) > start else sampled[0], *sampled[1:], float(sigmas[-1])]

@@ -58,7 +58,7 @@ class SearchPlan(io.ComfyNode):
                     tooltip="Largest share of heads that may be skipped completely. The rule paper ignores it.",
                 ),
             ],
-            outputs=[PlanType.Output(display_name="plan", tooltip="For Patch Model or Save Plan.")],
+            outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch or Save Plan.")],
             hidden=[io.Hidden.unique_id],
         )
 

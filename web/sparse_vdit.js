@@ -215,8 +215,20 @@ function refreshPatches() {
     if (node.comfyClass !== PATCH) continue;
     const panel = panels.get(node);
     const source = panels.get(planSource(node));
-    panel.showPlan(source?.view ?? panel.ran?.view ?? null);
+    panel.showPlan(atSizeThatRan(panel, source?.view ?? null));
   }
+}
+
+// The connected plan as the last run met it, with its densities and speed at that size; without one, what ran.
+function atSizeThatRan(panel, plan) {
+  const ran = panel.ran?.view ?? null;
+  if (!plan || !ran) return plan ?? ran;
+  if (panel.joined?.plan === plan && panel.joined.ran === ran) return panel.joined.view;
+  const heads = ({ bands, patterns }) => JSON.stringify([bands, patterns.map(({ words }) => words)]);
+  const { errors, pictures } = plan;
+  const view = heads(plan) === heads(ran) ? { ...ran, errors, pictures } : plan;
+  panel.joined = { plan, ran, view };
+  return view;
 }
 
 function refresh(node) {
@@ -226,6 +238,7 @@ function refresh(node) {
   if (node.comfyClass === LOAD) showListed(node);
   else refreshPatches();
   if (node.properties[OPEN]) panel.open(true, false);
+  else fit(node, panel); // workflows of versions with fewer inputs have lower nodes
 }
 
 // The node that the server calls by a path of numbers, those before the last being subgraphs.

@@ -11,6 +11,7 @@ import torch
 from made_up_profiles import made_up, random_errors
 from sample_plans import small_plan
 from sparse_vdit.kernels.grid import TokenGrid
+from sparse_vdit.kernels.order import SPATIOTEMPORAL
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip
 from sparse_vdit.plans.profile.errors import CandidateEvaluator
 from sparse_vdit.plans.profile.head_maps import as_shares, part_count, part_grid, part_mass, part_of_token, pattern_map
@@ -57,7 +58,10 @@ def test_shares_of_a_part_sum_to_one_and_unseen_parts_to_zero() -> None:
     assert torch.allclose(sums, torch.ones(2, 3, 4))
 
 
-@pytest.mark.parametrize("pattern", [Dense(), Skip(), Diagonal(1), MultiDiagonal(0.1, None), Diagonal(0, order="deep")])
+COUNTED = [Dense(), Skip(), Diagonal(1), MultiDiagonal(0.1, None), Diagonal(0, order=SPATIOTEMPORAL)]
+
+
+@pytest.mark.parametrize("pattern", COUNTED)
 def test_patterns_are_counted_as_their_pictures_show_them(pattern: object) -> None:
     tiles = 16, 8
     tiling = pattern.tiling(TokenGrid(*GRID), *tiles)

@@ -61,7 +61,8 @@ const en = {
   picture_unmeasured:
     "Only the pattern is shown: what this head attends was not measured. Plans found in a run have it, and plans of " +
     "Search Plan; saved plans have it if their profile was saved too.",
-  picture_nothing: "There is no picture of this head: its tiles are chosen anew in each call.",
+  picture_nothing:
+    "There is nothing to draw: what this head attends was not measured, and its pattern is all, nothing, or chosen in each call.",
   picture_failed: "There is no picture of this head: {why}",
 };
 
@@ -124,7 +125,7 @@ const zh = {
   picture_unmeasured:
     "没有测量该头关注什么，只显示它的模式。生成时找到的方案，以及由“测量注意力头”和“搜索方案”得到的方案有这项测量；" +
     "已保存的方案需要同时保存了测量结果。",
-  picture_nothing: "没有该头的图片：它的分块在每次调用时重新选择。",
+  picture_nothing: "没有可绘制的内容：没有测量该头关注什么，它的模式是全部、无，或在每次调用时选择。",
   picture_failed: "没有该头的图片：{why}",
 };
 

@@ -113,7 +113,7 @@ class CalibrationPolicy:
         return self if self._measures() else None
 
     def begin_step(self, sigma: float) -> Dense | None:
-        """Searches the plan at the end of the warm-up. Where calls are measured they are asked about one by one, dense
+        """Searches the plan at the end of the dense start. Measured calls are asked about one by one, dense
         or not."""
         self._warm = sigma > self.sigma_start * (1 + SIGMA_SLACK)
         measurement = self.measurement
@@ -129,7 +129,7 @@ class CalibrationPolicy:
         return None
 
     def _plan_is_due(self, sigma: float) -> bool:
-        """Whether all that a first plan needs was measured: at the end of the warm-up, or of one step more where
+        """Whether all that a first plan needs was measured: at the end of the dense start, or of one step more where
         something is missing."""
         if self._warm or self._searched or self.planned is not None:
             return False

@@ -56,7 +56,7 @@ def run_report(stats: RunStats, policy: Policy) -> Report:
     else:
         why = policy.advice() or likely(dense)
         verdict = NOT_FASTER + why.sentence
-        advice = notes.pop(0) if notes else why.advice
+        advice = notes.pop(0) if notes and why == fallback.UNREACHED else why.advice  # the note names the node
         much = ""
     rest = [_counts(stats, total, policy.title), "" if much == advice else much, policy.summary(), *notes]
     return Report(verdict, advice, "; ".join(filter(None, rest)))

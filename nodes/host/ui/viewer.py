@@ -17,6 +17,7 @@ from ....plans.plan.files import load_plan
 from ....plans.plan.plan import Plan
 from ....plans.profile.profile import Profile
 from ....plans.profile.profile_files import ProfileError, load_profile
+from ....plans.view.colours import UNSHADED
 from ....plans.view.head_drawing import as_png, draw_head, fitting_maps
 from ....plans.view.view import measured_errors, plan_view
 from ..core.fallback import Dense
@@ -36,6 +37,8 @@ SHOWN = "sparse_vdit_plan"
 """Key of a plan's view among what a node shows when it has run."""
 ATTENDS = "Sparse-vDiT-Attends"
 """Header of a head's picture: whether what the head attends was `measured`, or is `unknown` and left out."""
+SHAPELESS = (*UNSHADED, Routed.kind)
+"""Kinds whose pattern is no picture: all, nothing, or other tiles in each call."""
 FORGOTTEN = "this plan is no longer kept for pictures: run the workflow again"
 
 _last_runs = LastRuns()
@@ -98,7 +101,7 @@ def _picture(of: Pictured | Path, band: int, layer: int, head: int) -> tuple[byt
         if maps is None and path is not None:
             maps = fitting_maps(plan, _profile(profile_beside(path), file_state(profile_beside(path))))
     drawn = draw_head(plan, maps, band, layer, head)
-    empty = maps is None and isinstance(plan.pattern(band, layer, head), Routed)
+    empty = maps is None and plan.pattern(band, layer, head).kind in SHAPELESS
     return b"" if empty else as_png(drawn), "unknown" if maps is None else "measured"
 
 

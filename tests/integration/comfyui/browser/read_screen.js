@@ -30,6 +30,18 @@ module.exports = async (page, options, { open, load, picture }) => {
     found.nodes[`${kind}, open`] = await page.evaluate(read, kind);
     await picture(`${kind}_open`);
   }
+  // as a workflow of a version with fewer inputs has it
+  await page.evaluate(async () => {
+    const workflow = app.graph.serialize();
+    for (const node of workflow.nodes) {
+      if (node.type === "SparseVDiTPatchModel") [node.size, node.properties] = [[270, 200], {}];
+    }
+    await app.loadGraphData(workflow);
+  });
+  await page.waitForTimeout(1500);
+  await show(page, "SparseVDiTPatchModel");
+  found.low = await page.evaluate(read, "SparseVDiTPatchModel");
+  await picture("low");
   return found;
 };
 
@@ -61,7 +73,7 @@ function read(kind) {
   const toggle = panel.querySelector(".svd-toggle")?.getBoundingClientRect();
   return {
     text,
-    inside: inNode(box) && (!toggle || inNode(toggle)),
+    inside: (said.hidden || inNode(box)) && (!toggle || inNode(toggle)),
     whole: said.scrollHeight <= said.clientHeight + 1 && said.scrollWidth <= said.clientWidth + 1,
     seen: Boolean(hit && said.contains(hit)),
     times: text.map((one) => page.split(one.split("\n")[0]).length - 1),
