@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +103,10 @@ def draw_methods() -> None:
     plot(joined, ("attention density after the warm-up", "PSNR against the dense video, dB"), DOCS / "methods.png")
 
 
-def draw_the_plan(plan: Plan) -> None:
-    """Map of a plan that was searched on the small Wan."""
+def draw_the_plan(plan: Plan, video: Path) -> None:
+    """Map of a plan that the demo searched on the small Wan, and its videos, dense and sparse."""
+    if video.exists():
+        shutil.copyfile(video, DOCS / "dense_sparse.webp")
     Image.fromarray(draw_plan(plan, QUERY_TILE, KEY_TILE)).save(DOCS / "plan.png", optimize=True)
 
 
@@ -131,9 +134,8 @@ def made_up_heads(rows: int, columns: int, cell: int) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", nargs="*", default=ALL)
-    parser.add_argument(
-        "--plan", type=Path, default=ROOT / "runs" / "demo" / "plan.json", help="for the plan's picture"
-    )
+    words = "of the demo, for the plan's picture and the videos next to it"
+    parser.add_argument("--plan", type=Path, default=ROOT / "runs" / "demo" / "plan.json", help=words)
     args = parser.parse_args()
     DOCS.mkdir(exist_ok=True)
 
@@ -147,7 +149,7 @@ def main() -> None:
             plan = load_plan(args.plan)
         except (PlanError, OSError) as error:
             parser.error(f"--plan {args.plan} cannot be drawn: {error}; `python3 dev.py demo` makes one that can")
-        makers["plan"] = lambda: draw_the_plan(plan)
+        makers["plan"] = lambda: draw_the_plan(plan, args.plan.with_name("side_by_side.webp"))
     for name in args.which:
         makers[name]()
         print("Made", name)
