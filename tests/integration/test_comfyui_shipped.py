@@ -231,7 +231,7 @@ def test_a_missing_plan_is_an_error_that_lists_what_there_is_or_falls_back(serve
     assert "plan 'user/gone' is not here, the patch node chooses" in new_log(server, before)
     assert f"Not faster here: {fallback.NO_PLAN}" in report(server, before)
     prompt["show"] = node("SparseVDiTPreviewPlan", plan=("plan", 0))
-    with pytest.raises(PromptError, match="leaves the choice to the patch node"):
+    with pytest.raises(PromptError, match="Load Plan found no plan here: choose a plan there"):
         server.run(prompt)
 
 

@@ -144,7 +144,7 @@ export class PlanPanel {
   #summary(view, locks) {
     const speedup = expectedSpeedup(view, locks);
     const density = meanDensity(view, locks).toFixed(2);
-    return speedup < 1e6 ? say("summary", { density, times: speedup.toFixed(1) }) : say("density", { density });
+    return speedup < 1e6 ? say("summary", { times: speedup.toFixed(1) }) : say("density", { density });
   }
 
   #refreshMap(view, locks) {

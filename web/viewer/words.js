@@ -40,7 +40,7 @@ const en = {
   reset: "Reset",
   reset_about: "Nothing is kept dense any more",
   density: "density {density}",
-  summary: "density {density}, attention about {times}x",
+  summary: "{times}x expected",
   mean_density: "mean density {density}",
   no_attention: "no attention is computed",
   expected:
@@ -105,7 +105,7 @@ const zh = {
   reset: "重置",
   reset_about: "不再使任何部分保持稠密",
   density: "密度 {density}",
-  summary: "密度 {density}，注意力约 {times} 倍速",
+  summary: "预计 {times} 倍速",
   mean_density: "平均密度 {density}",
   no_attention: "不计算任何注意力",
   expected: "预计（{size} 个 token）：注意力 {attention} 倍速（{times}），整个步骤 {step} 倍速（估计值）",
