@@ -18,11 +18,13 @@ def reasons_table(meant: bool) -> str:
     """One row for each reason: as counts name it, as a verdict, and the advice."""
     lines = ["| in the counts | as a verdict | advice |", "|---|---|---|"]
     for why in reasons(meant):
-        cells = why.reason, sentence(why.why) or "the same", sentence(why.advice) or "-"
+        verdict = sentence(why.why) or ("the same" if why.self_attention else "-")
+        cells = why.reason, verdict, sentence(why.advice) or "-"
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def sentence(text: str) -> str:
-    """The text as a sentence."""
-    return text and text[0].upper() + text[1:].rstrip(".") + "."
+    """The text as a sentence; names of inputs stay as they are."""
+    first = text.partition(" ")[0]
+    return text and (text if "_" in first else text[0].upper() + text[1:]).rstrip(".") + "."
