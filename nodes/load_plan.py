@@ -1,4 +1,4 @@
-"""Load Plan: a shipped or own plan by its name, or one that travels in the workflow as text."""
+"""Load Sparse Plan: a shipped or own plan by its name, or one that travels in the workflow as text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LoadPlan(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTLoadPlan",
-            display_name="Sparse-vDiT Load Plan",
+            display_name="Sparse-vDiT Load Sparse Plan",
             category=CATEGORY,
             description="Loads a plan, which says which pattern each attention head runs: one that ships, your own "
             f"from models/{FOLDER}, or one that Sparse-vDiT Patch found (folder calibrated).",
@@ -46,22 +46,22 @@ class LoadPlan(io.ComfyNode):
                     options=[STOP, CHOOSE],
                     default=STOP,
                     optional=True,
-                    tooltip="If the plan file is missing: stop with an error, or let Sparse-vDiT Patch choose a plan.",
+                    tooltip="If the plan file is missing: stop with an error, or let the patch node choose a plan.",
                 ),
                 io.String.Input(
                     "plan_text",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="A plan as text, from Save Plan. It is saved in the workflow, so others get the same plan. "
-                    "plan_name is then ignored. Leave it empty to use plan_name.",
+                    tooltip="A plan as text, from Save Sparse Plan. It is saved in the workflow, so others get the "
+                    "same plan. plan_name is then ignored. Leave it empty to use plan_name.",
                 ),
             ],
             outputs=[
                 PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch."),
                 ProfileType.Output(
                     display_name="profile",
-                    tooltip="The measurements saved with the plan, for Search Plan. An error if there are none.",
+                    tooltip="The measurements saved with the plan, for Search Sparse Plan. An error if there are none.",
                 ),
             ],
         )
@@ -83,7 +83,7 @@ class LoadPlan(io.ComfyNode):
         if plan_name in plan_files() or if_missing == CHOOSE:
             return True
         if plan_name == NOTHING:
-            return "no plan is chosen: choose one, or make one with Profile Heads, Search Plan and Save Plan"
+            return "no plan is chosen: choose one, or make one with Profile Heads and Search Sparse Plan"
         return missing(plan_name)
 
     @classmethod

@@ -158,7 +158,7 @@ def test_texts_may_come_from_other_nodes(server: Server) -> None:
     plan = load_plan(SHIPPED / "wan/wan2.2_5b.calibrate.json")
 
     def saved_as(name: str, text: str = "") -> dict:
-        """Load Plan with a linked text, and Save Plan with one."""
+        """Load Sparse Plan with a linked text, and Save Sparse Plan with one."""
         nodes = {key: node("PrimitiveString", value=value) for key, value in {"name": name, "text": text}.items()}
         load = node("SparseVDiTLoadPlan", plan_name="wan/wan2.2_5b.calibrate", plan_text=("text", 0))
         save = node("SparseVDiTSavePlan", plan=("plan", 0), file_name=("name", 0), overwrite=True)
@@ -231,7 +231,7 @@ def test_a_missing_plan_is_an_error_that_lists_what_there_is_or_falls_back(serve
     assert "plan 'user/gone' is not here, the patch node chooses" in new_log(server, before)
     assert f"Not faster here: {fallback.NO_PLAN}" in report(server, before)
     prompt["show"] = node("SparseVDiTPreviewPlan", plan=("plan", 0))
-    with pytest.raises(PromptError, match="Load Plan found no plan here: choose a plan there"):
+    with pytest.raises(PromptError, match="Load Sparse Plan found no plan here: choose a plan there"):
         server.run(prompt)
 
 

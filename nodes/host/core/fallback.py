@@ -168,7 +168,7 @@ OUT_OF_MEMORY = Dense(
 # the run decides
 NO_PLAN = Dense(
     "no plan is connected, and no measured one ships for this model",
-    advice="Try calibrate on, or connect a plan from Load Plan or Search Plan.",
+    advice="Try calibrate on, or connect a plan from Load Sparse Plan or Search Sparse Plan.",
 )
 PROFILING = Dense("measured by Profile Heads", "this run only measures", intended=True)
 NOT_CALIBRATED = Dense(
