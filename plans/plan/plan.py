@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...kernels.grid import TokenGrid
-from ...kernels.lists import TileListBuilder
+from ...kernels.lists import check_work, pattern_densities
 from ...kernels.patterns import PATTERNS, Pattern
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from .card import Card, check_card
@@ -26,7 +26,6 @@ MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM = 512, 256, 1024
 MAX_PATTERNS, MAX_BANDS = 1024, 64
 # bounds on the work that a plan of unknown origin can cause; 1080p of 161 frames is 335,000 tokens
 MAX_VIDEO_TOKENS = 400_000
-MAX_TILE_PAIRS = 2**29  # of all patterns together on the measured grid; 100 patterns at 720p of 81 frames are 2**26
 
 EVERY_SIGMA = 1e6  # above any noise level that a schedule starts from
 
@@ -107,7 +106,10 @@ class Plan:
             raise ValueError(f"grade: {show(self.grade)} is unknown, expected one of {', '.join(GRADES)}")
         check_items("patterns", self.patterns, Pattern, 1, MAX_PATTERNS)
         check_items("bands", self.bands, Band, 1, MAX_BANDS)
-        _check_work(self.grid, len(self.patterns))
+        try:
+            check_work(self.patterns, math.prod(self.grid))
+        except ValueError as error:
+            raise ValueError(f"patterns: {error}") from None
         _check_sigmas(self.bands)
         for number, band in enumerate(self.bands):
             _check_heads(f"bands[{number}].heads", band.heads, self.layers, self.heads, len(self.patterns))
@@ -142,10 +144,10 @@ class Plan:
         self, grid: TokenGrid | None = None, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE
     ) -> dict[int, float]:
         """Density of each pattern that a head uses, by its number, on a grid (default: the measured one, no text)."""
-        builder = TileListBuilder(grid or TokenGrid(*self.grid), query_tile, key_tile)
-        lists = {number: builder.add(self.patterns[number]) for number in sorted(self._uses())}
-        densities = builder.build().densities
-        return {number: densities[row] for number, row in lists.items()}
+        used = sorted(self._uses())
+        patterns = [self.patterns[number] for number in used]
+        found = pattern_densities(patterns, grid or TokenGrid(*self.grid), query_tile, key_tile)
+        return dict(zip(used, found, strict=True))
 
     def density(self, grid: TokenGrid | None = None, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> float:
         """Computed query-key pairs / all pairs, mean over bands, layers and heads (default: the measured grid)."""
@@ -204,12 +206,6 @@ def _check_grid(grid: object) -> None:
         check_whole(f"grid[{axis}]", size, 1, MAX_VIDEO_TOKENS)
     if math.prod(grid) > MAX_VIDEO_TOKENS:
         raise ValueError(f"grid: {show(grid)} has {math.prod(grid)} tokens, expected at most {MAX_VIDEO_TOKENS}")
-
-
-def _check_work(grid: tuple[int, int, int], patterns: int) -> None:
-    tokens = math.prod(grid)
-    if patterns * (tokens // QUERY_TILE) * (tokens // KEY_TILE) > MAX_TILE_PAIRS:
-        raise ValueError(f"patterns: {patterns} are too many for a grid of {tokens} tokens, use fewer patterns")
 
 
 def _check_sigmas(bands: tuple[Band, ...]) -> None:
