@@ -96,12 +96,11 @@ class Plan:
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.family, str) or not FAMILY.fullmatch(self.family):
-            raise ValueError(f"family: {show(self.family)}, expected 1 to 40 of the signs a-z, 0-9 and _")
+        check_family(self.family)
         check_whole("layers", self.layers, 1, MAX_LAYERS)
         check_whole("heads", self.heads, 1, MAX_HEADS)
         check_whole("head_dim", self.head_dim, 1, MAX_HEAD_DIM)
-        _check_grid(self.grid)
+        check_grid(self.grid)
         if self.grade not in GRADES:
             raise ValueError(f"grade: {show(self.grade)} is unknown, expected one of {', '.join(GRADES)}")
         check_items("patterns", self.patterns, Pattern, 1, MAX_PATTERNS)
@@ -199,7 +198,14 @@ def clean_text(text: str) -> str:
     return " ".join(kept.split())[:MAX_TEXT]
 
 
-def _check_grid(grid: object) -> None:
+def check_family(family: object) -> None:
+    """Raise ValueError unless this is the name of an architecture."""
+    if not isinstance(family, str) or not FAMILY.fullmatch(family):
+        raise ValueError(f"family: {show(family)}, expected 1 to 40 of the signs a-z, 0-9 and _")
+
+
+def check_grid(grid: object) -> None:
+    """Raise ValueError unless these are (frames, height, width) of a video that the pack may work on."""
     if not isinstance(grid, tuple) or len(grid) != 3:
         raise ValueError(f"grid: {show(grid)}, expected three numbers of tokens (frames, height, width)")
     for axis, size in enumerate(grid):

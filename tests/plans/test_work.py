@@ -49,7 +49,7 @@ def plan_of(make: Callable[[int], Pattern], count: int, grid: tuple[int, int, in
 def test_a_plan_that_claims_a_small_grid_is_bounded_on_the_real_one(make: Callable[[int], Pattern]) -> None:
     plan = plan_of(make, 1024, (1, 1, 1))
     began = time.process_time()
-    with pytest.raises(ValueError, match="1024 patterns.* are too many for 75600 tokens"):
+    with pytest.raises(ValueError, match=r"1024 patterns.* are too many for 75600 tokens"):
         BoundPlan(plan).lists(VIDEO, "cpu")
     plan.pattern_densities()
     assert time.process_time() - began < SECONDS
