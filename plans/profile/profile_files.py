@@ -33,9 +33,9 @@ MAX_PROFILE_BYTES = 1 << 30
 MAX_METADATA_BYTES = 4 << 20
 TENSORS = {*MEASURES, "votes", "samples", "columns"}
 """Of a profile; `maps` may be there too."""
-WHOLE = {"layers": MAX_LAYERS, "heads": MAX_HEADS, "head_dim": MAX_HEAD_DIM, "query_tile": 4096}
+WHOLE = {"layers": MAX_LAYERS, "heads": MAX_HEADS, "head_dim": MAX_HEAD_DIM}
 """Largest whole numbers of a header."""
-LEAST_KEY_TILE = 4
+LEAST_TILE, MOST_TILE = 4, 4096
 ORIGIN = ("model", "parameters", "prompts", "versions", "date")
 
 
@@ -124,7 +124,7 @@ def _check_metadata_size(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> ProfileError:
-    return ProfileError(f"{path.name}: is damaged, or no safetensors file ({cut(str(error), 200)})")
+    return ProfileError(f"{path.name}: cannot be read as safetensors: {cut(str(error), 200)}")
 
 
 def _about(name: str, text: str | None) -> dict:
@@ -146,7 +146,8 @@ def _header(data: object) -> ProfileHeader:
         raise ValueError(f"missing or unknown fields: {show(odd)}")
     for name, most in WHOLE.items():
         check_whole(name, data[name], 1, most)
-    check_whole("key_tile", data["key_tile"], LEAST_KEY_TILE, data["query_tile"])
+    check_whole("query_tile", data["query_tile"], LEAST_TILE, MOST_TILE)
+    check_whole("key_tile", data["key_tile"], LEAST_TILE, data["query_tile"])
     if data["flow"] not in FLOWS:
         raise ValueError(f"flow: {show(data['flow'])}, expected one of {', '.join(FLOWS)}")
     check_family(data["family"])
