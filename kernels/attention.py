@@ -1,4 +1,4 @@
-"""The one door to sparse attention: checks a call, picks a backend that can be trusted with it and runs it."""
+"""Sparse attention: checks a call, chooses a backend that passed its self-test, and runs it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _tested: dict[tuple[Kind, bool], str | None] = {}  # with whether a head was rou
 
 
 class KernelFailed(RuntimeError):  # noqa: N818 - what failed is the kernel
-    """An error of a backend's kernels, which is the cause; others say nothing of the backend."""
+    """A backend's kernels failed with the error in `__cause__`. Other errors do not count against the backend."""
 
 
 def choose_backend(call: AttentionCall, backend: str = AUTO) -> tuple[str, str | None]:
@@ -133,7 +133,7 @@ def try_kernels(
 
 
 def forget_failures() -> None:
-    """Trust every backend anew, and test it again."""
+    """Forget failures and self-tests: every backend is tested again."""
     _failures.clear()
     _tested.clear()
 
@@ -181,10 +181,10 @@ def run_call(call: AttentionCall, name: str) -> Tensor:
 def keep_tables(
     lists: TileLists, head_lists: Sequence[int], batch: int, head_dim: int, backend: str | None = None
 ) -> None:
-    """Make all that calls with these heads keep beside their lists, so that none of it is made within a call.
+    """Fill the caches that calls with these heads use, so that no call has to.
 
     Args:
-        backend: that will run them; None where it is not known yet, which leaves out what it alone keeps.
+        backend: the backend that will run them; None while it is not known, which leaves out its own tables.
     """
     pairs = tuple(head_lists) * batch
     lists.order_numbers()

@@ -1,5 +1,5 @@
-"""The contract: what a call of sparse attention may be. Checked before any backend is asked, so that no kernel ever
-reads out of bounds and every mistake has a name."""
+"""The arguments of one call of sparse attention, checked before any backend runs, so that no kernel reads out of
+bounds."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class AttentionCall:
             raise ValueError(
                 f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}, expected one floating-point dtype of 16, 32 or 64 bits"
             )
-        if not q.device == k.device == v.device == lists.columns.device:
-            devices = ", ".join(str(x.device) for x in (q, k, v, lists.columns))
+        if not q.device == k.device == v.device == lists.kv_indices.device:
+            devices = ", ".join(str(x.device) for x in (q, k, v, lists.kv_indices))
             raise ValueError(f"q, k, v and the tile lists are on {devices}, expected one device")
         if q.shape[1] != lists.grid.tokens:
             tokens = f"{lists.grid} = {lists.grid.tokens}"

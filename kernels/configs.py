@@ -13,7 +13,7 @@ import torch
 NVIDIA_ARCHS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 AMD_ARCHS = ("gfx942", "gfx1100", "gfx1151", "gfx1201")
 NO_INT8 = ("sm_100",)
-"""Architectures whose chips have no integer products of their own generation: 8 bits would be slower there."""
+"""Architectures without fast integer matrix products: attention in 8 bits would be slower there."""
 
 HEAD_DIMS = (64, 128)
 DTYPES = (torch.bfloat16, torch.float16)
@@ -55,19 +55,19 @@ def kernel_config(arch: str, head_dim: int, int8: bool = False) -> KernelConfig:
     fp16_sums = arch in ("sm_86", "sm_89", "sm_120")
     # at head_dim 64 two programs of half the warps share a multiprocessor, but where products in fp32 are the limit
     small = head_dim == 64 and (arch == "sm_80" or (int8 and fp16_sums))
-    # ptxas would take a few more by itself, and one program would have the multiprocessor alone
+    # without the limit ptxas takes a few more, and only one program fits a multiprocessor
     registers = 128 if head_dim == 64 and arch in ("sm_90", "sm_100") else None
     return KernelConfig(128, 4 if small else 8, 3, registers, fp16_sums, offset_sums=int8 and arch != "sm_90")
 
 
 def packed_config(arch: str, head_dim: int) -> KernelConfig | None:
-    """The configuration with packed keys and values, which no card takes before it was measured there; None on
-    architectures without tensor descriptors, and on sm_120, where they spill."""
+    """The configuration with packed keys and values. No card uses it before it was measured there. None on
+    architectures without tensor descriptors, and on sm_120, where it spills."""
     return replace(kernel_config(arch, head_dim), packed=True) if arch in ("sm_90", "sm_100") else None
 
 
 def device_arch(device: torch.device) -> str | None:
-    """Architecture whose configuration a device takes; None for a device without kernels."""
+    """Architecture of a device's kernels; None for a device without kernels."""
     if device.type != "cuda":
         return None
     if torch.version.hip is not None:

@@ -20,7 +20,7 @@ from .patterns import Pattern, Routed, Skip
 from .tiling import KEY_TILE, QUERY_TILE, Tiling
 
 PREFETCH = 2  # entries a kernel may read past the end of a row
-MOST_COLUMN_BYTES = 32 << 20  # a run of known models needs a few MB
+MAX_KV_INDEX_BYTES = 32 << 20  # a run of known models needs a few MB
 MOST_TILE_PAIRS = 3 << 26  # of all patterns together, a second or two; 100 patterns at 720p of 81 frames are 2**26
 MOST_PAIRS = 1 << 20  # of tiles looked at at once, which bounds the memory
 _KEY = secrets.token_bytes(16)  # so that nobody can make rows that are taken for one another
@@ -31,15 +31,15 @@ class TileLists:
     """All lists of a run on one grid. Rows 0..query_tiles-1 are full query tiles, the last row the dense rows.
 
     Attributes:
-        columns: numbers of the dense segment's full key tiles, which kernels put at the end of every row, then those of
-            all rows, (n + PREFETCH,) int16, int32 above 32,767 tiles.
-        starts, counts: the part of `columns` for each (list, row), int32 (lists, query_tiles + 1). Counts of -1 say
-            that the head is skipped: the output of those rows is zero; all full query tiles of a list, or none.
+        kv_indices: key tiles of all rows, (n + PREFETCH,) int16, int32 above 32,767 tiles. They begin with the full key
+            tiles of the dense segment, which kernels append to every row.
+        starts, kv_num_blocks: the part of `kv_indices` of each (list, row), int32 (lists, query_tiles + 1). A
+            `kv_num_blocks` of -1 marks a skipped head, whose output is zero: all full query tiles have it, or none.
         orders: number of each list's token order in ORDERS, int32 (lists,).
         index: sequence position of each sorted token per order, int32 (orders, tokens).
         densities: computed query-key pairs / all pairs of each list.
-        routed: for lists whose key tiles are chosen at each call (`routing.py`), how many; their rows are empty here.
-        derived: made by `routing.py` from lists that were checked; they are not checked again in every call.
+        routed: number of key tiles of each list that `routing.py` fills at every call; its rows are empty here.
+        derived: whether `routing.py` made these lists from checked ones; they are not checked again.
 
     Raises:
         ValueError: a list that reaches past the tables, names a tile that is not there, or leaves a query without any
@@ -49,9 +49,9 @@ class TileLists:
     grid: TokenGrid
     query_tile: int
     key_tile: int
-    columns: Tensor
+    kv_indices: Tensor
     starts: Tensor
-    counts: Tensor
+    kv_num_blocks: Tensor
     orders: Tensor
     index: Tensor
     densities: tuple[float, ...]
@@ -60,7 +60,7 @@ class TileLists:
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.columns.device.type == "cpu" and not self.derived:
+        if self.kv_indices.device.type == "cpu" and not self.derived:
             self._check()
 
     @property
@@ -70,14 +70,14 @@ class TileLists:
 
     def to(self, device: torch.device | str) -> TileLists:
         """The same lists on a device."""
-        tensors = ("columns", "starts", "counts", "orders", "index")
+        tensors = ("kv_indices", "starts", "kv_num_blocks", "orders", "index")
         moved = {name: getattr(self, name).to(device) for name in tensors}
         return TileLists(
             self.grid, self.query_tile, self.key_tile, **moved, densities=self.densities, routed=self.routed
         )
 
-    def kept_aside(self, key: object, make: Callable[[], object]) -> object:
-        """What `make` gives, made once: tables that follow from these, as copies to a device hold up every call."""
+    def cached(self, key: object, make: Callable[[], object]) -> object:
+        """The result of `make`, computed once per key, since copying a table to a device delays every call."""
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]
@@ -90,74 +90,75 @@ class TileLists:
             pair_lists: list of each (batch, head).
         """
 
-        return self.kept_aside((pair_lists, heads), lambda: self.new_slots(pair_lists, self.densities, heads))
+        return self.cached((pair_lists, heads), lambda: self.new_slots(pair_lists, self.densities, heads))
 
     def new_slots(self, pair_lists: tuple[int, ...], densities: Sequence[float], heads: int) -> Tensor:
         """Slots of lists with the given densities, these or others on the same device."""
         order = sorted(range(len(pair_lists)), key=lambda pair: -densities[pair_lists[pair]])
         rows = [(*divmod(pair, heads), pair_lists[pair]) for pair in order]
-        return torch.tensor(rows, dtype=torch.int32).to(self.columns.device)
+        return torch.tensor(rows, dtype=torch.int32).to(self.kv_indices.device)
 
     def order_numbers(self) -> list[int]:
         """`orders` on the host."""
-        return self.kept_aside("orders", self.orders.tolist)
+        return self.cached("orders", self.orders.tolist)
 
     def zero(self) -> Tensor:
         """One fp32 zero on the lists' device."""
-        return self.kept_aside("zero", lambda: torch.zeros(1, device=self.columns.device))
+        return self.cached("zero", lambda: torch.zeros(1, device=self.kv_indices.device))
 
     def skipped(self) -> list[bool]:
         """Whether each list is of a skipped head."""
-        return self.kept_aside("skipped", lambda: (self.counts < 0).any(1).tolist())
+        return self.cached("skipped", lambda: (self.kv_num_blocks < 0).any(1).tolist())
 
     def text_only(self) -> list[bool]:
         """Whether each list has a query without any key of the video."""
         ragged = self.grid.video_tokens % self.key_tile > 0
-        return self.kept_aside(
+        return self.cached(
             "text_only",
             lambda: [
                 bool(empty) and not ragged and number not in self.routed
-                for number, empty in enumerate((self.counts == 0).any(1).tolist())
+                for number, empty in enumerate((self.kv_num_blocks == 0).any(1).tolist())
             ],
         )
 
     def rows(self, number: int) -> tuple[list[int], list[int]]:
-        """`starts` and `counts` of a list on the host."""
-        return self.kept_aside(("rows", number), lambda: (self.starts[number].tolist(), self.counts[number].tolist()))
+        """`starts` and `kv_num_blocks` of a list on the host."""
+        tables = self.starts, self.kv_num_blocks
+        return self.cached(("rows", number), lambda: tuple(table[number].tolist() for table in tables))
 
     def _check(self) -> None:
-        tiles, entries = self.grid.video_tokens // self.key_tile, len(self.columns) - PREFETCH
+        tiles, entries = self.grid.video_tokens // self.key_tile, len(self.kv_indices) - PREFETCH
         self._check_tables(len(self.densities), tiles, entries)
         first = self.segment_tiles
-        if self.columns[:first].tolist() != list(range(tiles, tiles + first)):
-            raise ValueError(f"columns of the tile lists must begin with the {first} full tiles past the video's")
-        columns = self.columns[first:entries]
-        if len(columns) and (columns.min() < 0 or columns.max() >= tiles):
-            worst = columns.max() if columns.max() >= tiles else columns.min()
+        if self.kv_indices[:first].tolist() != list(range(tiles, tiles + first)):
+            raise ValueError(f"kv_indices of the tile lists must begin with the {first} full tiles past the video's")
+        kv_indices = self.kv_indices[first:entries]
+        if len(kv_indices) and (kv_indices.min() < 0 or kv_indices.max() >= tiles):
+            worst = kv_indices.max() if kv_indices.max() >= tiles else kv_indices.min()
             raise ValueError(f"a tile list names key tile {int(worst)}, {self.grid} tokens have tiles 0 to {tiles - 1}")
         if (
             self.starts.numel()
-            and ((self.starts < 0) | (self.starts.long() + self.counts.clamp_min(0) > entries)).any()
+            and ((self.starts < 0) | (self.starts.long() + self.kv_num_blocks.clamp_min(0) > entries)).any()
         ):
             raise ValueError(f"a tile list reaches past the {entries} entries of its table")
-        if ((self.counts > 0) & (self.starts < first)).any():
+        if ((self.kv_num_blocks > 0) & (self.starts < first)).any():
             raise ValueError(f"a tile list begins among the first {first} entries of its table, which all lists share")
-        skipped = self.counts == -1
+        skipped = self.kv_num_blocks == -1
         tiled, rest = skipped[:, :-1], skipped[:, -1]
-        if (self.counts < -1).any() or (tiled.any(1) & ~tiled.all(1)).any() or (rest & ~tiled.all(1)).any():
-            raise ValueError("counts of a tile list must be 0 or more, or -1 in all query tiles for a skipped head")
-        online = torch.zeros(len(self.counts), dtype=torch.bool)
+        if (self.kv_num_blocks < -1).any() or (tiled.any(1) & ~tiled.all(1)).any() or (rest & ~tiled.all(1)).any():
+            raise ValueError("kv_num_blocks of a tile list must be >= 0, or -1 in all query tiles of a skipped head")
+        online = torch.zeros(len(self.kv_num_blocks), dtype=torch.bool)
         online[list(self.routed)] = True
-        if tiles * self.key_tile == self.grid.tokens and (self.counts[~online] == 0).any():
+        if tiles * self.key_tile == self.grid.tokens and (self.kv_num_blocks[~online] == 0).any():
             raise ValueError("a tile list is empty and there are no text keys: a query would attend nothing")
 
     def _check_tables(self, lists: int, tiles: int, entries: int) -> None:
         rows, tokens = self.grid.video_tokens // self.query_tile + 1, self.grid.tokens
-        column = column_dtype(self.grid, self.key_tile)
+        column = kv_index_dtype(self.grid, self.key_tile)
         expected = {
-            "starts": ((lists, rows), torch.int32), "counts": ((lists, rows), torch.int32),
+            "starts": ((lists, rows), torch.int32), "kv_num_blocks": ((lists, rows), torch.int32),
             "orders": ((lists,), torch.int32), "index": ((len(ORDERS), tokens), torch.int32),
-            "columns": ((max(0, entries) + PREFETCH,), column),
+            "kv_indices": ((max(0, entries) + PREFETCH,), column),
         }  # fmt: skip
         for name, wanted in expected.items():
             table = getattr(self, name)
@@ -167,13 +168,13 @@ class TileLists:
             raise ValueError(f"a tile list has token order {int(self.orders.max())}, there are 0 to {len(ORDERS) - 1}")
         if not (self.index.sort(1).values == torch.arange(tokens)).all():
             raise ValueError("index of the tile lists does not name every token of the sequence once")
-        if (self.columns[entries:] != 0).any():  # read ahead by the kernels
-            raise ValueError("columns of the tile lists must end on zeros")
+        if (self.kv_indices[entries:] != 0).any():  # read ahead by the kernels
+            raise ValueError("kv_indices of the tile lists must end on zeros")
 
     @property
     def bytes(self) -> int:
         """Memory of all tables."""
-        tables = (self.columns, self.starts, self.counts, self.orders, self.index)
+        tables = (self.kv_indices, self.starts, self.kv_num_blocks, self.orders, self.index)
         tables = (*tables, *(kept for kept in self._cache.values() if isinstance(kept, Tensor)))
         return sum(table.numel() * table.element_size() for table in tables)
 
@@ -187,7 +188,7 @@ class TileListBuilder:
     key_tile: int = KEY_TILE
     _ids: dict[Pattern, int] = field(default_factory=dict)
     _rows: dict[bytes, tuple[int, int]] = field(default_factory=dict)
-    _columns: list[Tensor] = field(default_factory=list)
+    _kv_indices: list[Tensor] = field(default_factory=list)
     _lists: list[Tensor] = field(default_factory=list)
     _densities: list[float] = field(default_factory=list)
     _routed: dict[int, int] = field(default_factory=dict)
@@ -196,9 +197,9 @@ class TileListBuilder:
 
     def __post_init__(self) -> None:
         tiling = self.tiling(ORDERS[0])
-        dtype = column_dtype(self.grid, self.key_tile)
-        self._columns.append(torch.arange(tiling.key_tiles, self.grid.tokens // self.key_tile, dtype=dtype))
-        self._used = len(self._columns[0])
+        dtype = kv_index_dtype(self.grid, self.key_tile)
+        self._kv_indices.append(torch.arange(tiling.key_tiles, self.grid.tokens // self.key_tile, dtype=dtype))
+        self._used = len(self._kv_indices[0])
 
     def add(self, pattern: Pattern) -> int:
         """Number of the pattern's list; the same pattern gets the same number."""
@@ -218,14 +219,14 @@ class TileListBuilder:
         tiling = self.tiling(ORDERS[0])
         rows = tiling.query_tiles + 1
         lists = torch.cat([torch.empty(2, 0, dtype=torch.int32), *self._lists], 1).view(2, -1, rows)
-        columns = torch.cat([*self._columns, torch.zeros(PREFETCH, dtype=self._columns[0].dtype)])
+        kv_indices = torch.cat([*self._kv_indices, torch.zeros(PREFETCH, dtype=self._kv_indices[0].dtype)])
         return TileLists(
             grid=self.grid,
             query_tile=self.query_tile,
             key_tile=self.key_tile,
-            columns=columns,
+            kv_indices=kv_indices,
             starts=lists[0].contiguous(),
-            counts=lists[1].contiguous(),
+            kv_num_blocks=lists[1].contiguous(),
             orders=torch.tensor([ORDERS.index(pattern.order) for pattern in self._ids], dtype=torch.int32),
             index=torch.stack([self.tiling(order).index for order in ORDERS]).to(torch.int32),
             densities=tuple(self._densities),
@@ -257,7 +258,7 @@ class TileListBuilder:
         self._lists.append(torch.cat([row.expand(2, tiling.query_tiles), last], 1))
 
     def _intern(self, rows: Tensor) -> Tensor:
-        """Starts and counts of rows (n, key_tiles) in `columns`, int32 (2, n); those that are new are added."""
+        """Starts and counts of rows (n, key_tiles) in `kv_indices`, int32 (2, n); those that are new are added."""
         digests, new, places = _digests(rows), {}, self._rows
         for number, digest in enumerate(digests):
             if digest not in places and digest not in new:
@@ -266,17 +267,17 @@ class TileListBuilder:
         row, column = added.nonzero().unbind(1)
         counts = row.bincount(minlength=len(new))
         ends = self._used + counts.cumsum(0)
-        self._check_columns(self._used + len(column))
+        self._check_size(self._used + len(column))
         places.update(zip(new, zip((ends - counts).tolist(), counts.tolist(), strict=True), strict=True))
-        self._columns.append(column.to(column_dtype(self.grid, self.key_tile)))
+        self._kv_indices.append(column.to(kv_index_dtype(self.grid, self.key_tile)))
         self._used += len(column)
         return torch.tensor([places[digest] for digest in digests], dtype=torch.int32).view(-1, 2).T
 
-    def _check_columns(self, entries: int) -> None:
-        if entries * column_dtype(self.grid, self.key_tile).itemsize > MOST_COLUMN_BYTES:
+    def _check_size(self, entries: int) -> None:
+        if entries * kv_index_dtype(self.grid, self.key_tile).itemsize > MAX_KV_INDEX_BYTES:
             raise ValueError(
                 f"tile lists of {len(self._ids)} patterns on {self.grid} tokens take over "
-                f"{MOST_COLUMN_BYTES >> 20} MB: use a plan with fewer patterns"
+                f"{MAX_KV_INDEX_BYTES >> 20} MB: use a plan with fewer patterns"
             )
 
 
@@ -299,8 +300,8 @@ def check_work(
         raise ValueError(f"{len(patterns)} patterns{parts} are too many for {tokens} tokens, use fewer patterns")
 
 
-def column_dtype(grid: TokenGrid, key_tile: int) -> torch.dtype:
-    """The smaller type of `TileLists.columns` that can number a grid's key tiles."""
+def kv_index_dtype(grid: TokenGrid, key_tile: int) -> torch.dtype:
+    """The smaller type of `TileLists.kv_indices` that can number a grid's key tiles."""
     return torch.int16 if grid.tokens // key_tile <= torch.iinfo(torch.int16).max else torch.int32
 
 
@@ -313,7 +314,7 @@ def tile_density(tiling: Tiling, kept_tiles: int) -> float:
 
 
 def skip_density(tiling: Tiling) -> float:
-    """The same of a skipped head: its text rows alone are computed, and what joins them."""
+    """Density of a skipped head: only its dense rows are computed, and only with text."""
     return bool(tiling.grid.text_tokens) * tiling.dense_rows / tiling.grid.tokens
 
 

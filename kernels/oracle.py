@@ -65,10 +65,10 @@ def _one_head(call: AttentionCall, number: int, q: Tensor, k: Tensor, v: Tensor,
     q, k, v = (x[index].double() for x in (q, k, v))
     tiles = lists.grid.video_tokens // lists.key_tile
     kept = torch.zeros(lists.starts.shape[1], tiles, dtype=torch.bool)
-    for row, (start, count) in enumerate(zip(lists.starts[number], lists.counts[number], strict=True)):
-        kept[row, lists.columns[start : start + max(0, count)].long()] = True
+    for row, (start, count) in enumerate(zip(lists.starts[number], lists.kv_num_blocks[number], strict=True)):
+        kept[row, lists.kv_indices[start : start + max(0, count)].long()] = True
     row_of = (torch.arange(len(q)) // lists.query_tile).clamp_max(len(kept) - 1)  # of every query
-    kept, skipped = kept[row_of], lists.counts[number][row_of] < 0
+    kept, skipped = kept[row_of], lists.kv_num_blocks[number][row_of] < 0
     scores = q @ k.T * q.shape[-1] ** -0.5
     scores[:, : tiles * lists.key_tile].masked_fill_(~kept.repeat_interleave(lists.key_tile, 1), -torch.inf)
     if bias is not None:

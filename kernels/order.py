@@ -1,8 +1,8 @@
 """Token orders: how video tokens are sorted before they are cut into tiles.
 
 Tokens follow a serpentine through bricks (time slab x row strip), so that 128 consecutive tokens are a compact
-neighbourhood and every tile but the last is full whatever the grid. Two orders suffice: `flat` keeps a tile within a
-frame (same-frame heads), `deep` lets it reach through frames (same-place heads).
+neighbourhood and every tile but the last is full whatever the grid. Two orders suffice: `spatial` keeps a tile within a
+frame (same-frame heads), `spatiotemporal` lets it reach through frames (same-place heads).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from .grid import TokenGrid
 
-FLAT, DEEP = "flat", "deep"
-ORDERS = (FLAT, DEEP)
+SPATIAL, SPATIOTEMPORAL = "spatial", "spatiotemporal"
+ORDERS = (SPATIAL, SPATIOTEMPORAL)
 
 # (deepest time slab, highest row strip): a 128-token tile is then about 1 x 8 x 16 or 8 x 4 x 4 tokens
-_BRICK = {FLAT: (1, 8), DEEP: (8, 4)}
+_BRICK = {SPATIAL: (1, 8), SPATIOTEMPORAL: (8, 4)}
 
 
 def balanced_parts(size: int, largest: int) -> Tensor:

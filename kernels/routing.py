@@ -31,8 +31,8 @@ class Routing:
         first: number of the first of these lists; those of the plan come before them.
         members: batch, head and list of the plan of each new list, int32 (members, 3).
         kept: key tiles per query tile of each new list.
-        starts, counts, orders: as in `TileLists`, for all lists.
-        entries: of `columns`, the ones that are read ahead not counted.
+        starts, kv_num_blocks, orders: as in `TileLists`, for all lists.
+        entries: of `kv_indices`, the ones that are read ahead not counted.
         pair_lists: list of each (batch, head).
         densities: of all lists.
         cache: what `TileLists` remembers of lists like these.
@@ -42,7 +42,7 @@ class Routing:
     members: Tensor
     kept: tuple[int, ...]
     starts: Tensor
-    counts: Tensor
+    kv_num_blocks: Tensor
     orders: Tensor
     entries: int
     pair_lists: tuple[int, ...]
@@ -51,7 +51,7 @@ class Routing:
 
 
 Choose = Callable[[AttentionCall, Routing, Tensor], None]
-"""Writes the chosen tiles of every new list into `columns`, where its starts say."""
+"""Writes the chosen tiles of every new list into `kv_indices`, where its starts say."""
 
 
 def routing_of(lists: TileLists, pair_lists: tuple[int, ...], heads: int) -> Routing | None:
@@ -62,21 +62,21 @@ def routing_of(lists: TileLists, pair_lists: tuple[int, ...], heads: int) -> Rou
     """
     if lists.routed.keys().isdisjoint(pair_lists):
         return None
-    return lists.kept_aside(("routing", pair_lists, heads), lambda: _new_routing(lists, pair_lists, heads))
+    return lists.cached(("routing", pair_lists, heads), lambda: _new_routing(lists, pair_lists, heads))
 
 
 def _new_routing(lists: TileLists, pair_lists: tuple[int, ...], heads: int) -> Routing:
     first, rows = len(lists.densities), lists.starts.shape[1] - 1
-    used, device = len(lists.columns) - PREFETCH, lists.columns.device
+    used, device = len(lists.kv_indices) - PREFETCH, lists.kv_indices.device
     routed = [pair for pair, number in enumerate(pair_lists) if number in lists.routed]
     own = [pair_lists[pair] for pair in routed]
     kept = [lists.routed[number] for number in own]
-    host_starts, host_counts = torch.zeros(2, len(own), rows + 1, dtype=torch.int64)
+    host_starts, host_num_blocks = torch.zeros(2, len(own), rows + 1, dtype=torch.int64)
     for member, (number, count) in enumerate(zip(own, kept, strict=True)):
-        starts, counts = lists.rows(number)
+        starts, kv_num_blocks = lists.rows(number)
         host_starts[member, :-1] = used + count * torch.arange(rows)
-        host_counts[member, :-1] = count
-        host_starts[member, -1], host_counts[member, -1] = starts[-1], counts[-1]
+        host_num_blocks[member, :-1] = count
+        host_starts[member, -1], host_num_blocks[member, -1] = starts[-1], kv_num_blocks[-1]
         used += count * rows
     if used >= MAX_ENTRIES:
         raise ValueError(f"{len(own)} routed heads choose {used} key tiles, kernels count up to {MAX_ENTRIES}")
@@ -90,7 +90,7 @@ def _new_routing(lists: TileLists, pair_lists: tuple[int, ...], heads: int) -> R
         members=torch.tensor(members, dtype=torch.int32, device=device),
         kept=tuple(kept),
         starts=torch.cat([lists.starts, host_starts.to(device, torch.int32)]),
-        counts=torch.cat([lists.counts, host_counts.to(device, torch.int32)]),
+        kv_num_blocks=torch.cat([lists.kv_num_blocks, host_num_blocks.to(device, torch.int32)]),
         orders=torch.tensor(orders, dtype=torch.int32, device=device),
         entries=used,
         pair_lists=tuple(pairs),
@@ -114,16 +114,16 @@ def routed_call(call: AttentionCall, choose: Choose | None = None) -> AttentionC
     lists, routing = call.lists, routing_of(call.lists, call.pair_lists, call.q.shape[2])
     if routing is None:
         return call
-    used = len(lists.columns) - PREFETCH
-    columns = lists.columns.new_zeros(routing.entries + PREFETCH)
-    columns[:used].copy_(lists.columns[:used])
+    used = len(lists.kv_indices) - PREFETCH
+    kv_indices = lists.kv_indices.new_zeros(routing.entries + PREFETCH)
+    kv_indices[:used].copy_(lists.kv_indices[:used])
     if lists.grid.video_tokens >= lists.query_tile:  # there is a query tile to choose for
-        (choose or choose_tiles)(call, routing, columns)
+        (choose or choose_tiles)(call, routing, kv_indices)
     together = dataclasses.replace(
         lists,
-        columns=columns,
+        kv_indices=kv_indices,
         starts=routing.starts,
-        counts=routing.counts,
+        kv_num_blocks=routing.kv_num_blocks,
         orders=routing.orders,
         densities=routing.densities,
         derived=True,
@@ -146,13 +146,13 @@ def score_chunks(call: AttentionCall, q_means: Tensor, k_means: Tensor) -> Itera
         yield first, torch.bmm(q_means[part], k_means[part].transpose(1, 2))
 
 
-def choose_tiles(call: AttentionCall, routing: Routing, columns: Tensor) -> None:
+def choose_tiles(call: AttentionCall, routing: Routing, kv_indices: Tensor) -> None:
     """Choose tiles by torch, on any device. Members that keep as many tiles are chosen together."""
     lists = call.lists
     q_means, k_means = (
         mean_tiles(call, routing, x, tile) for x, tile in ((call.q, lists.query_tile), (call.k, lists.key_tile))
     )
-    rows, place = q_means.shape[1], len(lists.columns) - PREFETCH
+    rows, place = q_means.shape[1], len(lists.kv_indices) - PREFETCH
     for first, scores in score_chunks(call, q_means, k_means):
         alike: dict[int, list[int]] = defaultdict(list)
         for member in range(len(scores)):
@@ -160,10 +160,10 @@ def choose_tiles(call: AttentionCall, routing: Routing, columns: Tensor) -> None
         chosen: dict[int, Tensor] = {}
         for kept, members in alike.items():
             some = scores if len(members) == len(scores) else scores[members]
-            chosen |= dict(zip(members, best_tiles(some, kept).to(columns.dtype), strict=True))
+            chosen |= dict(zip(members, best_tiles(some, kept).to(kv_indices.dtype), strict=True))
         for member in range(len(scores)):
             entries = chosen[member].flatten()
-            columns[place : place + len(entries)] = entries
+            kv_indices[place : place + len(entries)] = entries
             place += rows * routing.kept[first + member]
 
 

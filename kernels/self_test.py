@@ -31,7 +31,7 @@ HEADS, BATCH = 2, 2
 def self_test(
     backend: object, device: torch.device, dtype: torch.dtype, head_dim: int, int8: bool, routed: bool
 ) -> str | None:
-    """Why a backend is not to be trusted with calls of a kind, None when its output is right.
+    """Why a backend must not run calls of a kind; None when its output is right.
 
     Args:
         backend: module with `attention` and `choose`.
@@ -44,7 +44,7 @@ def self_test(
         chosen = routed_call(small_call(device, dtype, head_dim, int8, routed), backend.choose)
         expected, truth = _expected(dtype, head_dim, routed)
         if routed:
-            found = on_cpu(chosen).lists.columns[-len(expected) :]  # checked there, before a kernel reads them
+            found = on_cpu(chosen).lists.kv_indices[-len(expected) :]  # checked there, before a kernel reads them
             same = (found == expected).float().mean().item()
             if same < MIN_SAME:
                 return f"its self-test failed: only {same:.0%} of the chosen key tiles are right"
@@ -59,10 +59,10 @@ def self_test(
 
 @lru_cache(maxsize=4)
 def _expected(dtype: torch.dtype, head_dim: int, routed: bool) -> tuple[Tensor, Tensor]:
-    """The last columns of the small call's lists, which torch chose where a head is routed, and its exact output."""
+    """The last `kv_indices` of the small call (torch chose those of routed heads), and its exact output."""
     plain = small_call(torch.device("cpu"), dtype, head_dim, False, routed)
     call = routed_call(plain)
-    return call.lists.columns[len(plain.lists.columns) - PREFETCH :], call_attention(call)
+    return call.lists.kv_indices[len(plain.lists.kv_indices) - PREFETCH :], call_attention(call)
 
 
 def small_call(device: torch.device, dtype: torch.dtype, head_dim: int, int8: bool, routed: bool) -> AttentionCall:
@@ -104,7 +104,7 @@ def on_cpu(call: AttentionCall) -> AttentionCall:
     lists = call.lists
     checked = TileLists(
         lists.grid, lists.query_tile, lists.key_tile,
-        *(getattr(lists, name).cpu() for name in ("columns", "starts", "counts", "orders", "index")),
+        *(getattr(lists, name).cpu() for name in ("kv_indices", "starts", "kv_num_blocks", "orders", "index")),
         densities=lists.densities, routed=lists.routed,
     )  # fmt: skip
     bias = None if call.key_bias is None else call.key_bias.cpu()

@@ -55,15 +55,15 @@ def _pair_sums(call: AttentionCall, out: Tensor, pair: int) -> Tensor:
     """||out - truth||^2 and ||truth||^2 on a random query tile of a (batch, head); zeros where that is not finite."""
     lists, number = call.lists, call.pair_lists[pair]
     batch, head = divmod(pair, call.q.shape[2])
-    starts, counts = lists.rows(number)
+    starts, kv_num_blocks = lists.rows(number)
     row = _picks.randrange(max(1, len(starts) - 1))
     index = lists.index[lists.order_numbers()[number]].long()
     queries = index[row * lists.query_tile : (row + 1) * lists.query_tile]
     got = out[batch, queries, head].float()
-    if counts[row] < 0:
+    if kv_num_blocks[row] < 0:
         truth = torch.zeros_like(got)
     else:
-        tiles = lists.columns[starts[row] : starts[row] + counts[row]].long()
+        tiles = lists.kv_indices[starts[row] : starts[row] + kv_num_blocks[row]].long()
         tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
         keys = torch.cat([index[:tiled].view(-1, lists.key_tile)[tiles].flatten(), index[tiled:]])
         truth = _attention(call, batch, head, queries, keys)

@@ -22,27 +22,27 @@ class CompareVideos(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTCompareVideos",
-            display_name="Compare Videos (Sparse-vDiT)",
+            display_name="Sparse-vDiT Compare Videos",
             category=CATEGORY,
-            description="PSNR, SSIM and flicker between two videos of one size, in words and over the frames, "
-            "and both side by side with a heat map of the difference.",
-            search_aliases=["compare", "psnr", "ssim", "difference", "quality", "metrics"],
+            description="Compares two videos of the same size: PSNR, SSIM and flicker as numbers and over the frames, "
+            "and both videos side by side with a map of the difference.",
+            search_aliases=["compare videos", "compare", "psnr", "ssim", "difference", "quality", "metrics"],
             is_output_node=True,
             inputs=[
                 io.Image.Input("reference", tooltip="The video to compare with, for example the dense one."),
-                io.Image.Input("video", tooltip="The video to judge, as many frames and as large as the reference."),
+                io.Image.Input("video", tooltip="The video to judge, with the same size and number of frames."),
                 io.Float.Input(
                     "difference_gain",
                     default=4.0,
                     min=1.0,
                     max=64.0,
                     step=0.5,
-                    tooltip="How much larger the map shows the difference than it is. Black is none, then blue, "
-                    "orange, white.",
+                    tooltip="Contrast of the difference map: 4 shows differences four times stronger. Black means "
+                    "none, then blue, orange, white.",
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="metrics", tooltip="PSNR, SSIM and flicker in words."),
+                io.String.Output(display_name="metrics", tooltip="PSNR, SSIM and flicker as text."),
                 io.Image.Output(display_name="side_by_side", tooltip="Reference, video, difference."),
                 io.Image.Output(display_name="plot", tooltip="PSNR, SSIM and flicker over the frames."),
             ],

@@ -1,4 +1,4 @@
-"""Load Sparse Plan: a shipped or own plan by its name, or one that travels in the workflow as text."""
+"""Load Plan: a shipped or own plan by its name, or one that travels in the workflow as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .host.ui.viewer import SHOWN, shown_plan
 from .sockets import CATEGORY, PlanType, ProfileType
 
 LOG = logging.getLogger("sparse_vdit")
-NOTHING = "(no plan yet: the patch node finds one, or make one with Profile Heads)"
+NOTHING = "(no plan yet: Sparse-vDiT Patch finds one, or make one with Profile Heads)"
 STOP, CHOOSE = "stop with an error", "let the patch node choose"
 SHARED = "shared in the workflow"
 LISTED, MOST_SHOWN = 3, 200  # names in an error, characters of one
@@ -30,40 +30,39 @@ class LoadPlan(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTLoadPlan",
-            display_name="Load Sparse Plan",
+            display_name="Sparse-vDiT Load Plan",
             category=CATEGORY,
-            description="Loads the plan that says which pattern each attention head runs. Your own lie "
-            f"in models/{FOLDER}, those that the patch node found while sampling in its folder calibrated.",
-            search_aliases=["sparse plan", "load plan", "sparse attention", "faster", "speed"],
+            description="Loads a plan, which says which pattern each attention head runs: one that ships, your own "
+            f"from models/{FOLDER}, or one that Sparse-vDiT Patch found (folder calibrated).",
+            search_aliases=["load plan", "plan"],
             inputs=[
                 io.Combo.Input(
                     "plan_name",
                     options=list(plan_files()) or [NOTHING],
-                    tooltip="Plans that ship with the pack stand under their model's family, your own under user. "
-                    f"Put plan files into models/{FOLDER} and press R to see them here.",
+                    tooltip="Shipped plans are listed by model family, your own under user. Put plan files into "
+                    f"models/{FOLDER} and press R to list them.",
                 ),
                 io.Combo.Input(
                     "if_missing",
                     options=[STOP, CHOOSE],
                     default=STOP,
                     optional=True,
-                    tooltip="What happens where the plan is not on this machine, as in a workflow from elsewhere: "
-                    "nothing runs, or it runs as without this node.",
+                    tooltip="If the plan file is missing: stop with an error, or let Sparse-vDiT Patch choose a plan.",
                 ),
                 io.String.Input(
                     "plan_text",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="A plan as text, from Save Sparse Plan. It stays in the workflow, so that others have the "
-                    "same plan; the name above is then not looked up. Empty for none.",
+                    tooltip="A plan as text, from Save Plan. It is saved in the workflow, so others get the same plan. "
+                    "plan_name is then ignored. Leave it empty to use plan_name.",
                 ),
             ],
             outputs=[
-                PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model."),
+                PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch."),
                 ProfileType.Output(
                     display_name="profile",
-                    tooltip="The measurements saved beside the plan, for Search Sparse Plan; an error where none are.",
+                    tooltip="The measurements saved with the plan, for Search Plan. An error if there are none.",
                 ),
             ],
         )
@@ -85,7 +84,7 @@ class LoadPlan(io.ComfyNode):
         if plan_name in plan_files() or if_missing == CHOOSE:
             return True
         if plan_name == NOTHING:
-            return "no plan is chosen: choose one, or make it with Profile Heads, Search Sparse Plan, Save Sparse Plan"
+            return "no plan is chosen: choose one, or make one with Profile Heads, Search Plan and Save Plan"
         return missing(plan_name)
 
     @classmethod

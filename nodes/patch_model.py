@@ -1,4 +1,4 @@
-"""Sparse-vDiT Patch Model: sparse attention for a loaded model."""
+"""Sparse-vDiT Patch: sparse attention for a loaded model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .host.core.fallback import Dense
 from .host.hooks.install import install
 from .host.hooks.sampling import DEFAULT_START
 from .host.policies.calibrate import CalibrationPolicy
-from .host.select import PatchOptions, select_policy
+from .host.select import KEEP_START, SKIP_START, PatchOptions, select_policy
 from .host.session.run import Run
 from .host.ui.progress import end_progress
 from .host.ui.report import report
-from .sockets import CATEGORY, PlanType
+from .sockets import CATEGORY, PRESET_TOOLTIP, PlanType
 
 
 class PatchModel(io.ComfyNode):
@@ -29,31 +29,30 @@ class PatchModel(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTPatchModel",
-            display_name="Sparse-vDiT Patch Model",
+            display_name="Sparse-vDiT Patch",  # shorter than the others: a search for "sparse" lists it first
             category=CATEGORY,
-            description="Makes a video model faster: every attention head computes only what its plan says it needs. "
-            "A line on this node and in the log says after each run what ran sparse, what ran dense, and why.",
-            search_aliases=["faster", "speed", "speed up", "sparse attention", "sage", "sageattention", "wan faster"],
+            description="Makes video models faster: each attention head computes only the part of the video that it "
+            "needs. After each run, the node says whether it was faster and why.",
+            search_aliases=["sparse attention", "faster", "faster video", "speed", "speed up"],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Wan 2.1 and 2.2 with VACE, Fun Control, Camera and Phantom, HunyuanVideo and 1.5, "
-                    "CogVideoX, MiniMax H3, LTX. Other models pass through unchanged, and the report says so. LoRAs, "
-                    "attention backends and torch.compile may come before or after.",
+                    tooltip="Wan 2.1 and 2.2 (also VACE, Fun Control, Camera, Phantom), HunyuanVideo and 1.5, "
+                    "CogVideoX, MiniMax H3 or LTX. Other models stay as they are. LoRAs, attention backends and "
+                    "torch.compile can come before or after this node.",
                 ),
                 PlanType.Input(
                     "plan",
                     optional=True,
-                    tooltip="Which pattern each head runs, from Load Sparse Plan or Search Sparse Plan. Without one, "
-                    "what ships for the model is used; where nothing measured ships, a plan is found in the dense "
-                    "steps of the first run, and kept for the next.",
+                    tooltip="Which pattern each head runs, from Load Plan or Search Plan. Leave it empty to let the "
+                    "node choose: your own plan for this model, then one that ships, then one that it finds in the "
+                    "first run and keeps.",
                 ),
                 io.Combo.Input(
                     "preset",
                     options=list(PRESETS),
                     default=DEFAULT_PRESET,
-                    tooltip="Which plan to use or find: faithful stays closest to the dense video, fast is quickest. "
-                    "Ignored when a plan is connected.",
+                    tooltip=PRESET_TOOLTIP + " Ignored when a plan is connected.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -61,10 +60,8 @@ class PatchModel(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Part of the noise schedule that stays dense at the beginning (warm-up), where the video's "
-                    "layout is decided. Counted in noise, not steps, so that two samplers may share one schedule. "
-                    "Plans found while sampling run without it in schedules of 8 steps or fewer, from the second "
-                    "generation on; more than 0.2 keeps it.",
+                    tooltip="Share of the noise schedule that stays dense at the start, where the layout of the video "
+                    "is decided. It counts noise, not steps, so two samplers can share one schedule.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -72,57 +69,64 @@ class PatchModel(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Part of the noise schedule after which attention is dense again. 1 is never.",
+                    tooltip="Share of the noise schedule after which attention is dense again. 1 means never.",
                 ),
                 io.Boolean.Input(
                     "strict",
                     default=False,
                     advanced=True,
-                    tooltip="Stop with an error that names the reasons when nothing ran sparse, instead of a warning.",
+                    tooltip="Stop with an error when nothing ran sparse. Off: only a warning.",
                 ),
                 io.Combo.Input(
                     "backend",
                     options=[AUTO, *BACKENDS],
                     default=AUTO,
                     advanced=True,
-                    tooltip="auto takes the first that can run the call, and with only_if_faster the fastest of its "
-                    "kernels that is exact enough; the report says which. triton needs a GPU and Triton; compiled an "
-                    "NVIDIA card alone; torch runs anywhere and is slow. A named one is always obeyed, never timed "
-                    "against dense.",
+                    tooltip="auto: the first backend that runs here. triton: needs a GPU and Triton. compiled: needs "
+                    "an NVIDIA card. torch: runs anywhere, slowly. A backend chosen by name is not timed against "
+                    "dense.",
                 ),
                 io.Boolean.Input(
                     "only_if_faster",
                     default=True,
                     optional=True,
                     advanced=True,
-                    tooltip="Time the model's own attention and the sparse one, and stay dense where sparse is not at "
-                    "least 5 % faster. Off runs the plan without timing. Only for backend auto.",
+                    tooltip="Times sparse and dense attention, and stays dense where sparse is not at least 5 % "
+                    "faster. Off: runs the plan untimed. Needs backend auto.",
                 ),
                 io.Boolean.Input(
                     "verbose",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Write every detail of the run (pattern and density of each head, counts of each step, "
-                    "times) as JSON to the log and to a new file under output/sparse_vdit.",
+                    tooltip="Writes all details of the run (patterns, densities, steps, times) as JSON to the log and "
+                    "to a new file in output/sparse_vdit.",
                 ),
                 io.Boolean.Input(
                     "calibrate",
                     default=True,
                     optional=True,
                     advanced=True,
-                    tooltip="Measure the heads in the first run, and in the second what the first has left out. The "
-                    "plan they give is kept in models/sparse_vdit_plans/calibrated, and stays as it is from the third "
-                    "run on. Only for models without a measured plan. Off leaves such models dense, kept plans unused, "
-                    "and runs a prior as it ships.",
+                    tooltip="For models without a measured plan: measures the heads in the first two runs and keeps "
+                    "the plan in models/sparse_vdit_plans/calibrated. It does not change from the third run on. Off: "
+                    "such models stay dense, and shipped plans run as they are.",
                 ),
                 io.String.Input(
                     "keep_dense",
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="Layers and kinds of patterns to keep dense, separated by commas: 0, 3-5, skip. The map on "
-                    "this node writes it. It holds for every plan that runs, connected or found.",
+                    tooltip="Layers and kinds of patterns to keep dense, for example: 0, 3-5, skip. The map on this "
+                    "node fills it in. It applies to every plan.",
+                ),
+                io.Combo.Input(
+                    "few_steps",
+                    options=[SKIP_START, KEEP_START],
+                    default=KEEP_START,
+                    optional=True,
+                    tooltip="For schedules of 8 steps or fewer. auto: plans found by this node run from the first "
+                    "step, whatever start_percent says; faster, but the layout may change. keep the dense start: "
+                    "start_percent always counts. The default changes no layout unasked.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with sparse attention.")],
@@ -152,6 +156,7 @@ class PatchModel(io.ComfyNode):
         verbose: bool = False,
         calibrate: bool = True,
         keep_dense: str = "",
+        few_steps: str = KEEP_START,
     ) -> io.NodeOutput:
         """The patched clone.
 
@@ -169,7 +174,7 @@ class PatchModel(io.ComfyNode):
             raise ValueError(why)
         node_id = cls.hidden.unique_id
         options = PatchOptions(
-            plan, preset, start_percent, end_percent, backend, only_if_faster, calibrate, node_id, kept
+            plan, preset, start_percent, end_percent, backend, only_if_faster, calibrate, node_id, kept, few_steps
         )
 
         def finish(run: Run | Dense) -> None:

@@ -1,4 +1,4 @@
-"""Preview Sparse Plan: a picture of which head runs what, and the plan in words."""
+"""Preview Plan: a picture of which head runs what, and the plan in words."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ class PreviewPlan(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTPreviewPlan",
-            display_name="Preview Sparse Plan",
+            display_name="Sparse-vDiT Preview Plan",
             category=CATEGORY,
-            description="Shows a plan: a map of layers and heads coloured by pattern, one for each band of noise "
-            "levels, and a summary in words.",
-            search_aliases=["show plan", "view plan", "sparse plan", "plan viewer"],
+            description="Shows a plan: a map of layers and heads coloured by pattern, one for each noise range, and a "
+            "summary.",
+            search_aliases=["preview plan", "show plan", "view plan"],
             is_output_node=True,
             inputs=[
                 PlanType.Input("plan", tooltip="The plan to show."),
                 ProfileType.Input(
                     "profile",
                     optional=True,
-                    tooltip="Shows what a head attends beside its pattern: from Profile Heads, or Load Sparse Plan.",
+                    tooltip="Optional, from Profile Heads or Load Plan: also shows what the head attends.",
                 ),
                 *(
                     io.Int.Input(name, default=0, min=0, max=most - 1, optional=True, tooltip=tooltip)
                     for name, most, tooltip in (
-                        ("layer", MAX_LAYERS, "Layer of the head to show, from 0."),
-                        ("head", MAX_HEADS, "Number of the head to show, from 0."),
-                        ("band", MAX_BANDS, "Band of noise levels whose pattern is shown, 0 being the noisiest."),
+                        ("layer", MAX_LAYERS, "Layer of the head to show, counted from 0."),
+                        ("head", MAX_HEADS, "Head to show, counted from 0."),
+                        ("band", MAX_BANDS, "Noise range to show, counted from 0, the noisiest."),
                     )
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The map, one row for each layer."),
-                io.String.Output(display_name="summary", tooltip="The plan in words, with where it comes from."),
-                io.Image.Output(display_name="head", tooltip="What one head attends, beside the pattern it runs."),
+                io.String.Output(display_name="summary", tooltip="The plan in words, and where it comes from."),
+                io.Image.Output(display_name="head", tooltip="The pattern of one head, and what it attends."),
             ],
         )
 
@@ -115,7 +115,6 @@ def speedups(plan: Plan) -> list[str]:
         return ["expected: no attention is computed"]
     share = f"{attention_share(plan):.0%}"
     return [
-        f"expected: attention {faster:.2f} times as fast, times {times}",
-        f"expected: a whole step {step_speedup(plan):.2f} times as fast, if attention is {share} of it (an estimate: "
-        "4 S^2 d FLOPs a layer beside 24 S d^2 of its linear maps; S tokens, d = heads x head_dim)",
+        f"expected: attention {faster:.2f} times as fast ({times})",
+        f"expected: a whole step {step_speedup(plan):.2f} times as fast (attention is about {share} of its operations)",
     ]

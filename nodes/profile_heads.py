@@ -40,26 +40,26 @@ class ProfileHeads(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTProfileHeads",
-            display_name="Profile Heads (Sparse-vDiT)",
+            display_name="Sparse-vDiT Profile Heads",
             category=CATEGORY,
-            description="Generates a video like SamplerCustomAdvanced and measures on the way how each attention head "
-            "would fare with each pattern. Run it once per model, at the size you mostly use, then search a plan.",
-            search_aliases=["profile", "calibrate", "measure heads", "sparse attention", "make plan"],
+            description="Generates a video like SamplerCustomAdvanced and measures the error of each pattern in each "
+            "attention head. Run it once per model, at the size you use most; then Search Plan makes a plan of it.",
+            search_aliases=["profile", "calibrate", "measure heads", "make plan"],
             inputs=[
                 io.Noise.Input("noise", tooltip="As for SamplerCustomAdvanced."),
                 io.Guider.Input("guider", tooltip="The model to measure, and its prompt."),
                 io.Sampler.Input("sampler", tooltip="As for SamplerCustomAdvanced."),
                 io.Sigmas.Input(
                     "sigmas",
-                    tooltip="As for SamplerCustomAdvanced. For Wan 2.2, SplitSigmas gives each of the two models its "
-                    "part, each with a Profile Heads of its own.",
+                    tooltip="As for SamplerCustomAdvanced. For Wan 2.2, use one Profile Heads for each of the two "
+                    "models, with its part of the steps from SplitSigmas.",
                 ),
-                io.Latent.Input("latent_image", tooltip="The empty latent, or what the sampler before has left."),
+                io.Latent.Input("latent_image", tooltip="The empty latent, or the output of the sampler before."),
                 ProfileType.Input(
                     "previous_profile",
                     optional=True,
-                    tooltip="Measurements to add these to: of another prompt, or of the other Wan 2.2 model. "
-                    "Its flow and size must be the same, its noise levels the same or others altogether.",
+                    tooltip="Optional. Earlier measurements to add to: of another prompt, or of the other Wan 2.2 "
+                    "model. Flow and video size must be the same.",
                 ),
                 io.Int.Input(
                     "rows",
@@ -67,20 +67,20 @@ class ProfileHeads(io.ComfyNode):
                     min=16,
                     max=8192,
                     step=16,
-                    tooltip="Tokens of each head that are measured. More is slower and steadier.",
+                    tooltip="How many tokens of each head are measured. More is slower and more exact.",
                 ),
                 io.Int.Input(
                     "bands",
                     default=4,
                     min=1,
                     max=16,
-                    tooltip="Parts of the noise schedule with a plan of their own, at most one for each step that is "
-                    "measured. More follows the model closer; each part is then measured in fewer steps.",
+                    tooltip="Number of noise ranges, each with its own patterns; at most one for each measured step. "
+                    "More ranges follow the model more closely, but each is measured in fewer steps.",
                 ),
                 io.DynamicCombo.Input(
                     "flow",
-                    tooltip="dense measures every layer of the untouched video. sequential is Algorithm 1 of the "
-                    "paper: each layer already runs the patterns chosen for the layers before it.",
+                    tooltip="dense: measures the unchanged video. sequential: Algorithm 1 of the paper; each layer is "
+                    "measured with the layers before it already sparse.",
                     options=[
                         io.DynamicCombo.Option(DENSE, []),
                         io.DynamicCombo.Option(SEQUENTIAL, paper_inputs()),
@@ -90,7 +90,7 @@ class ProfileHeads(io.ComfyNode):
                     "prompt_label",
                     default="",
                     optional=True,
-                    tooltip="Kept with the measurements, to tell later what they were made on. Not used to generate.",
+                    tooltip="A note saved with the measurements, for example the prompt. It does not change the video.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -99,13 +99,12 @@ class ProfileHeads(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="As on the patch node: what stays dense there need not be measured, and would count in the "
-                    "plan's density.",
+                    tooltip="The same value as on Sparse-vDiT Patch. The dense start is not measured.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The generated video's latent."),
-                ProfileType.Output(display_name="profile", tooltip="For Search Sparse Plan."),
+                ProfileType.Output(display_name="profile", tooltip="For Search Plan."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -161,10 +160,10 @@ class ProfileHeads(io.ComfyNode):
         def finish(run: Run | Dense) -> None:
             if isinstance(run, Dense):
                 raise ValueError(f"heads cannot be measured: {run}")
-            text = f"Sparse-vDiT: measured {run.policy.observed} calls in {run.policy.seconds:.1f} s"
+            text = f"measured {run.policy.observed} calls in {run.policy.seconds:.1f} s"
             other = {why: n for why, n in run.stats.total().self_attention().items() if why != fallback.PROFILING}
             text += "".join(f", {why} {count}" for why, count in other.items())
-            LOG.info(text)
+            LOG.info("Sparse-vDiT: %s", text)
             show_on_node(text, node_id)
             if not run.policy.observed:
                 raise ValueError(f"no attention call could be measured: {text}")
@@ -191,7 +190,7 @@ def noise_bands(sigmas: Tensor, count: int, start: float) -> tuple[tuple[float, 
     if not steps:
         raise ValueError(
             f"0 of {len(sigmas) - 1} sampled steps come after start_percent (noise level {start:.3f}): every step lies "
-            "in the warm-up, use a smaller start_percent or more steps"
+            "in the dense start, use a smaller start_percent or more steps"
         )
     count = min(count, steps)
     ends = [start if float(sigmas[0]) > start else sampled[0], *sampled[1:], float(sigmas[-1])]

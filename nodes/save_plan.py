@@ -1,4 +1,4 @@
-"""Save Sparse Plan: keeps a plan where Load Sparse Plan finds it."""
+"""Save Plan: keeps a plan where Load Plan finds it."""
 
 from __future__ import annotations
 
@@ -27,31 +27,32 @@ class SavePlan(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTSavePlan",
-            display_name="Save Sparse Plan",
+            display_name="Sparse-vDiT Save Plan",
             category=CATEGORY,
-            description=f"Saves a plan in models/{FOLDER}, where Load Sparse Plan lists it as user/<name>.",
-            search_aliases=["save plan", "sparse plan", "export plan"],
+            description=f"Saves a plan in models/{FOLDER}. Load Plan lists it as user/<name>.",
+            search_aliases=["save plan", "export plan", "plan"],
             is_output_node=True,
             inputs=[
-                PlanType.Input("plan", tooltip="The plan to save, from Search Sparse Plan."),
-                io.String.Input("file_name", default="my_plan", tooltip="Name of the file, without folder and ending."),
+                PlanType.Input("plan", tooltip="The plan to save, from Search Plan."),
+                io.String.Input("file_name", default="my_plan", tooltip="File name without folder and extension."),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Replace a different plan of this name. Off: the new one gets a number, name_2.",
+                    tooltip="Replace another plan of this name. Off: the new plan gets a number, for example "
+                    "my_plan_2.",
                 ),
                 ProfileType.Input(
                     "profile",
                     optional=True,
-                    tooltip="Kept beside the plan as .safetensors.",
+                    tooltip="Optional. Saved with the plan as .safetensors.",
                 ),
             ],
             outputs=[
-                PlanType.Output(display_name="plan", tooltip="The same plan, to go on with."),
+                PlanType.Output(display_name="plan", tooltip="The same plan."),
                 io.String.Output(
                     display_name="plan_text",
-                    tooltip="The plan as text. Show it with Preview as Text and copy it into Load Sparse Plan, and it "
-                    "travels with that workflow.",
+                    tooltip="The plan as text. Show it with Preview as Text and paste it into Load Plan: that workflow "
+                    "then contains the plan.",
                 ),
             ],
         )

@@ -1,4 +1,4 @@
-"""Search Sparse Plan: chooses a pattern for every head from a profile."""
+"""Search Plan: chooses a pattern for every head from a profile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..plans.search.search import DEFAULT_SKIPPED, SKIP_LIMIT, search_budget, se
 from .host.library.latency_table import latencies
 from .host.ui.report import say, warn
 from .host.ui.viewer import SHOWN, shown_plan
-from .sockets import CATEGORY, PlanType, ProfileType, paper_inputs
+from .sockets import CATEGORY, PRESET_TOOLTIP, PlanType, ProfileType, paper_inputs
 
 BUDGETS = {"preset": "preset", "budget: speed-up": "speedup", "budget: density": "density", "budget: error": "error"}
 """Names of the rules by one budget, and of their target, an input of the node as of `search_budget`."""
@@ -30,18 +30,18 @@ class SearchPlan(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTSearchPlan",
-            display_name="Search Sparse Plan",
+            display_name="Sparse-vDiT Search Plan",
             category=CATEGORY,
-            description="Chooses a pattern for every head from a profile, so that the whole model meets a target. "
-            "Takes seconds and needs no new video, so try several targets on one profile. On a GPU it first measures, "
-            "once for each size, how long attention takes there.",
-            search_aliases=["search plan", "sparse plan", "calibrate", "sparse attention"],
+            description="Makes a plan from a profile: chooses a pattern for every head so that the whole model meets a "
+            "target. It takes seconds and needs no new video, so try several targets. On a GPU it first times "
+            "attention, once for each video size.",
+            search_aliases=["search plan", "make plan", "plan"],
             inputs=[
                 ProfileType.Input("profile", tooltip="Measurements from Profile Heads."),
                 io.DynamicCombo.Input(
                     "rule",
-                    tooltip="How to choose. A budget over all heads is the better rule; paper is the rule of "
-                    "Sparse-vDiT (arXiv 2506.03065), a threshold per head.",
+                    tooltip="preset and budgets: one target for all heads together, which gives the better plans. "
+                    "paper: the rule of Sparse-vDiT (arXiv 2506.03065), a threshold for each head.",
                     options=[
                         *(io.DynamicCombo.Option(name, [target_input(target)]) for name, target in BUDGETS.items()),
                         io.DynamicCombo.Option(BY_PAPER, paper_inputs()),
@@ -55,11 +55,10 @@ class SearchPlan(io.ComfyNode):
                     step=0.01,
                     optional=True,
                     advanced=True,
-                    tooltip="Largest share of heads that may be left out altogether. Not for the paper's rule, which "
-                    "leaves out what it likes.",
+                    tooltip="Largest share of heads that may be skipped completely. The rule paper ignores it.",
                 ),
             ],
-            outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch Model or Save Sparse Plan.")],
+            outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch or Save Plan.")],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -96,19 +95,21 @@ def target_input(target: str) -> io.Input:
             "preset",
             options=list(PRESETS),
             default=DEFAULT_PRESET,
-            tooltip="How near to the dense video: faithful stays closest to it, fast is quickest.",
+            tooltip=PRESET_TOOLTIP,
         )
     tooltip, numbers = {
         "speedup": (
-            "How many times as fast attention shall be as the model's own. The error is made as small as it can be.",
+            "How many times as fast as dense attention should be. The search then makes the error as small as it can.",
             {"default": 3.0, "min": 1.0, "max": 20.0, "step": 0.1},
         ),
         "density": (
-            "Share of all attention to compute, mean over heads. Lower is faster and further from the dense video.",
+            "Share of attention to compute, mean over heads: 0.35 is 35 %. Lower is faster and further from the dense "
+            "video.",
             {"default": 0.35, "min": 0.01, "max": 1.0, "step": 0.01},
         ),
         "error": (
-            "Largest error of all heads together, relative to what attention adds. The fastest plan below it is taken.",
+            "Largest error of all heads together, relative to the output of attention. The search takes the fastest "
+            "plan below it.",
             {"default": 0.1, "min": 0.001, "max": 1.0, "step": 0.001},
         ),
     }[target]

@@ -5,11 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..plans.plan.plan import Plan
+from ..plans.plan.presets import PRESETS
 from ..plans.profile.rules import DEFAULT_EPSILON, DEFAULT_LAMBDA
 
 PlanType = io.Custom("SPARSE_VDIT_PLAN")
 ProfileType = io.Custom("SPARSE_VDIT_PROFILE")
 CATEGORY = "model/patch/Sparse-vDiT"
+PRESET_TOOLTIP = "The error of attention that a plan aims at. " + " ".join(
+    f"{name}: {PRESETS[name]:.1%}, {words}."
+    for name, words in (("faithful", "closest to dense"), ("balanced", "for most uses"), ("fast", "the fastest"))
+)
 
 
 def given(plan: Plan | None) -> Plan:
@@ -19,7 +24,7 @@ def given(plan: Plan | None) -> Plan:
         ValueError: there is none.
     """
     if plan is None:
-        raise ValueError("Load Sparse Plan found no plan here and leaves the choice to the patch node: choose a plan")
+        raise ValueError("Load Plan found no plan here: choose a plan there")
     return plan
 
 

@@ -16,7 +16,9 @@ from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, compile
 
-_TABLES = {"SLOTS": "*i32", "STARTS": "*i32", "COUNTS": "*i32", "COLUMNS": "*i16", "ORDERS": "*i32", "INDEX": "*i32"}
+_TABLES = {
+    "SLOTS": "*i32", "STARTS": "*i32", "KV_NUM_BLOCKS": "*i32", "KV_INDICES": "*i16", "ORDERS": "*i32", "INDEX": "*i32",
+}  # fmt: skip
 _FLOATS = ("KEY_BIAS", "K_SCALE", "V_LARGEST", "K_MEAN", "SCORES", "qk_scale")
 _UNALIGNED = ("KEY_BIAS",)  # starts anywhere in a larger tensor
 

@@ -62,6 +62,6 @@ def imbalance(
 
 def _counts(lists: TileLists, number: int) -> list[int]:
     """Key tiles of each row of a list; those of a routed one as they will be once chosen."""
-    counts = lists.counts[number].tolist()
+    counts = lists.kv_num_blocks[number].tolist()
     kept = lists.routed.get(number)
     return counts if kept is None else [kept] * (len(counts) - 1) + counts[-1:]

@@ -4,6 +4,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { NARROWEST, PlanPanel } from "./viewer/panel.js";
 import { Locks } from "./viewer/locks.js";
+import { SaidPanel } from "./viewer/said.js";
 import { addStyle } from "./viewer/style.js";
 import { say, speak } from "./viewer/words.js";
 
@@ -11,6 +12,7 @@ const LOAD = "SparseVDiTLoadPlan";
 const SEARCH = "SparseVDiTSearchPlan";
 const PATCH = "SparseVDiTPatchModel";
 const SAVE = "SparseVDiTSavePlan"; // hands its plan on
+const SAY = [SAVE, "SparseVDiTProfileHeads", "SparseVDiTPreviewPlan", "SparseVDiTCompareVideos"]; // have no map
 const MISSING = { [LOAD]: "no_plan", [SEARCH]: "not_searched", [PATCH]: "not_connected" }; // keys of viewer/words.js
 const KEPT = "keep_dense"; // an input of the patch node alone: the maps of the others are for looking
 const LANGUAGE = "Comfy.Locale";
@@ -71,7 +73,12 @@ function addPanel(node) {
     resized: () => fit(node, panel),
     pictureOf,
   });
-  const shown = node.addDOMWidget("plan_view", "sparse_vdit_view", panel.root, {
+  attach(node, panel, "plan_view");
+}
+
+// The panel becomes a widget of the node, which is known for as long as the node is in a graph.
+function attach(node, panel, name) {
+  const shown = node.addDOMWidget(name, "sparse_vdit_view", panel.root, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => panel.height,
@@ -84,9 +91,16 @@ function addPanel(node) {
     queueMicrotask(() => refresh(node)); // widgets of a new node have their values by then
   });
   after(node, "onRemoved", () => {
-    panel.picture.clear();
+    panel.picture?.clear();
     panels.delete(node);
   });
+}
+
+// What a node without a map says when it has run; the frontend draws such texts for its own nodes alone.
+function addSaid(node) {
+  const panel = new SaidPanel({ resized: () => fit(node, panel) });
+  attach(node, panel, "said");
+  after(node, "onExecuted", (output) => output?.text && panel.say(output.text.join("\n")));
 }
 
 // Makes room for the panel, and takes back no more than it made: every other height is the user's.
@@ -177,6 +191,7 @@ async function pictureOf(pictures, place) {
     const asked = new URLSearchParams({ ...pictures, head: place.join(",") });
     const answer = await api.fetchApi(`/sparse_vdit/head?${asked}`);
     if (!answer.ok) return await answer.json();
+    if (answer.status === 204) return { nothing: true };
     const measured = answer.headers.get("Sparse-vDiT-Attends") === "measured";
     return { picture: URL.createObjectURL(await answer.blob()), measured };
   } catch (failure) {
@@ -200,17 +215,30 @@ function refreshPatches() {
     if (node.comfyClass !== PATCH) continue;
     const panel = panels.get(node);
     const source = panels.get(planSource(node));
-    panel.showPlan(source?.view ?? panel.ran?.view ?? null);
+    panel.showPlan(atSizeThatRan(panel, source?.view ?? null));
   }
+}
+
+// The connected plan as the last run met it, with its densities and speed at that size; without one, what ran.
+function atSizeThatRan(panel, plan) {
+  const ran = panel.ran?.view ?? null;
+  if (!plan || !ran) return plan ?? ran;
+  if (panel.joined?.plan === plan && panel.joined.ran === ran) return panel.joined.view;
+  const heads = ({ bands, patterns }) => JSON.stringify([bands, patterns.map(({ words }) => words)]);
+  const { errors, pictures } = plan;
+  const view = heads(plan) === heads(ran) ? { ...ran, errors, pictures } : plan;
+  panel.joined = { plan, ran, view };
+  return view;
 }
 
 function refresh(node) {
   const panel = panels.get(node);
-  if (!panel || !node.graph) return;
+  if (!panel || !node.graph || !(node.comfyClass in MISSING)) return;
   showLocks(node);
   if (node.comfyClass === LOAD) showListed(node);
   else refreshPatches();
   if (node.properties[OPEN]) panel.open(true, false);
+  else fit(node, panel); // workflows of versions with fewer inputs have lower nodes
 }
 
 // The node that the server calls by a path of numbers, those before the last being subgraphs.
@@ -237,6 +265,12 @@ function showRun(run) {
   refreshPatches();
 }
 
+// What a node says while its run goes on.
+function showSaid({ node: path, workflow, text }) {
+  const node = nodeOf(path);
+  if (workflow === rootGraph()?.id) panels.get(node)?.say(text);
+}
+
 // The server keeps what the nodes of a workflow have run: their panels begin anew with the page, a tab and every undo.
 async function showLastRuns() {
   const workflow = rootGraph()?.id;
@@ -261,6 +295,7 @@ app.registerExtension({
     speak(settings.getSettingValue(LANGUAGE));
     settings.addEventListener(`${LANGUAGE}.change`, ({ detail }) => speak(detail.value)); // nodes are made anew then
     api.addEventListener("sparse_vdit.ran", ({ detail }) => showRun(detail));
+    api.addEventListener("sparse_vdit.said", ({ detail }) => showSaid(detail));
     const refreshAll = () => [...nodesWithPanel()].forEach((node) => panels.get(node).refresh());
     new MutationObserver(refreshAll).observe(document.body, { attributes: true, attributeFilter: ["class", "style"] });
   },
@@ -270,6 +305,7 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
+    if (SAY.includes(node.comfyClass)) addSaid(node);
     if (!(node.comfyClass in MISSING)) return;
     addPanel(node);
     whenChanged(node, KEPT, () => showLocks(node));

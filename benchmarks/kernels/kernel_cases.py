@@ -105,7 +105,7 @@ def listed_keys(lists: TileLists, number: int, places: Tensor) -> Tensor:
     keep = torch.ones(len(places), lists.grid.tokens, dtype=torch.bool, device=places.device)
     keep[:, :tiled] = False
     row = (places // lists.query_tile).clamp_max(lists.starts.shape[1] - 1)
-    parts = zip(lists.starts[number, row].tolist(), lists.counts[number, row].tolist(), strict=True)
+    parts = zip(lists.starts[number, row].tolist(), lists.kv_num_blocks[number, row].tolist(), strict=True)
     for place, (start, count) in enumerate(parts):
-        keep[place, :tiled].view(-1, lists.key_tile)[lists.columns[start : start + count].long()] = True
+        keep[place, :tiled].view(-1, lists.key_tile)[lists.kv_indices[start : start + count].long()] = True
     return keep

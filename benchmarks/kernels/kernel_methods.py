@@ -19,7 +19,7 @@ from sparse_vdit.kernels.backends.tile_copies import tile_copies
 from sparse_vdit.kernels.call import AttentionCall
 from sparse_vdit.kernels.configs import device_arch, kernel_config, packed_config
 from sparse_vdit.kernels.lists import TileLists
-from sparse_vdit.kernels.order import DEEP, ORDERS
+from sparse_vdit.kernels.order import ORDERS, SPATIOTEMPORAL
 from sparse_vdit.kernels.routing import routed_call
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -151,7 +151,7 @@ def sol(bricks: bool, tau: float | None = None, extra: int = 0) -> Method:
 
     def make(case: Case) -> tuple[Run, Finish]:
         attend = import_module("comfy_kitchen").sol_attn
-        order = case.lists.index[ORDERS.index(DEEP)].long()
+        order = case.lists.index[ORDERS.index(SPATIOTEMPORAL)].long()
         q, k, v = (x[:, order] if bricks else x for x in (case.q, case.k, case.v))
         text = list(text_blocks(case, bricks))
         ratio = topk_ratio(-(-q.shape[1] // SOL_BLOCK), text[1] - text[0], case.density())
@@ -204,9 +204,9 @@ def make_flex(case: Case) -> tuple[Run, Finish]:
         x[0].transpose(0, 1).gather(1, index[..., None].expand(-1, -1, head_dim))[None]
         for x in (case.q, case.k, case.v)
     )
-    columns, counts = block_tables(lists, case.head_lists)
+    kv_indices, kv_num_blocks = block_tables(lists, case.head_lists)
     mask = BlockMask.from_kv_blocks(
-        torch.zeros_like(counts), torch.zeros_like(columns), counts, columns,  # none partial, all full
+        torch.zeros_like(kv_num_blocks), torch.zeros_like(kv_indices), kv_num_blocks, kv_indices,  # all full
         BLOCK_SIZE=(lists.query_tile, lists.key_tile), seq_lengths=(tokens, tokens),
     )  # fmt: skip
     attend, back = compiled_flex(), index.argsort(1)[None, ..., None].expand(-1, -1, -1, head_dim)
@@ -220,16 +220,16 @@ def block_tables(lists: TileLists, head_lists: tuple[int, ...]) -> tuple[Tensor,
     """Tile lists as FlexAttention has them: key blocks (1, H, query blocks, most) and how many, int32."""
     tokens = lists.grid.tokens
     tiles, most = lists.grid.video_tokens // lists.key_tile, -(-tokens // lists.key_tile)
-    block = torch.arange(-(-tokens // lists.query_tile), device=lists.columns.device)
+    block = torch.arange(-(-tokens // lists.query_tile), device=lists.kv_indices.device)
     row = block.clamp_max(lists.starts.shape[1] - 1)
     position = torch.arange(most, device=block.device)
-    columns, counts = [], []
+    kv_indices, kv_num_blocks = [], []
     for number in head_lists:
-        start, count = lists.starts[number, row, None], lists.counts[number, row, None]
-        listed = lists.columns[(start + position).clamp_max(len(lists.columns) - 1).long()].int()
-        columns.append(torch.where(position < count, listed, (tiles + position - count).clamp_max(most - 1).int()))
-        counts.append(count[:, 0] + most - tiles)
-    return torch.stack(columns)[None].contiguous(), torch.stack(counts)[None].int()
+        start, count = lists.starts[number, row, None], lists.kv_num_blocks[number, row, None]
+        listed = lists.kv_indices[(start + position).clamp_max(len(lists.kv_indices) - 1).long()].int()
+        kv_indices.append(torch.where(position < count, listed, (tiles + position - count).clamp_max(most - 1).int()))
+        kv_num_blocks.append(count[:, 0] + most - tiles)
+    return torch.stack(kv_indices)[None].contiguous(), torch.stack(kv_num_blocks)[None].int()
 
 
 METHODS: dict[str, Method] = {

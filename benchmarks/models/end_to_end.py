@@ -138,7 +138,7 @@ def told(target: Target) -> Row:
     run = target.runs[-1]
     from sparse_vdit.nodes.host.core.stats import RunStats
     from sparse_vdit.nodes.host.session.run import Run
-    from sparse_vdit.nodes.host.ui.summary import report_line
+    from sparse_vdit.nodes.host.ui.summary import report_of
 
     stats = run.stats if isinstance(run, Run) else RunStats()
     total = stats.total()
@@ -147,7 +147,7 @@ def told(target: Target) -> Row:
         "calls": total.sparse,
         "dense_calls": total.calls() - total.sparse,
         "kernels": sorted(stats.milliseconds),
-        "report": report_line(run),
+        "report": str(report_of(run)),
     }
     if isinstance(run, Run):
         steps = {"dense_part": MANY, "dense_part_few": FEW}

@@ -3,7 +3,8 @@
 Measured per head and prompt over some steps of a dense run, those after the first fifth:
 
     keys           mean over the queries of 16 tiles of the smallest fraction of keys with 95 % of the softmax mass
-    flat, deep     the same for tiles of 64 keys and the mass of a whole query tile, in each token order
+    spatial, spatiotemporal (token orders)
+                   the same for tiles of 64 keys and the mass of a whole query tile
     kind           the kind that keeps 95 % of the mass with the fewest tiles, `dense` where none saves a tenth
 
     python -m benchmarks.quality.attention_statistics --grid 13 24 28 --prompts 8
@@ -25,7 +26,7 @@ from small_wan.model import AttentionHook, dense_attention
 from small_wan.sample import sample, sigma_schedule
 from small_wan.video import encode
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.kernels.order import FLAT, ORDERS
+from sparse_vdit.kernels.order import ORDERS, SPATIAL
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE, Tiling
 from sparse_vdit.plans.profile.candidates import static_candidates
 from torch import Tensor
@@ -65,7 +66,7 @@ class HeadStatistics:
     def __init__(self, grid: TokenGrid, device: str = "cpu"):
         self.tilings = {order: Tiling(grid, order, QUERY_TILE, KEY_TILE) for order in ORDERS}
         self.index = {order: tiling.index.to(device) for order, tiling in self.tilings.items()}
-        tiles = self.tilings[FLAT].query_tiles
+        tiles = self.tilings[SPATIAL].query_tiles
         self.chosen = torch.linspace(0, tiles - 1, min(tiles, SAMPLED_TILES), device=device).round().long()
         patterns = [p for p in static_candidates() if p.kind not in ("dense", "skip")]
         self.masks = [(p.kind, p.order, p.tile_mask(self.tilings[p.order]).to(device)) for p in patterns]
@@ -90,7 +91,7 @@ class HeadStatistics:
         for tile in rows:
             weights = (q[tile] @ keys * q.shape[-1] ** -0.5).softmax(-1)
             masses.append(weights.sum(0)[: tiling.key_tiles * KEY_TILE].view(-1, KEY_TILE).sum(-1))
-            if order == FLAT:
+            if order == SPATIAL:
                 shares.append(smallest_share(weights).mean().item())
         if shares:
             self.found["keys"][head].append(sum(shares) / len(shares))

@@ -28,11 +28,11 @@ FEW = 4
 
 
 def workflow(grid: tuple[int, int, int], steps: int) -> dict:
-    """One prompt, one forward per step, the patch node as users have it but for the race."""
+    """One prompt, one forward per step, the patch node as users have it but for the race and the dense start."""
     frames, height, width = grid
     sizes = {"width": 16 * width, "height": 16 * height, "length": 4 * (frames - 1) + 1}
     latent = node("EmptyHunyuanLatentVideo", batch_size=1, **sizes)
-    return {**patched(None), "latent": latent, "sampler": ksampler(("patch", 0), steps, cfg=1.0)}
+    return {**patched(None, few_steps="auto"), "latent": latent, "sampler": ksampler(("patch", 0), steps, cfg=1.0)}
 
 
 def generation(server: Server, name: str, grid: tuple[int, int, int], steps: int) -> dict:

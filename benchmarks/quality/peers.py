@@ -138,7 +138,7 @@ def svg_width(tokens: int, density: float) -> float:
 
 def band(order: Order, width: float, sink: int) -> Mask:
     """Blocks whose centres are less than a width apart, and those that begin within the first `sink` tokens."""
-    tiling = Tiling(order.grid, "flat", order.query_tile, order.key_tile)
+    tiling = Tiling(order.grid, "spatial", order.query_tile, order.key_tile)
     queries = (torch.arange(tiling.query_tiles) + 0.5) * order.query_tile
     keys = (torch.arange(tiling.key_tiles) + 0.5) * order.key_tile
     near = (queries[:, None] - keys).abs() < width
@@ -297,4 +297,4 @@ def psa_near(
 def topk(order: Order, density: float) -> Routed:
     """Top-k with the k closest to a density."""
     tiles = len(order.index) // order.key_tile
-    return closest(density, [Routed(n / tiles, order="flat") for n in range(1, tiles + 1)], order)
+    return closest(density, [Routed(n / tiles, order="spatial") for n in range(1, tiles + 1)], order)

@@ -68,7 +68,7 @@ def cost(grid: TokenGrid, rows: int) -> dict:
         evaluator.errors(q, k, v, gram, generator)
     with PeakMemory() as peak:
         evaluator.errors(q, k, v, gram, generator)
-    tiles = {int(rank) // QUERY_TILE for rank in evaluator.ranks["flat"][evaluator.sample_tokens(generator)]}
+    tiles = {int(rank) // QUERY_TILE for rank in evaluator.ranks["spatial"][evaluator.sample_tokens(generator)]}
     dense = 4 * grid.tokens**2 * HEAD_DIM
     return {
         "grid": list(grid.shape), "tokens": grid.tokens, "head_dim": HEAD_DIM, "rows": rows,

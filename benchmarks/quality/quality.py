@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
-from sparse_vdit.kernels.order import FLAT
+from sparse_vdit.kernels.order import SPATIAL
 from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal, Pattern, Union, VerticalStripe
 from sparse_vdit.plans.plan.files import save_plan
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA, Plan, uniform_plan
@@ -71,7 +71,7 @@ def single_patterns() -> Iterator[Pattern]:
     yield from (MultiDiagonal(size, None) for size in SIZES)
     yield from (MultiDiagonal(None, size) for size in SIZES)
     for frames, size in itertools.product(range(3), SIZES):
-        yield Union((Diagonal(frames), MultiDiagonal(size, size, order=FLAT)))
+        yield Union((Diagonal(frames), MultiDiagonal(size, size, order=SPATIAL)))
     yield VerticalStripe((FIRST_FRAME, LAST_FRAME))
     yield from (VerticalStripe(((0.0, 1.0, 0.5 - s / 2, 0.5 + s / 2, 0.5 - s / 2, 0.5 + s / 2),)) for s in SIZES[2:])
 

@@ -25,7 +25,7 @@ from small_wan.model import AttentionHook, dense_attention
 from small_wan.sample import sample, sigma_schedule
 from small_wan.video import encode
 from sparse_vdit.kernels.grid import TokenGrid
-from sparse_vdit.kernels.order import DEEP
+from sparse_vdit.kernels.order import SPATIOTEMPORAL
 from sparse_vdit.kernels.tiling import Tiling
 from torch import Tensor
 
@@ -62,7 +62,7 @@ class Needs:
     """What is observed of all heads; `found[layer, head]` has a row of numbers per prompt and step."""
 
     def __init__(self, grid: TokenGrid):
-        self.tiling = Tiling(grid, DEEP, QUERY_TILE, KEY_TILE)
+        self.tiling = Tiling(grid, SPATIOTEMPORAL, QUERY_TILE, KEY_TILE)
         tiles = self.tiling.query_tiles
         self.chosen = torch.linspace(0, tiles - 1, min(tiles, SAMPLED_TILES)).round().long()
         self.found: dict[tuple[int, int], list[dict[str, float]]] = defaultdict(list)

@@ -151,7 +151,7 @@ def attention_table() -> str:
     result = newest("attention_statistics", STATISTICS)
     quantiles = "10 % | 25 % | 50 % | 75 % | 90 % of heads"
     lines = [f"| model | part of the | {quantiles} | prompts alike |", "|---" * 8 + "|"]
-    names = {"keys": "keys", "flat": "tiles of 64 keys, flat order", "deep": "tiles of 64 keys, deep order"}
+    names = {"keys": "keys"} | {order: f"tiles of 64 keys, {order} order" for order in ("spatial", "spatiotemporal")}
     for row in result["rows"]:
         if row["measure"] == "kind":
             continue

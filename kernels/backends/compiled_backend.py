@@ -1,4 +1,4 @@
-"""The same kernels without Triton: from PTX that ships with the pack, through the NVIDIA driver that every card has.
+"""The kernels without Triton: shipped PTX, loaded through the NVIDIA driver.
 
 For machines without Triton, Python headers or a C compiler. Everything but the launch itself is `triton_backend`'s.
 """
@@ -54,9 +54,9 @@ def attention(call: AttentionCall) -> Tensor:
     return run(call, shipped.arch_of(_capability(call.q.device)), through_driver)
 
 
-def choose(call: AttentionCall, routing: Routing, columns: Tensor) -> None:
+def choose(call: AttentionCall, routing: Routing, kv_indices: Tensor) -> None:
     """Choose the tiles of routed heads, see `routing.Choose`."""
-    launched_choice(call, routing, columns, through_driver)
+    launched_choice(call, routing, kv_indices, through_driver)
 
 
 def through_driver(launch: Launch) -> None:
@@ -125,7 +125,7 @@ def _no_card(device: torch.device) -> str | None:
 
 
 def _beyond(call: AttentionCall) -> str | None:
-    if call.lists.columns.dtype != torch.int16:
+    if call.lists.kv_indices.dtype != torch.int16:
         return "the video has over 32,767 key tiles, shipped kernels count them in 16 bits: install Triton"
     if call.q.shape[1:].numel() >= LARGEST:
         return f"q has {call.q.shape[1:].numel()} elements in a batch, shipped kernels count in 32 bits: install Triton"

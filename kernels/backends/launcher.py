@@ -1,5 +1,5 @@
-"""How a backend starts a kernel: what to run is one `Launch`, who runs it is a `Launcher` - Triton's JIT here, the
-binaries that ship with the pack in `compiled_backend.py`. All that comes before a launch is shared.
+"""How a backend starts a kernel: a `Launch` describes it, a `Launcher` runs it. Triton's JIT is the launcher here;
+`compiled_backend.py` launches the shipped binaries. Both share everything before the launch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keys and values in tile order, which some kernels read in the place of k and v.
+"""Copies of keys and values in tile order, which some kernels read instead of k and v.
 
 For 8-bit attention and for sums in fp16 they are made ready on the way (`quantize_tiles.py`), for tensor descriptors
 (TMA) copied as they are. Copies of all heads would be up to two thirds of q, k and v, so they are made for a few heads

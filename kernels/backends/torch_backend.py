@@ -63,7 +63,7 @@ class _OneList:
     def __init__(self, lists: TileLists, number: int, k: Tensor, v: Tensor, bias: Tensor | None):
         self.lists, self.number, self.bias = lists, number, bias
         self.rows, self.skipped = lists.starts.shape[1] - 1, lists.skipped()[number]
-        self.starts, self.counts = lists.rows(number)
+        self.starts, self.kv_num_blocks = lists.rows(number)
         tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
         self.k_tiles, self.v_tiles = (x[:, :tiled].unflatten(1, (-1, lists.key_tile)) for x in (k, v))
         self.k_rest, self.v_rest = k[:, tiled:], v[:, tiled:]
@@ -83,7 +83,7 @@ class _OneList:
             merged = query.flatten(1, 2)[:, None] if len(chosen) == 1 else query
             out_tiles.index_copy_(1, tile_rows, self._softmax(merged, chosen).view_as(query))
         if tokens > tiled:
-            last = _columns(self.lists, [(self.starts[-1], self.counts[-1])])
+            last = _kv_indices(self.lists, [(self.starts[-1], self.kv_num_blocks[-1])])
             out[:, tiled:] = self._softmax(q[:, None, tiled:], last)[:, 0]
         return out
 
@@ -115,19 +115,19 @@ def kept_batches(lists: TileLists, number: int, pairs: int, head_dim: int) -> li
     """
 
     def make() -> list[tuple[Tensor, Tensor]]:
-        starts, counts = lists.rows(number)
+        starts, kv_num_blocks = lists.rows(number)
         computed = 0 if lists.skipped()[number] else len(starts) - 1
         tile_bytes = pairs * lists.key_tile * head_dim * 4 * 2  # as if in fp32: the dtype is not known beforehand
         return [
-            (torch.tensor(tiles, device=lists.columns.device), _columns(lists, parts))
-            for tiles, parts in _batches(starts[:computed], counts[:computed], tile_bytes)
+            (torch.tensor(tiles, device=lists.kv_indices.device), _kv_indices(lists, parts))
+            for tiles, parts in _batches(starts[:computed], kv_num_blocks[:computed], tile_bytes)
         ]
 
-    return lists.kept_aside(("batches", number, pairs, head_dim, CHUNK_BYTES), make)
+    return lists.cached(("batches", number, pairs, head_dim, CHUNK_BYTES), make)
 
 
-def _columns(lists: TileLists, parts: list[tuple[int, int]]) -> Tensor:
-    return torch.stack([lists.columns[start : start + count].long() for start, count in parts])
+def _kv_indices(lists: TileLists, parts: list[tuple[int, int]]) -> Tensor:
+    return torch.stack([lists.kv_indices[start : start + count].long() for start, count in parts])
 
 
 def _gather(tiles: Tensor, rest: Tensor, chosen: Tensor) -> Tensor:
@@ -136,10 +136,10 @@ def _gather(tiles: Tensor, rest: Tensor, chosen: Tensor) -> Tensor:
     return torch.cat([kept, rest[:, None].expand(-1, len(chosen), -1, -1)], 2) if rest.shape[1] else kept
 
 
-def _batches(starts: list[int], counts: list[int], tile_bytes: int) -> list[tuple[list[int], list]]:
+def _batches(starts: list[int], kv_num_blocks: list[int], tile_bytes: int) -> list[tuple[list[int], list]]:
     """Query tiles that run together: (tile numbers, their distinct rows) with one row or as many as tiles."""
     same: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for tile, part in enumerate(zip(starts, counts, strict=True)):
+    for tile, part in enumerate(zip(starts, kv_num_blocks, strict=True)):
         same[part].append(tile)
     batches, single = [], defaultdict(list)
     for part, tiles in same.items():

@@ -97,12 +97,12 @@ def attention(call: AttentionCall) -> Tensor:
     return run(call, _arch(call.q.device), through_triton)
 
 
-def choose(call: AttentionCall, routing: Routing, columns: Tensor) -> None:
+def choose(call: AttentionCall, routing: Routing, kv_indices: Tensor) -> None:
     """Choose the tiles of routed heads, see `routing.Choose`."""
-    launched_choice(call, routing, columns, through_triton)
+    launched_choice(call, routing, kv_indices, through_triton)
 
 
-def launched_choice(call: AttentionCall, routing: Routing, columns: Tensor, launcher: Launcher) -> None:
+def launched_choice(call: AttentionCall, routing: Routing, kv_indices: Tensor, launcher: Launcher) -> None:
     """Choose the tiles of routed heads by kernels: means of q and k, their products, the largest of each row."""
     lists = call.lists
     q_means, k_means = (
@@ -111,7 +111,7 @@ def launched_choice(call: AttentionCall, routing: Routing, columns: Tensor, laun
     )
     for first, scores in score_chunks(call, q_means, k_means):
         numbers = (routing.first + first, routing.starts.shape[1], scores.shape[2])
-        arguments = (scores, columns, routing.starts, routing.counts, *numbers)
+        arguments = (scores, kv_indices, routing.starts, routing.kv_num_blocks, *numbers)
         launcher(Launch("select_tiles", (scores.shape[1], len(scores)), arguments, {"BLOCK": SELECT_BLOCK}, warps=4))
 
 
@@ -159,7 +159,7 @@ def attention_launch(
     zero = lists.zero()  # stands for a pointer that the kernel does not follow; its type has to be the right one
     arguments = (
         q, k, v, _or(copies.k_tiles, k), _or(copies.v_tiles, v), out,
-        slots, lists.starts, lists.counts, lists.columns, lists.orders, lists.index,
+        slots, lists.starts, lists.kv_num_blocks, lists.kv_indices, lists.orders, lists.index,
         zero if call.key_bias is None else call.key_bias.float().contiguous(),
         _or(copies.k_scale, zero), _or(copies.v_largest, zero),
         head_dim**-0.5 * math.log2(math.e),

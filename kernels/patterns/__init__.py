@@ -10,7 +10,7 @@ from .diagonal import Diagonal
 from .multi_diagonal import MultiDiagonal
 from .routed import Routed
 from .skip import Skip
-from .union import MOST_PARTS, Union
+from .union import MAX_PARTS, Union
 from .vertical_stripe import VerticalStripe
 
 PATTERNS: dict[str, type[Pattern]] = {
@@ -44,8 +44,8 @@ def pattern_from_dict(data: object) -> Pattern:
 
 def _parts(data: object) -> tuple[Pattern, ...]:
     """A union's parts; unions in unions are refused before they are read, however deep they are nested."""
-    if not isinstance(data, list) or len(data) > MOST_PARTS:
-        raise ValueError(f"parts is {str(data)[:80]!r}, expected a list of 2 to {MOST_PARTS} patterns")
+    if not isinstance(data, list) or len(data) > MAX_PARTS:
+        raise ValueError(f"parts is {str(data)[:80]!r}, expected a list of 2 to {MAX_PARTS} patterns")
     for number, part in enumerate(data):
         if isinstance(part, dict) and part.get("kind") == Union.kind:
             raise ValueError(f"parts[{number}] is a union itself, expected a window or a stripe")

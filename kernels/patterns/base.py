@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..grid import TokenGrid
-from ..order import FLAT, ORDERS
+from ..order import ORDERS, SPATIAL
 from ..tiling import KEY_TILE, QUERY_TILE, Tiling
 
 
@@ -18,13 +18,13 @@ from ..tiling import KEY_TILE, QUERY_TILE, Tiling
 class Pattern(ABC):
     """A head's rule in units relative to the video, so that it means the same at every resolution and length.
 
-    `order` is the token order whose tiles suit the rule. Text and ragged ends are not a pattern's business: the
-    tile lists keep them dense, but for a skipped head of a sequence without text.
+    `order` is the token order whose tiles suit the rule. A pattern says nothing of text and ragged ends: the tile
+    lists keep those dense, except for a skipped head without text.
     """
 
     kind: ClassVar[str]
-    added: ClassVar[frozenset[str]] = frozenset()  # parameters that plans written before there were any do not have
-    order: str = dataclasses.field(default=FLAT, kw_only=True)
+    added: ClassVar[frozenset[str]] = frozenset()  # parameters that older plans may lack
+    order: str = dataclasses.field(default=SPATIAL, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:

@@ -11,7 +11,7 @@ from ..tiling import Tiling
 from .base import Pattern, check_count, check_fraction
 from .window import Reach, half_width_tokens, window_tile_mask
 
-MOST_FRAMES = 10_000
+MAX_FRAMES = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Diagonal(Pattern):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("frames", self.frames, MOST_FRAMES)
+        check_count("frames", self.frames, MAX_FRAMES)
         check_fraction("height", self.height)
         check_fraction("width", self.width)
-        check_count("shift", self.shift, MOST_FRAMES, least=-MOST_FRAMES)
+        check_count("shift", self.shift, MAX_FRAMES, least=-MAX_FRAMES)
 
     def tile_mask(self, tiling: Tiling) -> Tensor:
         """Tiles within the frames and, when given, the part of the frame."""

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..order import DEEP
+from ..order import SPATIOTEMPORAL
 from ..tiling import Tiling
 from .base import Pattern, check_count, check_fraction
 from .window import WHOLE, Reach, half_width_tokens, period_tokens, window_tile_mask
 
-MOST_FRAMES = 10_000
+MAX_FRAMES = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class MultiDiagonal(Pattern):
     every: int = 1
     height_period: float | None = None
     width_period: float | None = None
-    order: str = field(default=DEEP, kw_only=True)
+    order: str = field(default=SPATIOTEMPORAL, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,7 +38,7 @@ class MultiDiagonal(Pattern):
         check_fraction("width", self.width)
         if self.height is None and self.width is None:
             raise ValueError("height and width are both null, expected a limit on one of them; dense has none")
-        check_count("every", self.every, MOST_FRAMES, least=1)
+        check_count("every", self.every, MAX_FRAMES, least=1)
         for name, half in (("height_period", self.height), ("width_period", self.width)):
             check_fraction(name, getattr(self, name))
             if getattr(self, name) == 0:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..order import DEEP
+from ..order import SPATIOTEMPORAL
 from ..tiling import Tiling
 from .base import Pattern, check_fraction
 
@@ -26,7 +26,7 @@ class Routed(Pattern):
 
     kind: ClassVar[str] = "routed"
     share: float = 0.2
-    order: str = field(default=DEEP, kw_only=True)
+    order: str = field(default=SPATIOTEMPORAL, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from .diagonal import Diagonal
 from .multi_diagonal import MultiDiagonal
 from .vertical_stripe import VerticalStripe
 
-MOST_PARTS = 4
+MAX_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Union(Pattern):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.parts, (list, tuple)) or not 2 <= len(self.parts) <= MOST_PARTS:
-            raise ValueError(f"parts is {self.parts!r}, expected 2 to {MOST_PARTS} patterns")
+        if not isinstance(self.parts, (list, tuple)) or not 2 <= len(self.parts) <= MAX_PARTS:
+            raise ValueError(f"parts is {self.parts!r}, expected 2 to {MAX_PARTS} patterns")
         for number, part in enumerate(self.parts):
             if not isinstance(part, (Diagonal, MultiDiagonal, VerticalStripe)):
                 raise ValueError(f"parts[{number}] is {part!r}, expected a diagonal, multi_diagonal or vertical_stripe")

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..tiling import Tiling
 from .base import Pattern, check_fraction
 
-MOST_BOXES = 64
+MAX_BOXES = 64
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class VerticalStripe(Pattern):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.columns, (list, tuple)) or not 1 <= len(self.columns) <= MOST_BOXES:
-            raise ValueError(f"columns is {self.columns!r}, expected 1 to {MOST_BOXES} boxes")
+        if not isinstance(self.columns, (list, tuple)) or not 1 <= len(self.columns) <= MAX_BOXES:
+            raise ValueError(f"columns is {self.columns!r}, expected 1 to {MAX_BOXES} boxes")
         for number, box in enumerate(self.columns):
             if not isinstance(box, (list, tuple)) or len(box) != 6:
                 raise ValueError(f"columns[{number}] is {box!r}, expected six fractions (t0, t1, h0, h1, w0, w1)")

@@ -17,7 +17,7 @@ from ...plans.search.cost import profile_costs
 from ...plans.search.kept_dense import NOTHING_KEPT, KeptDense, missing_layers
 from .core import fallback
 from .core.fallback import Dense, failed
-from .hooks.sampling import DEFAULT_START, Sampling, whole_steps
+from .hooks.sampling import Sampling, whole_steps
 from .library.fingerprint import Fingerprint, fingerprint
 from .library.folders import calibrated_folder
 from .library.found import FINGERPRINT, PATCHED, SIGMA_SLACK, calibration_bands
@@ -26,7 +26,7 @@ from .library.latency_table import kept_latencies
 from .library.shipped import shipped_plan, variant
 from .library.stored import PlanStore
 from .models import describe
-from .policies.calibrate import NO_WARM_UP, CalibrationPolicy
+from .policies.calibrate import CalibrationPolicy
 from .policies.kernel_tuner import KernelTuner
 from .policies.measure import Measurement
 from .policies.plan import PlanPolicy
@@ -36,8 +36,10 @@ from .ui.progress import show_progress
 from .ui.report import say, show_on_node
 
 FEW_STEPS = 8
-"""Schedules of so few steps follow a kept plan in the warm-up too, as far as that was measured: one dense step of them
-would cost most of the gain. Users who want it all the same set start_percent above the default."""
+KEEP_START, SKIP_START = "keep the dense start", "auto"
+"""What schedules of at most FEW_STEPS steps do. By SKIP_START they follow a kept plan from the first step on, as far as
+it was measured there. KEEP_START is the default: start_percent then means what it shows, and no video gets another
+layout unasked."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class PatchOptions:
     calibrate: bool
     node_id: str | None
     kept: KeptDense = NOTHING_KEPT
+    few_steps: str = KEEP_START
 
 
 def select_policy(options: PatchOptions, sampling: Sampling) -> Policy | Dense:
@@ -87,7 +90,7 @@ def _run(plan: Plan | None, options: PatchOptions, sampling: Sampling, *notes: s
         options = replace(options, preset=made_for)
     policy = _policy(plan, completed, options, sampling)
     if isinstance(policy, Dense):
-        return Dense("; ".join((policy.reason, *notes)))
+        return replace(policy, reason="; ".join((policy.reason, *notes)))
     policy.notes.extend(notes)
     return policy
 
@@ -140,7 +143,7 @@ def _calibration(
         store, options.preset, sampling.grid, lambda header: profile_costs(header, kept_latencies(header)), shipped
     )
     few = whole_steps(sampling.sigmas, sampling.percent_to_sigma) < FEW_STEPS + 0.5
-    early = few and options.start_percent <= DEFAULT_START
+    early = few and options.few_steps == SKIP_START
     begin = plans.measured_up_to() if early else 0.0
     start = sampling.percent_to_sigma(options.start_percent)
     policy = CalibrationPolicy(
@@ -156,8 +159,9 @@ def _calibration(
         shipped if shipped is not None and shipped.grade == "prior" else None,
         early,
     )
-    if begin > start and plans.plan is not None:
-        policy.notes.append(NO_WARM_UP)
+    skipped = sum(start < sigma / (1 + SIGMA_SLACK) <= begin for sigma in sampling.sigmas[:-1])
+    if skipped and plans.plan is not None:
+        policy.remark = f"dense start skipped: {skipped} step{'s' if skipped > 1 else ''}"
     return policy
 
 
@@ -190,7 +194,7 @@ def _measurement(
     notes[PATCHED] = len(getattr(sampling.patcher, "patches", ()))
 
     def progress(done: int, of: int) -> None:
-        show_on_node(f"Sparse-vDiT: measuring heads, {done} of {of} layers", options.node_id)
+        show_on_node(f"measuring heads: {done} of {of} layers", options.node_id)
         show_progress(done, of, options.node_id)
 
     return Measurement(profiling, shape[0], dense, notes, progress, later, plans.known(), plans.measured_up_to())

@@ -37,12 +37,12 @@ class BoundPlan:
         return self._kept[key]
 
     def mismatch(self, family: str, layers: int, heads: int, head_dim: int) -> str | None:
-        """Why the plan does not fit a model, in words; None when it does."""
+        """Why the plan does not fit a model, as words after "it is"; None when it does."""
         wanted = {"family": family, "layers": layers, "heads": heads, "head_dim": head_dim}
         for name, value in wanted.items():
             ours = getattr(self.plan, name)
             if ours != value:
-                return f"it is for {name} {ours}, this model has {name} {value}"
+                return f"for a model with {name} {ours}, this one has {name} {value}"
         return None
 
     def distance_warning(self, grid: TokenGrid, device: torch.device | str = "cpu") -> str | None:

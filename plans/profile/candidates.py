@@ -6,7 +6,7 @@ relative to the video. Steps between local windows are small, as most heads are 
 
 from __future__ import annotations
 
-from ...kernels.order import DEEP, FLAT
+from ...kernels.order import SPATIAL, SPATIOTEMPORAL
 from ...kernels.patterns import Dense, Diagonal, MultiDiagonal, Pattern, Routed, Skip, Union, VerticalStripe
 from .columns import STRIPE_SHARES, ProfiledStripe
 
@@ -31,7 +31,7 @@ def _diagonals() -> list[Pattern]:
     """Bands of frames, local cubes in both token orders, and strips as wide or as high as the frame."""
     bands = [Diagonal(frames) for frames in (0, 1, 2, 3, 4, 8)] + [Diagonal(shift=-1), Diagonal(shift=1)]
     cubes = [Diagonal(frames, size, size) for frames in (0, 1, 2, 4) for size in (0.05, 0.1, 0.15, 0.2, 0.3)]
-    deep = [Diagonal(frames, size, size, order=DEEP) for frames in (2, 4, 8) for size in (0.05, 0.1, 0.2)]
+    deep = [Diagonal(frames, size, size, order=SPATIOTEMPORAL) for frames in (2, 4, 8) for size in (0.05, 0.1, 0.2)]
     strips = [
         Diagonal(frames, *part) for frames in (0, 1, 2) for size in (0.1, 0.2, 0.35) for part in _either(size)
     ]
@@ -43,7 +43,7 @@ def _multi_diagonals() -> list[Pattern]:
     places = [MultiDiagonal(size, size) for size in (0.0, 0.05, 0.1, 0.15, 0.25, 0.35)]
     places += [MultiDiagonal(0.25, 0.15), MultiDiagonal(0.4, 0.1)]  # STA's and PSA's commonest
     lines = [MultiDiagonal(*part) for size in (0.0, 0.1, 0.25) for part in _either(size)]
-    some = [MultiDiagonal(size, size, every, order=FLAT) for every in (2, 4) for size in (0.1, 0.25)]
+    some = [MultiDiagonal(size, size, every, order=SPATIAL) for every in (2, 4) for size in (0.1, 0.25)]
     again = [MultiDiagonal(0.05, None, height_period=period) for period in (0.25, 0.5)]
     again += [MultiDiagonal(None, 0.05, width_period=period) for period in (0.25, 0.5)]
     return [*places, *lines, *some, *again]
@@ -52,8 +52,8 @@ def _multi_diagonals() -> list[Pattern]:
 def _unions() -> list[Pattern]:
     """Own frames and own place together, and both with the first frame: the commonest useful ones."""
     frames = [Diagonal(n) for n in (0, 1, 2)]
-    places = [MultiDiagonal(size, size, order=FLAT) for size in (0.0, 0.05, 0.1, 0.2)]
-    lines = [MultiDiagonal(*part, order=FLAT) for part in _either(0.0)]
+    places = [MultiDiagonal(size, size, order=SPATIAL) for size in (0.0, 0.05, 0.1, 0.2)]
+    lines = [MultiDiagonal(*part, order=SPATIAL) for part in _either(0.0)]
     first = VerticalStripe((FIRST_FRAME,))
     pairs: list[tuple[Pattern, ...]] = [(band, place) for band in frames[:2] for place in (*places, *lines)]
     pairs += [(Diagonal(1, size, size), place) for size in (0.2, 0.3) for place in places[:2]]

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...kernels.lists import tile_density
 from ...kernels.patterns import Pattern, VerticalStripe, pattern_from_dict
 from ...kernels.patterns.base import check_fraction
-from ...kernels.patterns.vertical_stripe import MOST_BOXES
+from ...kernels.patterns.vertical_stripe import MAX_BOXES
 from ...kernels.tiling import Tiling
 
 MAX_CELLS = 8  # of each axis
@@ -126,7 +126,7 @@ class Cells:
     def _best(self, mass: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """Cells of the largest mass, and which of them, from the first on, together meet at most a share of the key
         tiles; at least one. Does not wait for the device."""
-        ranked = mass.argsort(descending=True, stable=True)[:MOST_BOXES]
+        ranked = mass.argsort(descending=True, stable=True)[:MAX_BOXES]
         chosen = self.meets[ranked].cumsum(0).bool().sum(1) <= share * self.tiling.key_tiles
         chosen[0] = True
         return ranked, chosen

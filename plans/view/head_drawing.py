@@ -12,7 +12,7 @@ from ..plan.plan import Plan
 from ..profile.head_maps import part_grid, pattern_map
 from ..profile.profile import Profile
 from .colours import UNSHADED, Colour, kind_colour
-from .pictures import GAP, GREY, INK, PAPER, TEXT, TITLE, from_share, stack, text_block, with_axes
+from .pictures import GAP, GREY, INK, TEXT, TITLE, from_share, stack, text_block, with_axes
 
 _PIXELS = 324  # of a map's side
 _MEASURED: Colour = (64, 64, 64)
@@ -27,7 +27,7 @@ def fitting_maps(plan: Plan, profile: Profile | None) -> Tensor | None:
 
 
 def draw_head(plan: Plan, maps: Tensor | None, band: int, layer: int, head: int) -> np.ndarray:
-    """What a head attends (left, where there are maps) and its pattern (right): uint8 RGB (H, W, 3).
+    """What a head attends, where there are maps, and its pattern, where it has a fixed one: uint8 RGB (H, W, 3).
 
     Args:
         maps: `fitting_maps`.
@@ -50,10 +50,12 @@ def draw_head(plan: Plan, maps: Tensor | None, band: int, layer: int, head: int)
     ]
     measured = None if maps is None else _map(maps[layer, head])
     colour = kind_colour("dense" if pattern.kind in UNSHADED else pattern.kind)
-    left = _panel("attends, as profiled", measured, _MEASURED, "no fitting profile: see Profile Heads")
-    routed = isinstance(pattern, Routed)
-    right = _panel("runs", None if routed else pattern_map(pattern, plan.grid), colour, "chosen anew at each call")
-    return np.asarray(stack([text_block(lines), stack([left, right], across=True)], margin=GAP))
+    panels = [] if measured is None else [_panel("attends, as profiled", measured, _MEASURED)]
+    if not isinstance(pattern, Routed):
+        panels.append(_panel("runs", pattern_map(pattern, plan.grid), colour))
+    else:
+        lines.append(("the tiles of this head are chosen anew in each call", TEXT, GREY))
+    return np.asarray(stack([text_block(lines), *([stack(panels, across=True)] if panels else [])], margin=GAP))
 
 
 def as_png(picture: np.ndarray) -> bytes:
@@ -70,16 +72,10 @@ def _map(shares: Tensor) -> Tensor:
     return (shares / shares.max().clamp_min(1e-30)).sqrt()  # so that the little is seen beside the most
 
 
-def _panel(title: str, shares: Tensor | None, colour: Colour, missing: str):
-    """A map of shares in 0..1 under a title; without one the words that say why."""
-    from PIL import Image
-
-    if shares is None:
-        framed = Image.new("RGB", (_PIXELS, _PIXELS), PAPER)
-        framed.paste(text_block([(missing, TEXT, GREY)]), (0, _PIXELS // 2))
-    else:
-        count = len(shares)
-        scale = _PIXELS // count
-        picture = from_share(np.kron(shares.numpy().astype(np.float64), np.ones((scale, scale))), colour)
-        framed = with_axes(picture, count, count, ("part of the keys", "part of the queries"))
+def _panel(title: str, shares: Tensor, colour: Colour):
+    """A map of shares in 0..1 under a title."""
+    count = len(shares)
+    scale = _PIXELS // count
+    picture = from_share(np.kron(shares.numpy().astype(np.float64), np.ones((scale, scale))), colour)
+    framed = with_axes(picture, count, count, ("part of the keys", "part of the queries"))
     return stack([text_block([(title, TEXT, INK)]), framed], gap=4)

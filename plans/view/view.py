@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...kernels.patterns import PATTERNS, Pattern
-from ..plan.plan import Plan
+from ..plan.plan import Plan, Provenance
 from ..profile.columns import ProfiledStripe
 from ..profile.profile import Profile
 from ..search.chosen import pattern_of
@@ -17,7 +18,11 @@ HeadNumbers = list[list[list[float]]]
 
 
 def plan_view(
-    plan: Plan, densities: Mapping[int, float] | None = None, errors: HeadNumbers | None = None, name: str = ""
+    plan: Plan,
+    densities: Mapping[int, float] | None = None,
+    errors: HeadNumbers | None = None,
+    name: str = "",
+    grid: tuple[int, int, int] | None = None,
 ) -> dict:
     """All that the viewer shows of a plan.
 
@@ -26,18 +31,22 @@ def plan_view(
             seconds on a large one.
         errors: relative error of each head's output, where it was measured.
         name: under which the plan is listed.
+        grid: of densities and expected speed, (frames, height, width) in tokens; the plan's own by default. The speed
+            that a plan names holds on its own grid alone.
     """
+    of = plan if grid in (None, plan.grid) else replace(plan, grid=grid, provenance=Provenance())
     densities = plan.pattern_densities() if densities is None else densities
-    costs = head_costs(plan, densities).relative.tolist()
-    speedup, times = plan_speedup(plan, densities)
+    costs = head_costs(of, densities).relative.tolist()
+    speedup, times = plan_speedup(of, densities)
     origin = plan.provenance
     return {
         "name": name,
         "model": origin.model or plan.family,
+        "grade": plan.grade,
         "about": ", ".join(filter(None, (plan.grade, origin.rule, origin.date, origin.source))),
         "layers": plan.layers,
         "heads": plan.heads,
-        "grid": list(plan.grid),
+        "grid": list(of.grid),
         "kinds": [_kind_entry(kind) for kind in PATTERNS],
         "patterns": [_pattern_entry(pattern, densities.get(n), costs[n]) for n, pattern in enumerate(plan.patterns)],
         "bands": [
@@ -45,7 +54,7 @@ def plan_view(
             for band in plan.bands
         ],
         "errors": errors,
-        "expected": {"speedup": speedup, "times": times, "share": attention_share(plan)},
+        "expected": {"speedup": speedup, "times": times, "share": attention_share(of)},
     }
 
 

@@ -63,8 +63,8 @@ def test_known_heads_have_their_kinds_and_densities(observed: HeadStatistics) ->
 
 
 def test_tiles_hold_more_than_keys_and_the_flat_order_suits_frames(observed: HeadStatistics) -> None:
-    _, flat, _ = density_row([observed] * 2, "flat")["heads"]
-    _, deep, _ = density_row([observed] * 2, "deep")["heads"]
+    _, flat, _ = density_row([observed] * 2, "spatial")["heads"]
+    _, deep, _ = density_row([observed] * 2, "spatiotemporal")["heads"]
     assert 0.95 / 9 < flat < 0.3 < deep
 
 

@@ -130,7 +130,7 @@ def test_work_is_what_the_lists_say(grid):
     assert work[:late] == ([tiles + segment] * (len(numbers) - 1) + [rest_of_skipped]) * (blocks - full)
     # then the dense head, and at the end the skipped one; in all, what there is in the tables
     assert work[late:][:full] == [tiles + segment] * full and work[len(work) - full :] == [0.0] * full
-    listed = sum(lists.counts[number, :full].sum().item() for number in numbers[1:])
+    listed = sum(lists.kv_num_blocks[number, :full].sum().item() for number in numbers[1:])
     assert sum(work[late:]) == listed + segment * full * (len(numbers) - 1)
 
 

@@ -145,5 +145,5 @@ def test_psas_family_is_as_large_as_the_papers() -> None:
 
 def test_closest_takes_the_nearest() -> None:
     order = raster(ODD, 16)
-    candidates = [Routed(share, order="flat") for share in (0.1, 0.4, 0.9)]
+    candidates = [Routed(share, order="spatial") for share in (0.1, 0.4, 0.9)]
     assert closest(0.5, candidates, order) is candidates[1]

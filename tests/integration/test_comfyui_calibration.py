@@ -18,7 +18,6 @@ from comfyui.server import PromptError, Server
 from safetensors.torch import load_file, save_file
 from sparse_vdit.nodes.host.core import fallback
 from sparse_vdit.nodes.host.library.found_plans import ONCE_MORE
-from sparse_vdit.nodes.host.policies.calibrate import NO_WARM_UP
 from sparse_vdit.nodes.host.policies.measure import NO_FULL_TILE
 from sparse_vdit.plans.plan.files import load_plan
 from sparse_vdit.plans.profile.profile_files import load_header, load_profile
@@ -99,7 +98,7 @@ def test_the_first_generation_finds_a_plan_and_the_second_runs_it(fresh: Server)
 
 
 def test_the_profile_lies_beside_every_presets_plan(fresh: Server) -> None:
-    """Another preset needs no new measuring, and Search Sparse Plan gets the measures of both."""
+    """Another preset needs no new measuring, and Search Plan gets the measures of both."""
     generate(fresh)
     _, line = generate(fresh, unplanned(preset="fast"))
     assert "for the next run kept as" in line and " calls in " not in line
@@ -128,13 +127,18 @@ def test_other_prompts_change_no_plan(fresh: Server) -> None:
 
 
 def test_few_steps_are_sparse_from_the_first_on_once_there_is_a_plan(fresh: Server) -> None:
+    """Where the user wants it; else start_percent means what it shows."""
+    skipped = "dense start skipped: 1 step."
     for sparse in (3, 4, 4):
-        _, line = generate(fresh, unplanned(steps=4))
-        assert counts(line) == (sparse * LAYERS, (4 - sparse) * LAYERS) and (NO_WARM_UP in line) == (sparse == 4)
+        _, line = generate(fresh, unplanned(steps=4, few_steps="auto"))
+        assert counts(line) == (sparse * LAYERS, (4 - sparse) * LAYERS) and (skipped in line) == (sparse == 4)
     assert f"{fallback.WARM_UP} {WARM_UP * LAYERS}" in generate(fresh)[1]
-    _, line = generate(fresh, unplanned(steps=4, start_percent=0.3))  # which the user has chosen
-    assert counts(line) == (2 * LAYERS, 2 * LAYERS)
-    assert f"{fallback.WARM_UP} {2 * LAYERS}" in line and NO_WARM_UP not in line
+    _, line = generate(fresh, unplanned(steps=4, start_percent=0.3, few_steps="auto"))
+    assert counts(line) == (4 * LAYERS, 0) and "dense start skipped: 2 steps." in line
+    for options, dense in (({}, 1), ({"few_steps": "keep the dense start", "start_percent": 0.3}, 2)):
+        _, line = generate(fresh, unplanned(steps=4, **options))
+        assert counts(line) == ((4 - dense) * LAYERS, dense * LAYERS)
+        assert f"{fallback.WARM_UP} {dense * LAYERS}" in line and "skipped" not in line
 
 
 def test_of_a_video_of_less_than_a_tile_nothing_is_measured(fresh: Server) -> None:
@@ -208,7 +212,7 @@ def test_context_windows_are_measured_and_find_their_plan_again(fresh: Server) -
     """Two windows of three frames, or more, in each step; of so few tokens a layer may need them all."""
     _, line = generate(fresh, placed(WINDOWS))
     sparse, dense = counts(line)
-    assert sparse > 0 and f"warm-up {(sparse + dense) * WARM_UP // STEPS}" in line
+    assert sparse > 0 and f"dense start {(sparse + dense) * WARM_UP // STEPS}" in line
     assert load_header(kept(fresh)[0]).grid == (3, 8, 11)
     generate(fresh, placed(WINDOWS))  # adds what a busy machine has left out
     third, line = generate(fresh, placed(WINDOWS))
@@ -273,7 +277,7 @@ def test_an_interrupt_while_measuring_leaves_nothing_broken(fresh: Server) -> No
 def test_strict_accepts_a_first_run_and_names_what_kept_it_dense(fresh: Server) -> None:
     with pytest.raises(PromptError, match=r"Nothing ran sparse.*strict") as error:
         generate(fresh, unplanned(steps=4, strict=True, start_percent=1.0))
-    assert fallback.WARM_UP.hint in str(error.value)
+    assert fallback.WARM_UP.sentence in str(error.value)
     assert kept(fresh)  # what was measured is there all the same
     shutil.rmtree(fresh.base / CALIBRATED)
     assert "kept as" in generate(fresh, unplanned(steps=4, strict=True))[1]
@@ -281,7 +285,7 @@ def test_strict_accepts_a_first_run_and_names_what_kept_it_dense(fresh: Server) 
 
 def test_calibration_can_be_left_out(fresh: Server) -> None:
     _, line = generate(fresh, unplanned(calibrate=False))
-    assert f"everything runs dense: {fallback.NO_PLAN}" in line
+    assert f"Not faster here: {fallback.NO_PLAN}" in line
     assert not (fresh.base / CALIBRATED).exists()
 
 

@@ -127,7 +127,7 @@ def test_two_stages_with_two_models_and_two_plans(server: Server) -> None:
     lines = [line for line in new_log(server, before).splitlines() if " sparse / " in line]
     direct = latents(server, staged(lambda plan: node("TestDirectPlan", plan=(plan, 0), start_percent=0.2)))
     assert [counts(line) for line in lines] == [(LAYERS, LAYERS), (2 * LAYERS, 0)]
-    high, low = (float(re.search(r"mean density ([\d.]+)", line)[1]) for line in lines)
+    high, low = (float(re.search(r"at density ([\d.]+)", line)[1]) for line in lines)
     assert high < low
     assert relative_difference(dense, plain) <= SAMPLED_DENSE
     assert relative_difference(sparse, direct) <= SAMPLED_DENSE < 10 * SAMPLED < relative_difference(sparse, plain)
@@ -146,7 +146,7 @@ def test_our_node_twice(server: Server, reference: Reference) -> None:
     sparse, lines = twice(server, "other", "sparse")
     assert [counts(line) for line in lines] == [(calls, LAYERS)]
     dense, lines = twice(server, "sparse", "dense")
-    assert ["mean density 1.00" in line for line in lines] == [True]
+    assert ["at density 1.00" in line for line in lines] == [True]
     found = {"dense": relative_difference(dense, plain), "sparse": relative_difference(sparse, plain)}
     found["direct"] = relative_difference(sparse, direct)
     assert max(found["dense"], found["direct"]) <= SAMPLED_DENSE < 10 * SAMPLED < found["sparse"]

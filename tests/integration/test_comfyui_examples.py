@@ -56,7 +56,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def write_loras(models: Path) -> None:
     """The LoRAs of Wan 2.2's two models."""
     (models / "loras").mkdir()
-    nodes = EXAMPLES["wan2.2_i2v_4_steps_sparse"].nodes
+    nodes = EXAMPLES["Wan 2.2 Image to Video, 4 Steps"].nodes
     for noise in ("high", "low"):
         model, lora = nodes[f"unet_{noise}"]["inputs"]["unet_name"], nodes[f"lora_{noise}"]["inputs"]["lora_name"]
         write_lora(models / "loras" / lora, load_file(models / "diffusion_models" / model), WAN_LORA)
@@ -72,15 +72,15 @@ def test_example_workflow_runs(served: Server, name: str, vue: bool) -> None:
     entry = served.get(f"/history/{found['prompt_id']}")[found["prompt_id"]]
     given = outputs(served, entry)
     patches = [item for item in workflow["nodes"] if item["type"] == "SparseVDiTPatchModel"]
-    assert len(found["reports"]) == len(patches) == {"wan2.2_i2v_4_steps_sparse": 2, "wan_make_plan": 0}.get(name, 1)
+    expected = {"Wan 2.2 Image to Video, 4 Steps": 2, "Make a Plan": 0}.get(name, 1)
+    assert len(found["reports"]) == len(patches) == expected
     for line in found["reports"]:
         check_report(line)
         assert line in served.log_text()
-    if name == "wan_make_plan":
+    if name == "Make a Plan":
         check_plan(served, given["SparseVDiTSavePlan"]["text"][0])
-    else:
-        check_video(served, given["SaveVideo"]["images"], 3 if name == "compare_dense_and_sparse" else 1)
-    if name == "compare_dense_and_sparse":
+    check_video(served, given["SaveVideo"]["images"], 3 if name == "Compare Dense and Sparse" else 1)
+    if name == "Compare Dense and Sparse":
         text = given["SparseVDiTCompareVideos"]["text"][0]
         assert all(word in text for word in ("PSNR", "SSIM", "flicker")), text
 

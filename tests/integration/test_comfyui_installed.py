@@ -71,5 +71,5 @@ def test_a_sampler_without_steps_blames_nobody(server: Server, strict: bool) -> 
     before = len(server.log_text())
     latents(server, staged(strict=strict), "second")
     line = report(server, before)
-    assert line.endswith(f"everything runs dense: {fallback.NO_STEPS}")
+    assert line.endswith(f"Not faster here: {fallback.NO_STEPS}.")
     assert "sparse / 0 dense" in new_log(server, before)  # the first sampler's

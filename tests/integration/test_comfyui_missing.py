@@ -51,7 +51,7 @@ def test_files_are_those_of_comfyuis_own_templates(bare: Server) -> None:
 
 @one_renderer
 def test_the_frontend_offers_what_is_missing(bare: Server, vue: bool) -> None:
-    workflow = json.loads((FOLDER / "wan2.2_i2v_4_steps_sparse.json").read_text())
+    workflow = json.loads((FOLDER / "Wan 2.2 Image to Video, 4 Steps.json").read_text())
     found = browse(bare, "miss_models", vue=vue, workflow=workflow)
     assert found["errors"] == []
     text = found["text"].replace("\n\n", "\n")

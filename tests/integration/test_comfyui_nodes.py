@@ -170,7 +170,7 @@ def check_widgets(file: str, description: dict, values: list) -> None:
 
 
 DENSE_PLAN = """{"format": "sparse-vdit-plan", "version": 1, "family": "wan", "layers": 1, "heads": 1,
- "head_dim": 128, "grid": [1, 1, 1], "grade": "prior", "patterns": [{"kind": "dense", "order": "flat"}],
+ "head_dim": 128, "grid": [1, 1, 1], "grade": "prior", "patterns": [{"kind": "dense", "order": "spatial"}],
  "bands": [{"sigma_high": 1.0, "sigma_low": 0.0, "heads": [[0]]}],
  "provenance": {"model": "", "rule": "", "parameters": {}, "prompts": [], "versions": {}, "date": "", "source": "",
   "notes": ""}}"""

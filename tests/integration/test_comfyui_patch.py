@@ -59,8 +59,8 @@ def test_sparse_calls_and_warm_up_are_counted(server: Server, plain: torch.Tenso
     # 4 steps of cond and uncond, batched or not; the first two steps lie above the sigma of 30 % of the schedule
     assert sparse == dense > 0
     assert (sparse + dense) in (STEPS * LAYERS, 2 * STEPS * LAYERS)
-    assert f"warm-up {dense}" in line
-    assert "mean density 0." in line
+    assert f"dense start {dense}" in line
+    assert "at density 0." in line
     assert "backend torch" in line
     assert 0 < relative_difference(result, plain) < 0.5
 
@@ -78,7 +78,7 @@ def test_strict_names_the_reasons(server: Server) -> None:
     add_plan(server, "sparse", Diagonal(0))
     with pytest.raises(PromptError, match=r"Nothing ran sparse.*strict") as error:
         latents(server, patched("sparse", start_percent=1.0, strict=True))
-    assert "warm-up" in str(error.value)
+    assert "dense start" in str(error.value)
     with pytest.raises(PromptError, match="no plan is connected"):
         latents(server, patched(None, strict=True, calibrate=False))
 
@@ -89,8 +89,8 @@ def test_plan_of_another_model_runs_dense_and_says_why(server: Server, plain: to
     before = len(server.log_text())
     assert torch.equal(latents(server, patched("other", preset="fast")), plain)
     line = report(server, before)
-    assert "dense: plan user/other does not fit, it is for layers 30, this model has layers 4: load" in line
-    assert line.endswith("; preset fast ignored, a plan is connected")
+    assert "Not faster here: plan user/other is for a model with layers 30, this one has layers 4; preset fast" in line
+    assert line.endswith("; preset fast ignored, a plan is connected. Try another plan, or disconnect it.")
 
 
 def test_unknown_model_passes_dense_and_says_why(server: Server) -> None:

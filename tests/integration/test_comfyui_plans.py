@@ -74,14 +74,14 @@ def test_the_warm_up_is_not_measured(server: Server) -> None:
     keep = node("SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="late", overwrite=True)
     server.run({**base(), **profiled(start_percent=0.2), "search": search(), "keep": keep})
     line = report(server, before)
-    assert "measured 12 calls" in line and "warm-up 4" in line
+    assert "measured 12 calls" in line and "dense start 4" in line
     ((high, _),) = load_profile(server.base / PLANS / "late.safetensors").header.bands
     assert high == pytest.approx(8 * 0.8 / (1 + 7 * 0.8), rel=1e-4)  # start_percent, above the second of four steps
     before = len(server.log_text())
     workflow = patched("late", steps=5, start_percent=0.2)
     server.run({**workflow, "save": save_latent(("sampler", 0), "latents/test")})
     sparse, dense = counts(report(server, before))
-    assert sparse + dense == 5 * dense  # the first of five steps is warm-up; the plan covers all others
+    assert sparse + dense == 5 * dense  # the first of five steps is the dense start; the plan covers all others
     with pytest.raises(PromptError, match="0 of 1 sampled steps come after start_percent"):
         server.run({**base(), **profiled(steps=1, start_percent=0.2), "search": search(), "keep": keep})
 
@@ -105,7 +105,7 @@ def test_all_rules_on_one_profile(server: Server) -> None:
         text = outputs[f"show {rule}"]["text"][0]
         for line in ("mean density", "expected error of attention", "expected: a whole step", told):
             assert line in text, rule
-        assert "times as fast, times by a FLOP model" in text  # the server computes on a CPU
+        assert "times as fast (by a FLOP model)" in text  # the server computes on a CPU
         assert "measured on: scene 3" in text
 
 

@@ -23,7 +23,7 @@ PATTERNS = (
     MultiDiagonal(0.1, 0.1),
     MultiDiagonal(0.0, None),
     VerticalStripe(),
-    VerticalStripe(((0.0, 1.0, 0.3, 0.4, 0.0, 1.0),), order="deep"),
+    VerticalStripe(((0.0, 1.0, 0.3, 0.4, 0.0, 1.0),), order="spatiotemporal"),
 )
 
 GRIDS = {

@@ -70,13 +70,13 @@ def test_one_number_is_not_head_lists() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"columns": 6}, "names key tile 6, 5x7x11 .* have tiles 0 to 5"),
-        ({"columns": -1}, "names key tile -1"),
+        ({"kv_indices": 6}, "names key tile 6, 5x7x11 .* have tiles 0 to 5"),
+        ({"kv_indices": -1}, "names key tile -1"),
         ({"starts": 10_000}, "reaches past"),
-        ({"counts": 10_000}, "reaches past"),
-        ({"counts": -2}, "counts of a tile list"),
-        ({"counts": -1}, "counts of a tile list"),
-        ({"starts": 2**31 - 1, "counts": 10}, "reaches past"),
+        ({"kv_num_blocks": 10_000}, "reaches past"),
+        ({"kv_num_blocks": -2}, "kv_num_blocks of a tile list"),
+        ({"kv_num_blocks": -1}, "kv_num_blocks of a tile list"),
+        ({"starts": 2**31 - 1, "kv_num_blocks": 10}, "reaches past"),
         ({"orders": 2}, "token order 2, there are 0 to 1"),
         ({"index": 10**6}, "does not name every token"),
     ],
@@ -95,10 +95,10 @@ def test_tile_lists_out_of_range(change: dict, message: str) -> None:
     ("name", "change", "message"),
     [
         ("starts", lambda x: x.long(), "starts of the tile lists is"),
-        ("counts", lambda x: x[:, :-1], "counts of the tile lists is"),
+        ("kv_num_blocks", lambda x: x[:, :-1], "kv_num_blocks of the tile lists is"),
         ("index", lambda x: x[:, :-1].contiguous(), "index of the tile lists is"),
-        ("columns", lambda x: x.int(), "columns of the tile lists is"),
-        ("columns", lambda x: torch.cat([x[:-1], x.new_tensor([3])]), "must end on zeros"),
+        ("kv_indices", lambda x: x.int(), "kv_indices of the tile lists is"),
+        ("kv_indices", lambda x: torch.cat([x[:-1], x.new_tensor([3])]), "must end on zeros"),
         ("densities", lambda x: (*x, 0.5), "starts of the tile lists is"),
     ],
 )
@@ -112,8 +112,8 @@ def test_an_empty_list_needs_text_keys() -> None:
     grid = TokenGrid(3, 8, 16)
     lists = make_lists(grid)
     with pytest.raises(ValueError, match="a query would attend nothing"):
-        dataclasses.replace(lists, counts=torch.zeros_like(lists.counts))
-    assert make_lists(grid, (Skip(), Dense())).counts[0].tolist() == [-1] * 4
+        dataclasses.replace(lists, kv_num_blocks=torch.zeros_like(lists.kv_num_blocks))
+    assert make_lists(grid, (Skip(), Dense())).kv_num_blocks[0].tolist() == [-1] * 4
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -229,7 +229,7 @@ def test_the_install_line_belongs_to_this_torch() -> None:
 def test_routing_takes_the_best_tiles() -> None:
     """A query tile that looks at one place finds the key tile there first, whatever the rest is."""
     grid = TokenGrid(4, 16, 16)
-    lists = make_lists(grid, (Routed(0.2, order="flat"), MultiDiagonal(0.1, 0.1)))
+    lists = make_lists(grid, (Routed(0.2, order="spatial"), MultiDiagonal(0.1, 0.1)))
     torch.manual_seed(0)
     q, k, v = (0.1 * torch.randn(1, grid.tokens, 1, 64) for _ in range(3))
     index = lists.index[0].long()
@@ -237,9 +237,9 @@ def test_routing_takes_the_best_tiles() -> None:
     call = AttentionCall(q, k, v, lists, (0,))
     assert lists.routed[0] == 3  # a fifth of 16 tiles
     routed = routed_call(call)
-    starts, counts = (table[routed.head_lists[0]] for table in (routed.lists.starts, routed.lists.counts))
+    starts, counts = (table[routed.head_lists[0]] for table in (routed.lists.starts, routed.lists.kv_num_blocks))
     assert counts.tolist() == [3] * 8 + [16]
-    chosen = torch.stack([routed.lists.columns[start : start + 3] for start in starts[:-1]])
+    chosen = torch.stack([routed.lists.kv_indices[start : start + 3] for start in starts[:-1]])
     assert 5 in chosen[0]
     assert (chosen.diff(dim=-1) > 0).all()
     assert routed.lists.densities == (*lists.densities, lists.densities[0])

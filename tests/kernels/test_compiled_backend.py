@@ -214,7 +214,7 @@ def test_calls_are_refused_in_words(monkeypatch):
     slower = "attention in 8 bits is slower than exact attention on sm_100"
     assert compiled_backend.refusal(make_call(int8=True)) == slower
     wide = make_call()
-    object.__setattr__(wide.lists, "columns", wide.lists.columns.int())
+    object.__setattr__(wide.lists, "kv_indices", wide.lists.kv_indices.int())
     assert "over 32,767 key tiles" in compiled_backend.refusal(wide)
 
 

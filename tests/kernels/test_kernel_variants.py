@@ -33,8 +33,8 @@ OPTIONS = {
     "by_head": (False, True),
     "patterns": (
         (Dense(), Skip(), Routed(0.3)),
-        (Diagonal(0), MultiDiagonal(0.1, 0.1), Routed(0.01, order="flat")),
-        (VerticalStripe(), Diagonal(1, 0.2, 0.3, order="deep"), Dense()),
+        (Diagonal(0), MultiDiagonal(0.1, 0.1), Routed(0.01, order="spatial")),
+        (VerticalStripe(), Diagonal(1, 0.2, 0.3, order="spatiotemporal"), Dense()),
     ),
 }
 
@@ -242,10 +242,10 @@ def test_routing_on_gpu() -> None:
     grid, generator = TokenGrid(7, 9, 13, suffix=3), torch.Generator().manual_seed(5)
     q, k, v = (torch.randn(2, grid.tokens, 3, 128, generator=generator).half() for _ in range(3))
     builder = TileListBuilder(grid)
-    numbers = tuple(builder.add(pattern) for pattern in (Routed(0.3), Routed(0.3, order="flat"), Diagonal(0)))
+    numbers = tuple(builder.add(pattern) for pattern in (Routed(0.3), Routed(0.3, order="spatial"), Diagonal(0)))
     call = AttentionCall(q, k, v, builder.build(), numbers)
     routed = routed_call(to_gpu(call), triton_backend.choose)
-    same = (routed.lists.columns.cpu() == routed_call(call).lists.columns).float().mean()
+    same = (routed.lists.kv_indices.cpu() == routed_call(call).lists.kv_indices).float().mean()
     assert same > 0.95
     assert_close(run(routed, "triton").cpu(), call_attention(dataclasses.replace(call, lists=routed.lists.to("cpu"),
                  head_lists=routed.head_lists)))  # fmt: skip

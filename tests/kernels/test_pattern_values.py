@@ -21,7 +21,7 @@ FIRST_FRAME = (0, 0, 0, 1, 0, 1)
     "pattern",
     [
         Dense(),
-        Skip(order="deep"),
+        Skip(order="spatiotemporal"),
         Diagonal(frames=2, height=0.2, width=0.15),
         MultiDiagonal(height=None, width=0.1),
         VerticalStripe((FIRST_FRAME, (0.4, 0.6, 0.25, 0.5, 0.3, 0.3))),
@@ -47,9 +47,9 @@ def test_kinds_and_descriptions():
 
 def test_orders_that_suit_the_kinds():
     assert [PATTERNS[kind]().order for kind in ("diagonal", "multi_diagonal", "vertical_stripe")] == [
-        "flat",
-        "deep",
-        "flat",
+        "spatial",
+        "spatiotemporal",
+        "spatial",
     ]
 
 
@@ -59,9 +59,9 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     "make, fragment",
     [
-        (lambda: Dense(order="raster"), "order is 'raster', expected one of flat, deep"),
+        (lambda: Dense(order="raster"), "order is 'raster', expected one of spatial, spatiotemporal"),
         (lambda: Skip(order=None), "order is None"),
-        (lambda: Diagonal(order=["flat"]), "order is \\['flat'\\]"),
+        (lambda: Diagonal(order=["spatial"]), "order is \\['spatial'\\]"),
         (lambda: Diagonal(frames=-1), "frames is -1, expected a whole number from 0"),
         (lambda: Diagonal(frames=1.0), "frames is 1.0"),
         (lambda: Diagonal(frames=True), "frames is True"),
@@ -110,10 +110,10 @@ def test_missing_bound_is_named_as_such():
         ({"kind": "Dense"}, "kind is 'Dense'"),
         ({"kind": ["dense"]}, "kind is \\['dense'\\]"),
         ({"kind": "dense"}, "dense lacks its parameter 'order'"),
-        ({"kind": "dense", "order": "flat", "frames": 1}, "dense has no parameter 'frames', it has order"),
-        ({"kind": "diagonal", "order": "flat", "frames": 1, "height": None}, "diagonal lacks its parameter 'width'"),
-        ({"kind": "diagonal", "order": "flat", "frames": -1, "height": None, "width": None}, "frames is -1"),
-        ({"kind": "vertical_stripe", "order": "flat", "columns": {"0": 1}}, "columns is"),
+        ({"kind": "dense", "order": "spatial", "frames": 1}, "dense has no parameter 'frames', it has order"),
+        ({"kind": "diagonal", "order": "spatial", "frames": 1, "height": None}, "diagonal lacks its parameter 'width'"),
+        ({"kind": "diagonal", "order": "spatial", "frames": -1, "height": None, "width": None}, "frames is -1"),
+        ({"kind": "vertical_stripe", "order": "spatial", "columns": {"0": 1}}, "columns is"),
     ],
 )
 def test_pattern_from_dict_refuses(data, fragment):
@@ -122,9 +122,9 @@ def test_pattern_from_dict_refuses(data, fragment):
 
 
 def test_plans_from_before_a_parameter_mean_what_they_meant():
-    data = {"kind": "diagonal", "order": "flat", "frames": 2, "height": None, "width": 0.2}
+    data = {"kind": "diagonal", "order": "spatial", "frames": 2, "height": None, "width": 0.2}
     assert pattern_from_dict(data) == Diagonal(2, None, 0.2)
-    data = {"kind": "multi_diagonal", "order": "deep", "height": 0.1, "width": 0.2}
+    data = {"kind": "multi_diagonal", "order": "spatiotemporal", "height": 0.1, "width": 0.2}
     assert pattern_from_dict(data) == MultiDiagonal(0.1, 0.2)
 
 
@@ -135,7 +135,7 @@ def test_plans_from_before_a_parameter_mean_what_they_meant():
         (MultiDiagonal(0.1, None, 3), "multi-diagonal, height +-10%, whole width, every 3 frames"),
         (MultiDiagonal(None, 0.05, width_period=0.5), "multi-diagonal, whole height, width +-5% every 50%"),
         (
-            Union((Diagonal(), MultiDiagonal(order="flat"))),
+            Union((Diagonal(), MultiDiagonal(order="spatial"))),
             "diagonal, own frame +-0; with multi-diagonal, height +-0%, width +-0%",
         ),
     ],

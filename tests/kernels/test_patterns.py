@@ -66,7 +66,7 @@ def test_border_frames_see_as_much_as_others():
 
 @pytest.mark.parametrize("width, share", [(0.0, 1 / 4), (0.25, 3 / 4), (0.3, 3 / 4), (0.5, 1)])
 def test_multi_diagonal_sees_its_column_of_all_frames(width, share):
-    """With 8 frames of 4 x 4 a tile of 32 in the deep order is one column of places through all frames."""
+    """With 8 frames of 4 x 4 a tile of 32 in the spatiotemporal order is one column of places through all frames."""
     assert pattern_density(MultiDiagonal(height=None, width=width), TokenGrid(8, 4, 4), 32, 32) == share
 
 
@@ -103,7 +103,7 @@ def test_a_shifted_frame_is_the_one_before():
 
 
 def test_every_second_frame():
-    pairs = video_part(MultiDiagonal(height=1.0, width=1.0, every=2, order="flat"), TokenGrid(5, 4, 4), (16, 16))
+    pairs = video_part(MultiDiagonal(height=1.0, width=1.0, every=2, order="spatial"), TokenGrid(5, 4, 4), (16, 16))
     assert pairs[::16, ::16].int().tolist() == [[1, 0, 1, 0, 1], [0, 1, 0, 1, 0]] * 2 + [[1, 0, 1, 0, 1]]
 
 
@@ -124,8 +124,8 @@ def test_json_and_back(pattern):
 
 
 def a_union(*parts):
-    """JSON of a union in the flat order."""
-    return {"kind": "union", "order": "flat", "parts": list(parts)}
+    """JSON of a union in the spatial order."""
+    return {"kind": "union", "order": "spatial", "parts": list(parts)}
 
 
 BAND, PLACE = Diagonal().to_dict(), MultiDiagonal().to_dict()
@@ -138,7 +138,7 @@ BAND, PLACE = Diagonal().to_dict(), MultiDiagonal().to_dict()
         (a_union(*[BAND] * 5), "2 to 4 patterns"),
         (a_union(BAND, Dense().to_dict()), r"parts\[1\].*Dense"),
         (a_union(BAND, {"kind": "union"}), "union itself"),
-        (a_union(BAND, PLACE), "order 'deep'"),
+        (a_union(BAND, PLACE), "order 'spatiotemporal'"),
         ({**PLACE, "every": 0}, "every is 0, expected a whole number from 1"),
         ({**PLACE, "height": None, "height_period": 0.5}, "height_period is 0.5.*nothing is limited"),
         ({**BAND, "shift": 1.5}, "shift is 1.5"),

@@ -11,7 +11,7 @@ from sparse_vdit.kernels.tiling import Tiling
 GRIDS = [(7, 9, 13), (5, 11, 6), (1, 7, 5), (3, 2, 2), (1, 1, 1), (17, 3, 1), (9, 1, 20)]
 LARGE = (21, 45, 80)
 TILES = [(16, 8), (32, 16), (128, 64), (64, 64)]
-BRICK = {"flat": (1, 8), "deep": (8, 4)}  # (frames, rows) of a brick at most: what the two orders promise
+BRICK = {"spatial": (1, 8), "spatiotemporal": (8, 4)}  # (frames, rows) of a brick at most: what the two orders promise
 
 
 def places(raster, shape):
@@ -24,17 +24,17 @@ def places(raster, shape):
     "shape, order, expected",
     [
         # one strip: columns of the frame, each from top to bottom
-        ((1, 3, 2), "flat", [0, 2, 4, 1, 3, 5]),
+        ((1, 3, 2), "spatial", [0, 2, 4, 1, 3, 5]),
         # the second frame runs its columns backwards, so that it begins where the first ended
-        ((2, 2, 2), "flat", [0, 2, 1, 3, 5, 7, 4, 6]),
+        ((2, 2, 2), "spatial", [0, 2, 1, 3, 5, 7, 4, 6]),
         # a column of all frames, then the next
-        ((2, 2, 2), "deep", [0, 2, 4, 6, 1, 3, 5, 7]),
+        ((2, 2, 2), "spatiotemporal", [0, 2, 4, 6, 1, 3, 5, 7]),
         # 10 rows are two strips of 5, the second runs backwards
-        ((1, 10, 2), "flat", [0, 2, 4, 6, 8, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 10, 12, 14, 16, 18]),
-        # 6 rows are two strips of 3 in the deep order
-        ((1, 6, 1), "deep", [0, 1, 2, 3, 4, 5]),
+        ((1, 10, 2), "spatial", [0, 2, 4, 6, 8, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 10, 12, 14, 16, 18]),
+        # 6 rows are two strips of 3 in the spatiotemporal order
+        ((1, 6, 1), "spatiotemporal", [0, 1, 2, 3, 4, 5]),
         # 9 rows are strips of 5 and 4; the second frame runs its strips backwards
-        ((2, 9, 1), "flat", [0, 1, 2, 3, 4, 5, 6, 7, 8, 14, 15, 16, 17, 9, 10, 11, 12, 13]),
+        ((2, 9, 1), "spatial", [0, 1, 2, 3, 4, 5, 6, 7, 8, 14, 15, 16, 17, 9, 10, 11, 12, 13]),
     ],
 )
 def test_token_order_by_hand(shape, order, expected):
@@ -74,12 +74,12 @@ def test_most_steps_are_to_the_next_row(shape, order):
 @pytest.mark.parametrize("shape", [(7, 9, 15), (5, 11, 12), (3, 16, 8), LARGE], ids=str)
 def test_flat_tiles_span_at_most_two_frames(shape):
     assert shape[1] * shape[2] >= 128
-    boxes = Tiling(TokenGrid(*shape), "flat").query_boxes
+    boxes = Tiling(TokenGrid(*shape), "spatial").query_boxes
     spans = (boxes[:, 0, 1] - boxes[:, 0, 0] + 1).tolist()
     assert spans and max(spans) <= 2
 
 
-@pytest.mark.parametrize("order, most", [("flat", (2, 16, 20)), ("deep", (16, 8, 8))])
+@pytest.mark.parametrize("order, most", [("spatial", (2, 16, 20)), ("spatiotemporal", (16, 8, 8))])
 def test_tiles_of_a_720p_grid_are_compact(order, most):
     """A typical tile is about 1 x 8 x 16 or 8 x 4 x 4 tokens; where it crosses strips or slabs, two of them."""
     boxes = Tiling(TokenGrid(*LARGE), order).query_boxes
@@ -129,7 +129,7 @@ def test_boxes_are_the_smallest_around_a_tile(shape, tiles, order):
 
 
 def test_a_grid_smaller_than_a_tile_is_all_dense():
-    tiling = Tiling(TokenGrid(1, 7, 5, 2), "flat")
+    tiling = Tiling(TokenGrid(1, 7, 5, 2), "spatial")
     assert tiling.query_tiles == tiling.key_tiles == 0
     assert tiling.dense_rows == tiling.dense_keys == 37
     assert tiling.query_boxes.shape == tiling.key_boxes.shape == (0, 3, 2)
@@ -161,16 +161,16 @@ def test_grid_refuses(values, name, shown):
 
 def test_a_tiling_checks_its_grid():
     with pytest.raises(ValueError, match="token grid: height is 0"):
-        Tiling(TokenGrid(7, 0, 13), "flat", 64, 32)
+        Tiling(TokenGrid(7, 0, 13), "spatial", 64, 32)
 
 
 @pytest.mark.parametrize("query, key", [(0, 0), (64, 0), (64, -64), (-64, 64), (64, 128), (96, 64)])
 def test_tiling_refuses_tiles_that_do_not_fit(query, key):
     with pytest.raises(ValueError, match=f"tiles of {query} queries and {key} keys"):
-        Tiling(TokenGrid(3, 2, 2), "flat", query, key)
+        Tiling(TokenGrid(3, 2, 2), "spatial", query, key)
 
 
 @pytest.mark.parametrize("order", ["", "Flat", None, 1])
 def test_unknown_order_is_refused(order):
-    with pytest.raises(ValueError, match="expected one of flat, deep"):
+    with pytest.raises(ValueError, match="expected one of spatial, spatiotemporal"):
         token_order(TokenGrid(3, 2, 2), order)

@@ -79,9 +79,9 @@ def test_a_right_backend_passes(dtype: torch.dtype, routed: bool) -> None:
 def test_the_call_of_the_self_test_fills_the_pipeline() -> None:
     for routed in (False, True):
         call = routed_call(self_test.small_call(CPU, torch.float16, 64, False, routed))
-        counts = [call.lists.counts[number, :-1] for number in call.pair_lists]
-        assert all((count >= 12).all() or (count == -1).all() for count in counts)
-        assert sum(bool((count == -1).all()) for count in counts) == 1
+        kv_num_blocks = [call.lists.kv_num_blocks[number, :-1] for number in call.pair_lists]
+        assert all((count >= 12).all() or (count == -1).all() for count in kv_num_blocks)
+        assert sum(bool((count == -1).all()) for count in kv_num_blocks) == 1
         assert call.q.stride() == call.k.stride() and call.k.data_ptr() - call.q.data_ptr() == 2 * 64 * 2
 
 
@@ -104,13 +104,13 @@ def test_a_wrong_backend_is_refused_with_its_error(backends, attend, message) ->
 
 
 def test_wrong_tiles_are_seen(backends) -> None:
-    def first_tiles(call, routing, columns):
-        torch_backend.choose(call, routing, columns)
-        chosen = columns[len(call.lists.columns) - 2 : -2]
+    def first_tiles(call, routing, kv_indices):
+        torch_backend.choose(call, routing, kv_indices)
+        chosen = kv_indices[len(call.lists.kv_indices) - 2 : -2]
         chosen.copy_(torch.arange(len(chosen)) % 12)
 
-    def no_tiles(call, routing, columns):
-        columns[len(call.lists.columns) - 2 : -2] = 99
+    def no_tiles(call, routing, kv_indices):
+        kv_indices[len(call.lists.kv_indices) - 2 : -2] = 99
 
     for choose, message in ((first_tiles, "of the chosen key tiles are right"), (no_tiles, "names key tile 99")):
         backends(triton=fake_backend(choose=choose))

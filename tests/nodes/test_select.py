@@ -15,7 +15,7 @@ from sparse_vdit.nodes.host.core import fallback
 from sparse_vdit.nodes.host.core.fallback import Dense
 from sparse_vdit.nodes.host.hooks.sampling import DEFAULT_START, Sampling
 from sparse_vdit.nodes.host.models import WAN
-from sparse_vdit.nodes.host.policies.calibrate import NO_WARM_UP, CalibrationPolicy
+from sparse_vdit.nodes.host.policies.calibrate import CalibrationPolicy
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
 from sparse_vdit.plans.plan.plan import Plan, Provenance, uniform_plan
 from sparse_vdit.plans.plan.presets import DEFAULT_PRESET
@@ -86,7 +86,7 @@ def test_a_preset_beside_a_connected_plan_is_said_to_be_ignored() -> None:
 @pytest.mark.parametrize(
     ("plan", "changes", "why"),
     [
-        (plan_of(family="ltx").named("user/mine"), {}, "plan user/mine does not fit, it is for family ltx"),
+        (plan_of(family="ltx").named("user/mine"), {}, "is for a model with family ltx, this one has family wan"),
         (plan_of(), {"kept": kept_dense("2-3")}, "keep_dense: layer"),
         (None, {"kept": kept_dense("7")}, "keep_dense: layer"),
         (None, {"calibrate": False}, fallback.NO_PLAN.reason),
@@ -130,16 +130,24 @@ def test_a_model_of_a_published_shape_gets_its_plan_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "start", "sparse_from"), [(4, DEFAULT_START, 1.0), (4, 0.3, 0.7), (20, DEFAULT_START, 0.8)]
+    ("few_steps", "steps", "start", "sparse_from", "remark"),
+    [
+        (select.SKIP_START, 4, DEFAULT_START, 1.0, "dense start skipped: 1 step"),
+        (select.SKIP_START, 4, 0.3, 1.0, "dense start skipped: 2 steps"),
+        (select.SKIP_START, 20, DEFAULT_START, 0.8, ""),
+        (select.KEEP_START, 4, DEFAULT_START, 0.8, ""),
+        (None, 4, DEFAULT_START, 0.8, ""),  # as the node is placed, and in workflows without the input
+    ],
 )
-def test_with_few_steps_a_kept_plan_runs_as_far_up_as_it_was_measured(
-    folder: Path, steps: int, start: float, sparse_from: float
+def test_with_few_steps_a_kept_plan_runs_as_far_up_as_it_was_measured_where_that_is_wanted(
+    folder: Path, few_steps: str | None, steps: int, start: float, sparse_from: float, remark: str
 ) -> None:
     generate(calibration(folder), SIGMAS)
     sigmas = tuple(1 - step / steps for step in range(steps + 1))
-    policy = select.select_policy(options(start_percent=start), sampling(sigmas=sigmas))
+    changes = {} if few_steps is None else {"few_steps": few_steps}
+    policy = select.select_policy(options(start_percent=start, **changes), sampling(sigmas=sigmas))
     assert policy.planned.sigma_start == pytest.approx(sparse_from)
-    assert (NO_WARM_UP in policy.notes) == (sparse_from == 1.0)
+    assert policy.remark == remark
     assert policy.measurement is not None  # something is missing still
     assert policy.measurement.known and policy.measurement.policy is None
 

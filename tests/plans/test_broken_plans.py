@@ -34,7 +34,7 @@ def many_patterns(grid, count):
 
     def change(data):
         data["grid"] = list(grid)
-        data["patterns"] = [*data["patterns"], *[{"kind": "dense", "order": "flat"}] * count][:count]
+        data["patterns"] = [*data["patterns"], *[{"kind": "dense", "order": "spatial"}] * count][:count]
 
     return change
 
@@ -76,7 +76,7 @@ BROKEN = [
     (at("grade", ["prior"]), "grade", "['prior'] is unknown"),
     (at("patterns", []), "patterns", "0 entries"),
     (at("patterns", {}), "patterns", "expected a list"),
-    (at("patterns", [{"kind": "dense", "order": "flat"}] * 1025), "patterns", "1025 entries"),
+    (at("patterns", [{"kind": "dense", "order": "spatial"}] * 1025), "patterns", "1025 entries"),
     (many_patterns((60, 72, 80), 90), "patterns", "90 patterns are too many for 345600 tokens, use fewer patterns"),
     (at("patterns", 1, "dense"), "patterns[1]", "'dense' is no pattern"),
     (at("patterns", 1, "kind", "magic"), "patterns[1]", "kind is 'magic'"),

@@ -48,7 +48,7 @@ def profiled(candidates=OFFERED, calls=1):
 @pytest.mark.parametrize("shape", [(5, 9, 11), (21, 3, 17), (1, 8, 13), (3, 6, 7), (21, 30, 52)])
 def test_every_token_lies_in_its_cell_and_every_cell_in_its_tiles(shape):
     grid = TokenGrid(*shape, prefix=7)
-    cells = Cells(Tiling(grid, "flat", *TILES))
+    cells = Cells(Tiling(grid, "spatial", *TILES))
     assert len(cells.boxes) == math.prod(cell_grid(shape)) == int(cells.of_key.max()) + 1
     places = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing="ij"), -1).view(-1, 3)
     for token, (place, cell) in enumerate(zip(places.tolist(), cells.of_key.tolist(), strict=True)):
@@ -70,7 +70,7 @@ def test_every_token_lies_in_its_cell_and_every_cell_in_its_tiles(shape):
 
 
 def test_the_mass_is_of_the_video_alone():
-    cells = Cells(Tiling(GRID, "flat", *TILES))
+    cells = Cells(Tiling(GRID, "spatial", *TILES))
     weights = torch.rand(13, GRID.tokens, generator=torch.Generator().manual_seed(2))
     assert cells.mass(weights).sum().item() == pytest.approx(weights[:, 3:-2].sum().item(), rel=1e-5)
 
@@ -80,7 +80,7 @@ def test_the_profile_finds_the_columns_and_judges_the_stripe_that_the_plan_has()
     profile = profiled()
     stripe = pattern_of(profile, (0, 0, 0), 3)
     assert isinstance(stripe, VerticalStripe)
-    cells = Cells(Tiling(GRID, "flat", *TILES))
+    cells = Cells(Tiling(GRID, "spatial", *TILES))
     wanted = {int(cells.of_key[(t * 9 + h) * 11 + w]) for t, h, w in PLACES}
     assert wanted == set(profile.columns[0, 0, 0].topk(2).indices.tolist())
     assert {cells.boxes[cell] for cell in wanted} <= set(stripe.columns)
@@ -100,8 +100,8 @@ def test_a_stripe_is_at_most_as_dense_as_is_counted(share):
     for head in range(HEADS):
         stripe = pattern_of(profile, (0, 0, head), 2)
         found = pattern_density(stripe, TokenGrid(*profile.header.grid), *TILES)
-        assert found <= Cells(Tiling(TokenGrid(5, 9, 11), "flat", *TILES)).density(share) + 1e-6
-    assert profile.header.densities[2] == pytest.approx(Cells(Tiling(GRID, "flat", *TILES)).density(share))
+        assert found <= Cells(Tiling(TokenGrid(5, 9, 11), "spatial", *TILES)).density(share) + 1e-6
+    assert profile.header.densities[2] == pytest.approx(Cells(Tiling(GRID, "spatial", *TILES)).density(share))
 
 
 @pytest.mark.parametrize("grid", [GRID, TokenGrid(7, 9, 13)], ids=str)

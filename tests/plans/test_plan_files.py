@@ -28,7 +28,7 @@ def test_text_is_stable_and_readable():
     keys = "format version family layers heads head_dim grid grade patterns bands provenance"
     assert list(data) == keys.split()
     assert (data["format"], data["version"], data["grid"]) == ("sparse-vdit-plan", 1, [5, 11, 6])
-    band = {"kind": "diagonal", "order": "flat", "frames": 1, "height": None, "width": None, "shift": 0}
+    band = {"kind": "diagonal", "order": "spatial", "frames": 1, "height": None, "width": None, "shift": 0}
     assert data["patterns"][2] == band
     assert "[3, 4, 0]," in [line.strip() for line in text.splitlines()]  # a layer's heads are a line
     assert "一只猫" in text

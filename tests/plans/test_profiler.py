@@ -8,6 +8,7 @@ from sparse_vdit.kernels.attention import sparse_attention
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import TileListBuilder, pattern_density
 from sparse_vdit.kernels.oracle import masked_attention, pattern_attention, sequence_mask
+from sparse_vdit.kernels.order import SPATIOTEMPORAL
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed, Skip, Union, VerticalStripe
 from sparse_vdit.kernels.tiling import Tiling
 from sparse_vdit.plans.profile import errors
@@ -20,7 +21,8 @@ from tolerances import assert_close
 
 GRID = TokenGrid(5, 7, 9, prefix=3, suffix=2)
 TILES = (32, 16)
-CANDIDATES = (Dense(), Skip(), Diagonal(1, 0.25), MultiDiagonal(0.1, None), VerticalStripe(), Diagonal(0, order="deep"))
+PLAIN = (Dense(), Skip(), Diagonal(1, 0.25), MultiDiagonal(0.1, None), VerticalStripe())
+CANDIDATES = (*PLAIN, Diagonal(0, order=SPATIOTEMPORAL))
 HEADS, HEAD_DIM, DIM = 3, 24, 40
 
 
@@ -69,7 +71,7 @@ def test_one_pass_equals_direct_computation(number):
         torch.testing.assert_close(getattr(measured, name)[:, 0], value, rtol=1e-3, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("pattern", [Routed(0.15), Routed(0.3, order="flat")], ids=str)
+@pytest.mark.parametrize("pattern", [Routed(0.15), Routed(0.3, order="spatial")], ids=str)
 def test_routed_candidates_are_judged_as_they_run(pattern):
     """Each (batch, head) has its own tiles: what the backend computes is what was judged."""
     q, k, v = inputs()
@@ -89,7 +91,7 @@ def test_routed_candidates_are_judged_as_they_run(pattern):
 
 
 def test_the_papers_rule_chooses_among_its_own_kinds():
-    union = Union((Diagonal(), MultiDiagonal(order="flat")))
+    union = Union((Diagonal(), MultiDiagonal(order="spatial")))
     more = (Diagonal(shift=1), MultiDiagonal(every=2), MultiDiagonal(0.1, None, height_period=0.5))
     candidates = (Dense(), Routed(0.2), Diagonal(1, 0.1), union, *more, MultiDiagonal(0.1, None))
     assert paper_kinds(candidates).tolist() == [True, False, True, False, False, False, False, True]
@@ -117,12 +119,12 @@ def test_plain_errors_without_a_projection():
 
 
 def test_sampled_rows_are_spread_over_all_query_tiles():
-    tiling = Tiling(GRID, "flat", *TILES)
+    tiling = Tiling(GRID, "spatial", *TILES)
     rows = sample_rows(tiling, 3 * tiling.query_tiles, torch.Generator().manual_seed(4))
     assert len(rows.unique()) == len(rows)
     assert (rows // 32).bincount(minlength=tiling.query_tiles).tolist() == [3] * tiling.query_tiles
     assert len(sample_rows(tiling, 10_000, torch.Generator())) == tiling.query_tiles * 32
-    assert len(sample_rows(Tiling(TokenGrid(1, 2, 3), "flat", *TILES), 5, torch.Generator())) == 0
+    assert len(sample_rows(Tiling(TokenGrid(1, 2, 3), "spatial", *TILES), 5, torch.Generator())) == 0
 
 
 def test_small_chunks_of_rows_change_nothing(monkeypatch):
@@ -149,7 +151,7 @@ def test_masks_are_gathered_once_for_all_heads(monkeypatch, heads):
 def test_every_candidate_is_judged_on_the_same_tokens():
     evaluator = CandidateEvaluator(GRID, CANDIDATES, 10_000, *TILES)
     tokens = evaluator.sample_tokens(torch.Generator().manual_seed(0))
-    for order in ("flat", "deep"):
+    for order in ("spatial", "spatiotemporal"):
         tiling = Tiling(GRID, order, *TILES)
         assert set(tokens.tolist()) <= set(tiling.index[: tiling.query_tiles * 32].tolist())
     power = evaluator.errors(*inputs(), None, torch.Generator().manual_seed(0)).power

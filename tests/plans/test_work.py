@@ -21,21 +21,21 @@ SECONDS = 20.0  # of the process, on a machine that others use; 74 to 252 before
 
 def boxes(draw: random.Random) -> VerticalStripe:
     ends = [[(low, min(1.0, low + 1e-6)) for low in (draw.random() for _ in range(3))] for _ in range(8)]
-    return VerticalStripe(tuple(tuple(bound for pair in box for bound in pair) for box in ends), order="flat")
+    return VerticalStripe(tuple(tuple(bound for pair in box for bound in pair) for box in ends), order="spatial")
 
 
 def periodic(number: int) -> Pattern:
     every, period = 1 + number // 32, 0.05 + number % 32 / 40
-    return MultiDiagonal(0.0, 0.0, every, period, 0.9, order="flat" if number % 2 else "deep")
+    return MultiDiagonal(0.0, 0.0, every, period, 0.9, order="spatial" if number % 2 else "spatiotemporal")
 
 
 def shifted(number: int) -> Pattern:
-    return Diagonal(0, number / 1e5, number / 1e5, number - 500, order="flat" if number % 2 else "deep")
+    return Diagonal(0, number / 1e5, number / 1e5, number - 500, order="spatial" if number % 2 else "spatiotemporal")
 
 
 def union(number: int) -> Pattern:
     draw = random.Random(number)
-    return Union(tuple(boxes(draw) for _ in range(4)), order="flat")
+    return Union(tuple(boxes(draw) for _ in range(4)), order="spatial")
 
 
 def plan_of(make: Callable[[int], Pattern], count: int, grid: tuple[int, int, int]) -> Plan:
@@ -79,7 +79,7 @@ def test_rows_are_kept_in_few_tables() -> None:
     for number in range(8):
         builder.add(shifted(number))
     rows = sum(len(found[0]) for found in builder._lists)
-    assert len(builder._columns) <= 1 + 2 * 8 < rows
+    assert len(builder._kv_indices) <= 1 + 2 * 8 < rows
 
 
 def test_periods_of_a_large_grid_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:

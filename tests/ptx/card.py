@@ -24,7 +24,7 @@ CAPABILITIES = {arch: own for own, arch in (shipped.PORTABLE | shipped.EXACT).it
 OUTPUTS = {  # parameters that a kernel writes; all others it may read alone
     "block_sparse_fwd_kernel": {"OUT"},
     "quantize_tiles_kernel": {"K_TILES", "V_TILES", "K_SCALE"},
-    "select_tiles_kernel": {"COLUMNS"},
+    "select_tiles_kernel": {"KV_INDICES"},
     "tile_means_kernel": {"OUT"},
 }
 

@@ -123,11 +123,11 @@ def run(case: Case, file: str, machine: Machine | None = None, **options: object
     """A case by a shipped file, as the pack would run it on the file's card. `options` are those of `DriverLibrary`."""
     call, alike = call_of(case, file), [1.0]
 
-    def choose(call: AttentionCall, routing: Routing, columns: Tensor) -> None:
-        expected = columns.clone()
+    def choose(call: AttentionCall, routing: Routing, kv_indices: Tensor) -> None:
+        expected = kv_indices.clone()
         choose_tiles(call, routing, expected)
-        compiled_backend.choose(call, routing, columns)
-        alike.append((columns == expected).double().mean().item())
+        compiled_backend.choose(call, routing, kv_indices)
+        alike.append((kv_indices == expected).double().mean().item())
 
     with plugged(CAPABILITIES[file.split("/")[0]], machine, **options) as card, mock.patch("torch.empty", _poisoned):
         refused = compiled_backend.refusal(call)

@@ -14,26 +14,26 @@ WINDOWS = [
     Diagonal(),
     Diagonal(frames=1),
     Diagonal(frames=2, height=0.2, width=0.15),
-    Diagonal(frames=1, width=0.25, order="deep"),
+    Diagonal(frames=1, width=0.25, order="spatiotemporal"),
     Diagonal(frames=10_000),
     MultiDiagonal(),
     MultiDiagonal(height=0.1, width=0.1),
     MultiDiagonal(height=None, width=0.2),
-    MultiDiagonal(height=0.3, width=None, order="flat"),
+    MultiDiagonal(height=0.3, width=None, order="spatial"),
     Diagonal(shift=-1),
     Diagonal(frames=1, width=0.2, shift=2),
-    MultiDiagonal(height=0.1, width=0.1, every=2, order="flat"),
+    MultiDiagonal(height=0.1, width=0.1, every=2, order="spatial"),
     MultiDiagonal(height=0.0, width=None, height_period=0.4),
-    MultiDiagonal(height=0.05, width=0.1, every=3, height_period=0.5, width_period=0.35, order="flat"),
+    MultiDiagonal(height=0.05, width=0.1, every=3, height_period=0.5, width_period=0.35, order="spatial"),
 ]
 UNIONS = [
-    Union((Diagonal(), MultiDiagonal(order="flat"))),
-    Union((Diagonal(0, 0.2, 0.2), MultiDiagonal(0.1, None, order="flat"), VerticalStripe())),
+    Union((Diagonal(), MultiDiagonal(order="spatial"))),
+    Union((Diagonal(0, 0.2, 0.2), MultiDiagonal(0.1, None, order="spatial"), VerticalStripe())),
 ]
 STRIPES = [
     VerticalStripe(),
     VerticalStripe((FIRST_FRAME, MIDDLE)),
-    VerticalStripe(((1, 1, 0, 0, 1, 1),), order="deep"),
+    VerticalStripe(((1, 1, 0, 0, 1, 1),), order="spatiotemporal"),
 ]
 TILES = [(16, 8), (32, 16), (128, 64)]
 CASES = [

@@ -23,7 +23,7 @@ from sparse_vdit.nodes.host.models import UNNAMED, detect
 from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
 from sparse_vdit.nodes.host.session.run import Run
-from sparse_vdit.nodes.host.ui.summary import report_line
+from sparse_vdit.nodes.host.ui.summary import report_of
 from sparse_vdit.plans.plan.plan import Band, Plan, Provenance, uniform_plan
 from torch import Tensor, nn
 
@@ -211,7 +211,7 @@ def ran_sparse(run: Run) -> list[bool]:
 
 def line(run: Run) -> str:
     """The report's line."""
-    return report_line(run)
+    return str(report_of(run))
 
 
 def dense_calls(run: Run) -> dict:

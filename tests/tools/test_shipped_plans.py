@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from load_pack import ROOT
+from sparse_vdit.kernels.order import SPATIOTEMPORAL
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed
 from sparse_vdit.nodes.host.models import FAMILIES
 from sparse_vdit.plans.plan.files import load_plan, plan_bytes
@@ -124,7 +125,8 @@ def test_stas_windows_are_the_same_rules_in_relative_units() -> None:
     grid = measurements.sta_grid()
     assert grid == (30, 48, 80)
     sizes = {(30, 24, 24): MultiDiagonal(0.25, 0.15), (6, 48, 80): Diagonal(3), (30, 8, 80): MultiDiagonal(0.083, None),
-             (30, 48, 8): MultiDiagonal(None, 0.05), (18, 24, 40): Diagonal(9, 0.25, 0.25, order="deep")}  # fmt: skip
+             (30, 48, 8): MultiDiagonal(None, 0.05),
+             (18, 24, 40): Diagonal(9, 0.25, 0.25, order=SPATIOTEMPORAL)}  # fmt: skip
     for size, pattern in sizes.items():
         assert window_pattern(np.array(size), grid) == pattern
     assert {tuple(size) for row in measurements.sta_windows().tolist() for size in row} == {*sizes}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.kernels.lists import pattern_density
-from sparse_vdit.kernels.order import DEEP
+from sparse_vdit.kernels.order import SPATIOTEMPORAL
 from sparse_vdit.kernels.patterns import Diagonal, MultiDiagonal, Pattern
 from sparse_vdit.plans.plan.card import Card
 from sparse_vdit.plans.plan.plan import Plan, Provenance
@@ -41,7 +41,7 @@ def window_pattern(size: np.ndarray, grid: tuple[int, int, int]) -> Pattern:
         return MultiDiagonal(height, width)
     if height is None and width is None:
         return Diagonal(int(half[0]))
-    return Diagonal(int(half[0]), height, width, order=DEEP)
+    return Diagonal(int(half[0]), height, width, order=SPATIOTEMPORAL)
 
 
 def windows(preset: str) -> Plan:

@@ -1,10 +1,11 @@
-// What stands on a node: a line that is always there, and behind it the plan's map, totals, legend and last run.
+// What stands on a node: what its last run says, a button, and behind it the plan's map, totals, legend and last run.
 
 import { button, element, refill } from "./dom.js";
 import { Locks } from "./locks.js";
 import { HeadMap, cellText, drawMark } from "./map.js";
 import { HeadPicture } from "./picture.js";
-import { badge, layerText, shareByLayer, stepTexts } from "./run.js";
+import { layerText, measuredText, shareByLayer, stepTexts } from "./run.js";
+import { Said } from "./said.js";
 import { expectedSpeedup, kindCounts, meanDensity, totalsText } from "./totals.js";
 import { say } from "./words.js";
 
@@ -23,13 +24,14 @@ export class PlanPanel {
     this.toggle = button("", say("show_or_hide"), () => this.open(!this.isOpen));
     this.toggle.className = "svd-toggle";
     this.badge = element("span", { className: "svd-badge", role: "status" });
+    this.said = new Said(() => this.resized());
     this.map = new HeadMap({
       told: (cell) => this.#tell(cell),
       chosen: (cell) => this.#choose(cell),
       layerChosen: setLocks && ((layer) => this.#toggleLock("layers", layer)),
     });
     this.parts = Object.fromEntries(
-      ["title", "tabs", "strip", "steps", "hover", "actions", "legend", "totals", "report"].map((name) => [
+      ["title", "tabs", "strip", "steps", "none", "hover", "actions", "legend", "totals", "report"].map((name) => [
         name,
         element("div", { className: `svd-${name}` }),
       ]),
@@ -48,11 +50,12 @@ export class PlanPanel {
     this.layer = element("div", { className: "svd-layer" }, this.layerButton);
     this.parts.actions.append(this.layer, this.kept, this.reset);
     this.parts.hover.ariaLive = this.parts.totals.ariaLive = "polite";
-    const { title, tabs, strip, steps, hover, actions, legend, totals, report } = this.parts;
-    this.shown = element("div", {}, tabs, strip, steps, this.map.root, hover, actions, this.picture.root, legend, totals);
+    const { title, tabs, strip, steps, none, hover, actions, legend, totals, report } = this.parts;
+    this.heads = element("div", {}, strip, steps, this.map.root, hover, actions, this.picture.root, legend, totals);
+    this.shown = element("div", {}, tabs, none, this.heads);
     this.body = element("div", { className: "svd-body", hidden: true }, title, this.shown, report);
     this.head = element("div", { className: "svd-head" }, this.toggle, this.badge);
-    this.root = element("div", { className: "svd-panel" }, this.head, this.body);
+    this.root = element("div", { className: "svd-panel" }, this.said.root, this.head, this.body);
     // a press here is none on the node, which would be dragged
     for (const kind of ["pointerdown", "mousedown", "dblclick"]) {
       this.body.addEventListener(kind, (event) => event.stopPropagation());
@@ -77,7 +80,7 @@ export class PlanPanel {
 
   // Height that the panel takes, in pixels of the node.
   get height() {
-    return this.isOpen ? CLOSED_HEIGHT + this.body.scrollHeight + 6 : CLOSED_HEIGHT;
+    return CLOSED_HEIGHT + this.said.height + (this.isOpen ? this.body.scrollHeight + 6 : 0);
   }
 
   // `view` is a plan's as the server sends it.
@@ -90,9 +93,17 @@ export class PlanPanel {
     this.refresh();
   }
 
+  // What a run says while it goes on, until the next thing is said.
+  say(text) {
+    this.said.show("", text);
+    this.resized();
+  }
+
   // `onTop`: rather than the plan.
   showRun(ran, onTop = true) {
     this.ran = ran;
+    this.said.show(ran.verdict, ran.advice);
+    this.said.root.title = ran.line;
     this.showsRun = onTop && Boolean(ran.view);
     this.picture.clear();
     this.refresh();
@@ -121,8 +132,7 @@ export class PlanPanel {
     this.toggle.textContent = `${this.isOpen ? "\u25be" : "\u25b8"} ${say("map_of_heads")}`;
     this.toggle.ariaLabel = say("map_of_heads"); // without the sign
     this.toggle.ariaExpanded = String(this.isOpen);
-    this.badge.textContent = this.ran ? badge(this.ran) : view ? this.#summary(view, locks) : "";
-    this.badge.title = this.ran?.report ?? "";
+    this.badge.textContent = view && !this.ran && hasPatterns(view) ? this.#summary(view, locks) : "";
     this.body.hidden = !this.isOpen;
     if (!this.isOpen) return;
     this.parts.title.textContent = view ? [view.name, view.model, view.about].filter(Boolean).join(" \u00b7 ") : this.missing;
@@ -134,7 +144,7 @@ export class PlanPanel {
   #summary(view, locks) {
     const speedup = expectedSpeedup(view, locks);
     const density = meanDensity(view, locks).toFixed(2);
-    return speedup < 1e6 ? say("summary", { density, times: speedup.toFixed(1) }) : say("density", { density });
+    return speedup < 1e6 ? say("summary", { times: speedup.toFixed(1) }) : say("density", { density });
   }
 
   #refreshMap(view, locks) {
@@ -142,13 +152,16 @@ export class PlanPanel {
     const run = this.showsRun && this.ran;
     this.width = this.root.clientWidth;
     const ran = run ? shareByLayer(this.ran, view.layers) : null;
-    this.map.show(view, this.band, locks, ran, this.width || NARROWEST);
     this.#tabs();
+    this.heads.hidden = !hasPatterns(view);
+    this.parts.none.textContent = this.heads.hidden ? say(view.grade === "calibrate" ? "no_patterns" : "all_dense") : "";
+    if (this.heads.hidden) return;
+    this.map.show(view, this.band, locks, ran, this.width || NARROWEST);
     this.#strip(view, locks);
     this.#steps(view);
     this.#legend(view, locks);
     this.#actions();
-    this.parts.totals.textContent = totalsText(view, locks);
+    this.parts.totals.textContent = run ? measuredText(run) : totalsText(view, locks);
     if (this.map.cell) this.#tell(this.map.cell);
     else this.hoverText.data = say(this.#canLock ? "hint_keep" : "hint");
   }
@@ -253,6 +266,11 @@ export class PlanPanel {
     const { view, locks } = this.#current;
     this.picture.show(view.pictures, [this.band, cell.layer, cell.head], cellText(view, locks, this.band, cell));
   }
+}
+
+// A plan that leaves everything dense has nothing to look at.
+function hasPatterns(view) {
+  return view.bands.some(({ heads }) => heads.flat().some((number) => view.patterns[number].kind !== "dense"));
 }
 
 function swatch({ kind, colour, ink, mark }) {

@@ -15,12 +15,13 @@ export class HeadPicture {
   async show(pictures, place, words) {
     const wanted = (this.wanted = {});
     if (!this.address) this.#put(say("picture_coming"));
-    const { picture, measured, error } = await this.pictureOf(pictures, place);
+    const { picture, measured, error, nothing } = await this.pictureOf(pictures, place);
     if (this.wanted !== wanted) {
       if (picture) URL.revokeObjectURL(picture);
       return;
     }
     this.clear();
+    if (nothing) return this.#put(say("picture_nothing"));
     if (!picture) return this.#put(say("picture_failed", { why: error }));
     this.address = picture;
     const image = element("img", { src: picture, alt: say("picture_alt", { cell: words }) });

@@ -7,12 +7,13 @@ function share({ sparse = 0, ...dense }) {
   return calls ? sparse / calls : 0;
 }
 
-export function badge(ran) {
+// Numbers of the run alone: what was expected of its plan is told where the plan is.
+export function measuredText(ran) {
   const dense = Object.values(ran.dense).reduce((a, b) => a + b, 0);
   if (!ran.sparse) return say("nothing_sparse");
   const parts = [say("calls_sparse", { percent: Math.round((100 * ran.sparse) / (ran.sparse + dense)) })];
-  parts.push(say("density", { density: ran.mean_density.toFixed(2) }));
-  if (ran.speedup) parts.push(say("as_timed", { times: ran.speedup.toFixed(1) }));
+  parts.push(say("density_ran", { density: ran.mean_density.toFixed(2) }));
+  parts.push(ran.speedup ? say("as_timed", { times: ran.speedup.toFixed(2) }) : say("not_timed"));
   return parts.join(", ");
 }
 

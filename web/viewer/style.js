@@ -10,6 +10,10 @@ const STYLE = `
 .svd-panel button:disabled { cursor: default; opacity: 0.8; }
 .svd-panel button[aria-pressed="true"] { outline: 2px solid var(--input-text, #ddd); outline-offset: -1px; }
 .svd-panel button:focus-visible, .svd-map:focus-visible { outline: 2px solid var(--input-text, #ddd); outline-offset: 2px; }
+.svd-said { margin: 2px 0 6px; padding: 4px 6px; border-radius: 4px; background: var(--comfy-input-bg, #222);
+  overflow-wrap: anywhere; white-space: pre-line; user-select: text; cursor: text; }
+.svd-verdict { font-weight: 600; font-size: 12px; }
+.svd-verdict:empty, .svd-advice:empty, .svd-none:empty { display: none; }
 .svd-title, .svd-report, .svd-hover, .svd-totals { overflow-wrap: anywhere; margin: 3px 0; user-select: text; }
 .svd-title { color: var(--descrip-text, #999); }
 /* what changes under the pointer changes no size, so that the page around it keeps its layout */

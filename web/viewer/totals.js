@@ -58,7 +58,8 @@ export function totalsText(view, locks) {
   if (attention >= NO_ATTENTION) return `${density}; ${say("no_attention")}`;
   const { share, times } = view.expected;
   const step = 1 / (1 - share + share / attention);
-  return `${density}; ${say("expected", { attention: attention.toFixed(2), times, step: step.toFixed(2) })}`;
+  const numbers = { attention: attention.toFixed(2), times, step: step.toFixed(2), size: view.grid.join("x") };
+  return `${density}; ${say("expected", numbers)}`;
 }
 
 // How many heads of a band run each kind.

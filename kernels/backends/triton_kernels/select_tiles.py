@@ -28,18 +28,18 @@ def _count(SCORES, threshold, lane, tiles, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["first_list", "list_rows", "tiles"])
 def select_tiles_kernel(
-    SCORES, COLUMNS, STARTS, COUNTS,
+    SCORES, KV_INDICES, STARTS, KV_NUM_BLOCKS,
     first_list, list_rows, tiles,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """SCORES (lists, query tiles, tiles) fp32 of lists from first_list on -> COLUMNS at STARTS, as many as COUNTS says;
-    STARTS, COUNTS (all lists, list_rows). One program per query tile and list.
+    """SCORES (lists, query tiles, tiles) fp32 of lists from first_list on -> KV_NUM_BLOCKS entries of KV_INDICES from
+    STARTS on; STARTS, KV_NUM_BLOCKS (all lists, list_rows). One program per query tile and list.
     """
     row = tl.program_id(0)
     own = tl.program_id(1)
     place = (first_list + own) * list_rows + row
-    kept = tl.load(COUNTS + place)
-    COLUMNS += tl.load(STARTS + place)
+    kept = tl.load(KV_NUM_BLOCKS + place)
+    KV_INDICES += tl.load(STARTS + place)
     SCORES += (own.to(tl.int64) * tl.num_programs(0) + row) * tiles
     lane = tl.arange(0, BLOCK)
 
@@ -60,6 +60,6 @@ def select_tiles_kernel(
         place_of_tie = tl.cumsum(ties, 0)
         taken = ((x > threshold) | ((ties > 0) & (place_of_tie <= equal))) & (tile < tiles)
         order = tl.cumsum(taken.to(tl.int32), 0) - 1
-        tl.store(COLUMNS + order, tile.to(COLUMNS.dtype.element_ty), mask=taken)
-        COLUMNS += tl.sum(taken.to(tl.int32), 0)
+        tl.store(KV_INDICES + order, tile.to(KV_INDICES.dtype.element_ty), mask=taken)
+        KV_INDICES += tl.sum(taken.to(tl.int32), 0)
         equal -= tl.sum(ties, 0)

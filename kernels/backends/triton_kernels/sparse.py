@@ -35,15 +35,15 @@ def integer_scores(q, k, OFFSET_SUMS: tl.constexpr):
 
 
 @triton.jit
-def tile_number(COLUMNS, entry, end):
-    """Key tile at an entry of a row, or, past the row's end, the tiles with which COLUMNS begins."""
-    return tl.load(COLUMNS + entry - tl.where(entry < end, 0, end)).to(tl.int32)
+def tile_number(KV_INDICES, entry, end):
+    """Key tile at an entry of a row, or, past the row's end, the tiles with which KV_INDICES begins."""
+    return tl.load(KV_INDICES + entry - tl.where(entry < end, 0, end)).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def block_sparse_fwd_kernel(
-    Q, K, V, K_TILES, V_TILES, OUT, SLOTS, STARTS, COUNTS, COLUMNS, ORDERS, INDEX, KEY_BIAS, K_SCALE, V_LARGEST,
-    qk_scale,
+    Q, K, V, K_TILES, V_TILES, OUT, SLOTS, STARTS, KV_NUM_BLOCKS, KV_INDICES, ORDERS, INDEX,
+    KEY_BIAS, K_SCALE, V_LARGEST, qk_scale,
     stride_qb, stride_qs, stride_qh,
     stride_kb, stride_ks, stride_kh,
     stride_vb, stride_vs, stride_vh,
@@ -52,11 +52,11 @@ def block_sparse_fwd_kernel(
     STAGES: tl.constexpr, INT8: tl.constexpr, FP16_SUMS: tl.constexpr, OFFSET_SUMS: tl.constexpr,
     UPCAST: tl.constexpr, PACKED: tl.constexpr, SEGMENT: tl.constexpr,
 ):  # fmt: skip
-    """Q, K, V (B, S, H, D) by strides; OUT the same, contiguous; SLOTS (slots, 3): batch, head, list, the launch's own
-    from first_slot on; STARTS, COUNTS (lists, query tiles + 1); INDEX (orders, S); KEY_BIAS (B, S - video_tokens) fp32
-    unless biased is 0. Of the launched slots: K_TILES (slots, S, D) int8 and K_SCALE (slots, key tiles, the ragged ones
-    included) if INT8, V_TILES (slots, S, D) fp16 and V_LARGEST (B*H, D) if FP16_SUMS, descriptors of (slots * keys
-    in full tiles, D) if PACKED.
+    """Q, K, V, OUT (B, S, H, D), OUT contiguous; SLOTS (slots, 3): batch, head, list; this launch computes those
+    from first_slot on; STARTS, KV_NUM_BLOCKS (lists, query tiles + 1); INDEX (orders, S); KEY_BIAS
+    (B, S - video_tokens) fp32 unless biased is 0. Tables of the launched slots: K_TILES (slots, S, D) int8 and K_SCALE
+    (slots, key tiles, ragged ones included) if INT8; V_TILES (slots, S, D) fp16 and V_LARGEST (B*H, D) if FP16_SUMS;
+    K_TILES and V_TILES are descriptors of (slots * keys in full tiles, D) if PACKED.
     """
     list_rows = video_tokens // QUERY_TILE + 1
     tiles = video_tokens // KEY_TILE
@@ -76,7 +76,7 @@ def block_sparse_fwd_kernel(
     number = tl.load(SLOTS + 2)
     row = number * list_rows + tl.minimum(block * ROWS // QUERY_TILE, list_rows - 1)
     start = tl.load(STARTS + row)
-    count = tl.load(COUNTS + row)
+    count = tl.load(KV_NUM_BLOCKS + row)
     INDEX += tl.load(ORDERS + number).to(tl.int64) * tokens
     Q += batch * stride_qb + head * stride_qh
     K += batch * stride_kb + head * stride_kh
@@ -137,8 +137,8 @@ def block_sparse_fwd_kernel(
             acc, denom, m = softmax_step(acc, denom, m, scores, 1.0, v, 0.0, False, FP16_SUMS, UPCAST)
 
         if start < last:
-            tile = tile_number(COLUMNS, start, end)
-            next_tile = tile_number(COLUMNS, start + 1, end)
+            tile = tile_number(KV_INDICES, start, end)
+            next_tile = tile_number(KV_INDICES, start + 1, end)
             # tokens are addressed in units of 16 bytes, whose numbers fit 32 bits
             units_k = stride_ks // 8
             units_v = stride_vs // 8
@@ -174,8 +174,8 @@ def block_sparse_fwd_kernel(
                 else:
                     v = tl.load(V + (key * units_v).to(tl.int64)[:, None] * 8 + offs_d[None, :])
                 if not (K_GATHERED and V_GATHERED):
-                    tile = tile_number(COLUMNS, j + 1, end)
-                next_tile = tile_number(COLUMNS, j + 2, end)
+                    tile = tile_number(KV_INDICES, j + 1, end)
+                next_tile = tile_number(KV_INDICES, j + 2, end)
                 acc, denom, m = softmax_step(acc, denom, m, scores, step, v, OFFSET, INT8, FP16_SUMS, UPCAST)
 
         acc = acc / denom[:, None]

@@ -19,153 +19,184 @@ class Dense:
     """The decision to compute attention the model's own way. Two are equal if their reasons are.
 
     Attributes:
-        reason: its text in reports.
-        hint: what it means for a user and what to do; empty where the reason says all.
+        reason: its short name, which reports count calls by.
+        why: the same as a whole sentence, which a report may begin with; empty where the reason is one.
+        advice: what the user can try, one or two sentences; may be empty.
         intended: whether it follows from settings, plan or times, so that nothing has to be done about it.
         self_attention: whether a plan could be about such a call; reports leave the others out.
     """
 
     reason: str
-    hint: str = field(default="", compare=False)
+    why: str = field(default="", compare=False)
+    advice: str = field(default="", compare=False)
     intended: bool = field(default=False, compare=False)
     self_attention: bool = field(default=True, compare=False)
 
     def __str__(self) -> str:
         return self.reason
 
+    @property
+    def sentence(self) -> str:
+        """The reason as a sentence."""
+        return self.why or self.reason
+
 
 # the noise level decides
 WARM_UP = Dense(
-    "warm-up",
-    "every step of this sampler lies in the warm-up; a smaller start_percent makes the later ones sparse",
+    "dense start",
+    "every step of this sampler lies in the dense start",
+    "Try a smaller start_percent.",
     intended=True,
 )
 AFTER_END = Dense(
     "after end_percent",
-    "the steps of this sampler come after end_percent; a larger one makes them sparse",
+    "the steps of this sampler come after end_percent",
+    "Try a larger end_percent.",
     intended=True,
 )
 MEASURED = Dense(
     "measured for a plan",
-    "this run had only the step in which the heads were measured; the next one has a plan",
+    "this run only measured the heads",
+    "Run it again: the next run has a plan.",
     intended=True,
 )
 NO_BAND = Dense(
     "no band of the plan covers this noise level",
-    "the plan says nothing about these noise levels; it has to be measured there too, for Wan 2.2 on both models",
+    "the plan does not cover the noise levels of this sampler",
+    "Try Profile Heads with these steps; for Wan 2.2, profile both models.",
 )
 
 # the call decides
 CROSS_ATTENTION = Dense("cross-attention", self_attention=False)
 REFINER = Dense("attention of the text alone", self_attention=False)
-MASKED = Dense("attention mask", "the model masks its attention, which the pack cannot follow in this model")
-OWN_SCALE = Dense(
-    "own softmax scale or grouped heads",
-    "this model computes attention in a form that the pack does not support",
-)
+MASKED = Dense("attention mask", "the model masks its attention in a way that is not supported")
+OWN_SCALE = Dense("own softmax scale or grouped heads", "this form of attention is not supported")
 NO_LAYER = Dense(
     "block number unknown",
-    "the model does not say which block is at work; ComfyUI may be too old for this pack, or another node runs the "
-    "blocks itself",
+    "the model does not say which block is running",
+    "Try without other nodes that run the blocks themselves, or update ComfyUI.",
 )
 BLOCK_ORDER = Dense(
     "block numbers do not rise",
-    "the model's blocks do not run one after the other; perhaps another node runs them itself, or the compiler of "
-    "TorchCompileModel has mixed them up, without which they run",
+    "the blocks of the model do not run one after the other",
+    "Try without TorchCompileModel, and without other nodes that run the blocks themselves.",
 )
 VACE_BLOCK = Dense(
     "VACE's own block, which no plan is about",
-    "only VACE's own blocks reached the pack; perhaps another node runs the others itself",
+    "only VACE's own blocks reached this node",
+    "Try without other nodes that run the blocks themselves.",
     intended=True,
 )
-NO_TEXT = Dense("forward without a text", "the model ran without a text, and how its tokens lie is then unknown")
+NO_TEXT = Dense("forward without a text", "the model ran without a text, so the order of its tokens is unknown")
 OTHER_TEXT = Dense(
     "text of another length than the one that is measured",
-    "of prompts of unequal length, such as a negative one, only the first is measured, which is enough",
+    "only one of two prompts of different length is measured",
     intended=True,
 )
 OTHER_TOKENS = Dense(
     "sequence is not the token grid of this forward",
-    "the model adds tokens that the pack does not know of, perhaps another node's reference or control",
+    "the model has more tokens than its video explains",
+    "Try without reference or control inputs of other nodes.",
 )
 OTHER_HEADS = Dense(
     "heads are not those of the model",
-    "the model's heads are not those it was loaded with, perhaps another node changes it",
+    "the number of heads changed after the model was loaded",
+    "Try without other nodes that change the model.",
 )
 UNSEEN_FORWARD = Dense(
     "forward was not seen by the pack",
-    "another node calls the model directly and bypasses the pack's hooks",
+    "another node calls the model directly",
+    "Try without that node.",
 )
-BACKEND_REFUSED = Dense("backend refused", "the chosen backend cannot run on this machine or with this model")
+BACKEND_REFUSED = Dense(
+    "backend refused",
+    "the chosen backend cannot run on this machine or with this model",
+    "Try backend auto.",
+)
 NO_KERNELS = Dense(
     "no fast kernels for this device",
-    "no fast sparse kernel runs on this machine, and without one the model's own attention is faster",
+    "no fast sparse kernel runs on this machine",
+    "Try an NVIDIA card (RTX 30, A100 or newer) in 16 bits.",
 )
 DENSE_HEADS = Dense(
     "plan is dense here",
-    "the plan keeps every head dense; search one with a smaller density",
+    "the plan keeps every head dense",
+    "Try a plan with a smaller density.",
     intended=True,
 )
-KEPT_DENSE = Dense("kept dense", "keep_dense names all that the plan has sparse; empty it", intended=True)
+KEPT_DENSE = Dense(
+    "kept dense", "keep_dense covers everything that the plan makes sparse", "Try an empty keep_dense.", intended=True
+)
 TOO_SMALL = Dense(
     "video is too small for the plan",
-    "so few tokens leave nothing out; a larger or longer video does, or a plan that is profiled at this size",
+    "the video is too small for the plan to skip anything",
+    "Try a larger or longer video, or a plan that was profiled at this size.",
 )
 CAPTURED = Dense(
     "ComfyUI records the block as a CUDA graph, which would replay one decision for every step",
-    "the option --disable-cuda-graphs of ComfyUI prevents that",
+    "ComfyUI records the blocks as CUDA graphs, which cannot change from step to step",
+    "Try ComfyUI's option --disable-cuda-graphs.",
 )
 NOT_FASTER = Dense(
     "sparse is not faster here",
-    "longer or larger videos gain more, and so does a plan of smaller density",
+    "sparse attention took as long as the model's own",
+    "Try a longer or larger video, or a plan with a smaller density.",
     intended=True,
 )
 
 # what went wrong decides
 NOT_FINITE = Dense(
     "sparse output was not finite",
-    "sparse attention gave numbers that are not finite; please report it with the plan",
+    "a sparse kernel returned NaN or infinity",
+    "Please open an issue and attach the plan.",
 )
 NOT_FINITE_INPUTS = Dense(
     "the model's own numbers were not finite",
-    "q, k or v of the model were not finite before sparse attention, which then cannot be either; dense attention "
-    "gives the same, so look for the cause in the model or its dtype",
+    "the model itself returned NaN or infinity",
+    "This node did not cause it. Try another dtype of the model.",
 )
 KERNEL_FAILED = Dense(
     "a sparse kernel failed",
-    "the sparse kernel failed on this machine; another backend may work, please report the message",
+    advice="Try another backend, and please open an issue with the message in the log.",
 )
 OUT_OF_MEMORY = Dense(
     "out of memory in sparse attention",
-    "the GPU's memory was full; a smaller video, or more of the model kept outside of the GPU, helps",
+    "the GPU ran out of memory in sparse attention",
+    "Try a smaller video, or keep more of the model outside of the GPU.",
 )
 
 # the run decides
 NO_PLAN = Dense(
-    "no plan is connected and none is shipped for this model yet: turn calibrate on, connect Load Sparse Plan, or make "
-    "a plan with Profile Heads and Search Sparse Plan"
+    "no plan is connected, and no measured one ships for this model",
+    advice="Try calibrate on, or connect a plan from Load Plan or Search Plan.",
 )
 PROFILING = Dense("measured by Profile Heads", "this run only measures", intended=True)
 NOT_CALIBRATED = Dense(
     "no plan was found while sampling",
-    "the heads could not be measured in this run, the note beside it says why; where that is not the size of the "
-    "video, Profile Heads may measure them",
+    "the heads could not be measured in this run",
+    "Try a larger video, or Profile Heads.",
 )
 NO_STEPS = Dense("this sampler had no steps", intended=True)
-CUDA_GRAPHS = Dense("the model is compiled with CUDA graphs, which would replay one decision for every step")
-NOT_COMPUTED = Dense(
-    "the guider computed no forward of this MODEL: of two MODELs with the same weights ComfyUI computes the first one, "
-    "patch that one, or load the weights from another file"
+CUDA_GRAPHS = Dense(
+    "the model is compiled with CUDA graphs, which cannot change from step to step",
+    advice="Try another mode of TorchCompileModel.",
 )
-SEVERAL_GPUS = Dense("the model runs on several GPUs at once, where the pack cannot yet follow each of them")
+NOT_COMPUTED = Dense(
+    "the guider computed no forward of this MODEL",
+    "of two MODELs with the same weights ComfyUI computes the first one",
+    "Patch that one, or load the weights from another file.",
+)
+SEVERAL_GPUS = Dense(
+    "the model runs on several GPUs at once, which is not supported yet", advice="Try a single GPU."
+)
+UNREACHED = Dense(
+    "no attention of the model reached this node",
+    "another node computes the attention itself, or every step came from a cache",
+    "Try without that node; their order does not matter.",
+)
 
 BLOCKS_UNKNOWN = frozenset({NO_LAYER, BLOCK_ORDER})
 """Reasons of calls whose block the pack cannot tell; the run's list of blocks has gaps where they are."""
-
-UNREACHED = (
-    "no self-attention of the model reached the pack: another node computes attention itself (leave out one of the "
-    "two, their order does not matter), or every step came from a cache"
-)
 
 _KNOWN = {value.reason: value for value in list(globals().values()) if isinstance(value, Dense)}
 
@@ -177,15 +208,15 @@ def dense_because(reason: str) -> Dense:
 
 def other_model(plan: str, mismatch: str) -> Dense:
     """Why a plan of another model cannot run."""
-    return Dense(
-        f"plan {plan} does not fit, {mismatch}: load a plan of this model, or make one with Profile Heads and Search "
-        "Sparse Plan"
-    )
+    return Dense(f"plan {plan} is {mismatch}", advice="Try another plan, or disconnect it.")
 
 
 def no_family(name: str) -> Dense:
     """Why a class that no family takes stays dense."""
-    return Dense(f"{name} is no model the pack knows (Wan, HunyuanVideo, CogVideoX, MiniMax H3, LTX)")
+    return Dense(
+        f"{name} is not a supported model",
+        advice="Supported are Wan, HunyuanVideo, CogVideoX, MiniMax H3 and LTX.",
+    )
 
 
 def passes_through(error: BaseException) -> bool:

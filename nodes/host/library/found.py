@@ -22,11 +22,11 @@ from ....plans.search.cost import HeadCosts
 from ....plans.search.search import search_budget
 
 LATER_BANDS = 3
-"""Bands of noise levels below the warm-up."""
+"""Bands of noise levels below the dense start."""
 MAX_GENERATIONS = 2
 """That add to a profile: the second measures what the first has left out, then the plan stays as it is."""
 
-SIGMA_SLACK = 1e-5  # schedules are rounded to float32: a step exactly at start_percent is no longer warm-up
+SIGMA_SLACK = 1e-5  # schedules are rounded to float32: a step exactly at start_percent is no longer dense start
 COMPLETES = "completes"
 """Note of the shipped plan that a found one completes."""
 FINGERPRINT, HIGHEST, LOWEST, PATCHED = "fingerprint", "sigma_high", "sigma_low", "patched_weights"
@@ -34,10 +34,10 @@ GENERATIONS = "generations"
 
 
 def calibration_bands(start: float, percent_to_sigma: Callable[[float], float]) -> tuple[tuple[float, float], ...]:
-    """(sigma_high, sigma_low) of the warm-up, and of equal parts of the schedule below it.
+    """(sigma_high, sigma_low) of the dense start, and of equal parts of the schedule below it.
 
     Args:
-        start: part of the schedule where the warm-up ends, 0 for none.
+        start: part of the schedule where the dense start ends, 0 for none.
     """
     parts = (start + (1 - start) * number / LATER_BANDS for number in range(LATER_BANDS))
     levels = (percent_to_sigma(part) * (1 + SIGMA_SLACK) for part in parts)

@@ -14,6 +14,7 @@ from .stored import Grid, PlanStore, Stored, plan_name
 
 NONE_GIVEN = "no plan connected and none shipped: "
 NEW = "found in this run"
+FOR_NEXT = "for the next run "
 ONCE_MORE = "; the next run of this model has another plan, the ones after it keep that"
 
 
@@ -135,4 +136,4 @@ class FoundPlans:
 
 def _for_next(kept: str, more: str = "") -> str:
     """What `PlanStore.keep` says, with what that means for the runs that follow."""
-    return f"for the next run {kept}{more}" if kept.startswith("kept") else kept
+    return f"{FOR_NEXT}{kept}{more}" if kept.startswith("kept") else kept

@@ -31,7 +31,7 @@ LOG = logging.getLogger("sparse_vdit")
 CALIBRATED = "calibrated"
 """Their folder among the user's plans."""
 PREFIX = f"user/{CALIBRATED}/"
-"""Of the names that Load Sparse Plan lists them by."""
+"""Of the names that Load Plan lists them by."""
 
 NOT_FOUND_HERE, OTHER_MODEL = "it was not made while sampling", "it is of another model"
 
@@ -211,7 +211,7 @@ def _plan_path(stem: Path, preset: str) -> Path:
 
 
 def plan_name(stem: Path, preset: str) -> str:
-    """Its name in Load Sparse Plan."""
+    """Its name in Load Plan."""
     return f"{PREFIX}{stem.name}.{preset}"
 
 

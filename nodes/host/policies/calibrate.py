@@ -20,18 +20,15 @@ from ....plans.profile.profile import Profile
 from ....plans.search.search import SearchError
 from ..core import fallback
 from ..core.fallback import Dense, failed, passes_through
-from ..hooks.sampling import DEFAULT_START
 from ..library.found import SIGMA_SLACK
+from ..library.found_plans import FOR_NEXT
 from ..session.call import Call, Computed, Sparse
 from .kernel_tuner import KernelTuner
 from .measure import Measurement
 from .plan import PlanPolicy
 
 LOG = logging.getLogger("sparse_vdit")
-NO_WARM_UP = (
-    "with so few steps a kept plan runs from the first one on: a start_percent above "
-    f"{DEFAULT_START} keeps the beginning dense"
-)
+KEPT = "A plan was found and kept: the next runs start with it."
 
 
 class Keeper(Protocol):
@@ -57,7 +54,7 @@ class CalibrationPolicy:
         tuner: takes times of dense attention while there is no plan; of the plans too.
         sigma_start, sigma_end: above and below them everything is dense; a kept plan may begin earlier.
         prior: plan that runs where none can be found, None for none.
-        early: whether a kept plan runs in the warm-up too.
+        early: whether a kept plan runs in the dense start too.
 
     Attributes:
         measured: what the run has measured, once it is over.
@@ -87,6 +84,7 @@ class CalibrationPolicy:
         self.planned = None if plan is None else run_plan(plan)
         self.sigma_start, self.sigma_end = sigma_start, sigma_end
         self.notes: list[str] = []
+        self.remark = ""
         self.measured: Profile | None = None
         self.found_here = False
         self._target: tuple[torch.device, torch.dtype] | None = None
@@ -100,6 +98,11 @@ class CalibrationPolicy:
         return self._title if self.planned is None else self.planned.title
 
     @property
+    def plan_name(self) -> str:
+        """The plan's, empty while there is none."""
+        return "" if self.planned is None else self.planned.plan_name
+
+    @property
     def tuner(self) -> KernelTuner | None:
         """The plan's, once there is one."""
         return self._tuner if self.planned is None else self.planned.tuner
@@ -110,7 +113,7 @@ class CalibrationPolicy:
         return self if self._measures() else None
 
     def begin_step(self, sigma: float) -> Dense | None:
-        """Searches the plan at the end of the warm-up. Where calls are measured they are asked about one by one, dense
+        """Searches the plan at the end of the dense start. Measured calls are asked about one by one, dense
         or not."""
         self._warm = sigma > self.sigma_start * (1 + SIGMA_SLACK)
         measurement = self.measurement
@@ -126,7 +129,7 @@ class CalibrationPolicy:
         return None
 
     def _plan_is_due(self, sigma: float) -> bool:
-        """Whether all that a first plan needs was measured: at the end of the warm-up, or of one step more where
+        """Whether all that a first plan needs was measured: at the end of the dense start, or of one step more where
         something is missing."""
         if self._warm or self._searched or self.planned is not None:
             return False
@@ -243,7 +246,10 @@ class CalibrationPolicy:
         if self.measurement is not None and self.measurement.met:
             self.notes.insert(0, self.measurement.summary())
         try:
-            self.notes = [*self.keeper.keep(profile), *self.notes]
+            kept = self.keeper.keep(profile)
+            self.notes = [*kept, *self.notes]
+            if self.found_here and any(note.startswith(FOR_NEXT) for note in kept):
+                self.remark = KEPT
         except SearchError as error:
             self.notes.append(f"no plan was found: {error}")
         except Exception as error:
@@ -254,9 +260,9 @@ class CalibrationPolicy:
         planned = "" if self.planned is None else self.planned.summary()
         return "; ".join(filter(None, [*self.notes, planned]))
 
-    def advice(self) -> str:
+    def advice(self) -> Dense | None:
         """That the next run has a plan, where this one had too few steps to use what it has measured."""
-        return fallback.MEASURED.hint if self.early and self.planned is None and self.measured is not None else ""
+        return fallback.MEASURED if self.early and self.planned is None and self.measured is not None else None
 
     def detail(self) -> dict:
         """The plan as it ran."""

@@ -123,13 +123,16 @@ class KernelTuner:
         """Name of a kernel's measurements at a density."""
         return f"{backend} {kernel} {density_class(density)}%".lstrip()
 
-    def speedup(self) -> float | None:
-        """How many times as fast as the model's own attention the counted calls were, by the times of their verdicts; a
-        call that stayed dense counts as such. None where no call has times."""
-        timed = [(self._decided[key], calls) for key, calls in self._calls.items() if self._decided[key].times]
-        own = sum(verdict.times[1] * calls for verdict, calls in timed)
-        taken = sum(verdict.times[verdict.winner == DENSE] * calls for verdict, calls in timed)
-        return own / taken if taken else None
+    def speedup(self, calls: int) -> float | None:
+        """How many times as fast as the model's own attention so many calls were, by the times of the verdicts that
+        they went by. The others ran dense, or before any verdict, and count as dense calls of the mean time. None where
+        no call has times."""
+        timed = [(self._decided[key], count) for key, count in self._calls.items() if self._decided[key].times]
+        known = sum(count for _, count in timed)
+        own = sum(verdict.times[1] * count for verdict, count in timed)
+        taken = sum(verdict.times[verdict.winner == DENSE] * count for verdict, count in timed)
+        others = own / known * max(0, calls - known) if known else 0.0
+        return (own + others) / (taken + others) if taken else None
 
     def summary(self) -> str:
         """The times that verdicts went by: of the sparsest and the densest calls that were timed, and of the densest

@@ -20,9 +20,11 @@ from ..core import fallback
 from ..core.fallback import Dense
 from ..core.stats import grid_name
 from ..library.found import SIGMA_SLACK
+from ..library.stored import CALIBRATED
 from ..session.call import Call, Sparse
 from .kernel_tuner import KernelTuner
 
+EARLIER = f"user/{CALIBRATED}/"  # of plans that runs have kept
 LOG = logging.getLogger("sparse_vdit")
 _announced: set[torch.device] = set()
 
@@ -47,6 +49,7 @@ class PlanPolicy:
     """
 
     observer = None
+    remark = ""
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class PlanPolicy:
     ):
         self.whole, self.kept, self.say = plan, kept, say
         self.title = f"{plan.family}, plan {plan.title()}"
+        self.plan_name = f"plan {'found earlier' if plan.label.startswith(EARLIER) else plan.label}"
         self.plan = with_dense(plan, kept)
         self.bound = BoundPlan(self.plan)
         self.backend, self.tuner = backend, tuner if backend == AUTO else None
@@ -158,9 +162,8 @@ class PlanPolicy:
         times = "" if self.tuner is None else self.tuner.summary()
         return "; ".join(filter(None, [*self.notes, times, *self._warnings]))
 
-    def advice(self) -> str:
+    def advice(self) -> None:
         """Nothing: the reasons say it."""
-        return ""
 
     def detail(self) -> dict:
         """The plan as it ran: every head's pattern, its density on every grid, and what the tuner measured."""

@@ -31,6 +31,7 @@ class ProfilePolicy:
 
     name = "profiling"
     tuner = None
+    plan_name = remark = ""
 
     def __init__(self, profiler: Profiler, model: nn.Module, family: Family):
         self.profiler, self.model, self.family = profiler, model, family
@@ -99,9 +100,8 @@ class ProfilePolicy:
         """Nothing: the node says it all."""
         return ""
 
-    def advice(self) -> str:
+    def advice(self) -> None:
         """Nothing: the reasons say it."""
-        return ""
 
     def detail(self) -> dict:
         """Nothing: the profile says it all."""

@@ -84,6 +84,9 @@ class Tuner(Protocol):
     def lane(self, kernel: str, density: float, backend: str = "") -> str:
         """Name of a kernel's measurements at a density. Those of the model's own attention are called DENSE."""
 
+    def speedup(self, calls: int) -> float | None:
+        """How many times as fast as dense so many calls were, None where nothing was timed."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sparse:
@@ -135,12 +138,16 @@ class Policy(Protocol):
 
     Attributes:
         title: what reports call it: family and plan.
+        plan_name: the plan in a few words, for the first line of a report.
+        remark: what the user should know of a run that went well, a sentence; may be empty.
         shape: (layers, heads) of the model.
         tuner: that wants times of the model's own attention, None for none.
         observer: that measures calls, None for none.
     """
 
     title: str
+    plan_name: str
+    remark: str
     shape: tuple[int, int]
 
     @property
@@ -167,8 +174,8 @@ class Policy(Protocol):
     def summary(self) -> str:
         """What the report says of it beside the title; empty for nothing."""
 
-    def advice(self) -> str:
-        """What helps where nothing ran sparse; empty where the reasons of dense calls say it."""
+    def advice(self) -> Dense | None:
+        """Why nothing ran sparse, None where the reasons of dense calls say it."""
 
     def detail(self) -> dict:
         """What the detailed report says of it, for JSON."""

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
@@ -15,12 +16,13 @@ from ....plans.plan.writing import write_new
 from ..core import fallback
 from ..core.fallback import Dense
 from ..session.run import Run
-from .summary import detail, report_line
-from .viewer import show_run
+from .summary import detail, report_of
+from .viewer import running_workflow, show_run
 
 DETAILS = "sparse_vdit"
 """Folder under ComfyUI's output for detailed reports."""
 
+SAID = "sparse_vdit.said"
 LOG = logging.getLogger("sparse_vdit")
 
 
@@ -29,10 +31,10 @@ class NothingSparseError(RuntimeError):
 
 
 def show_on_node(text: str, node_id: str | None) -> None:
-    """Show a text on a node of the running workflow; nothing happens without a server."""
+    """Show a text on a node of the running workflow, until it says something else; nothing happens without a server."""
     server = getattr(PromptServer, "instance", None)
-    if server is not None and node_id is not None:
-        server.send_progress_text(text, node_id)
+    if getattr(server, "client_id", None) is not None and node_id is not None:
+        server.send_sync(SAID, {"node": node_id, "workflow": running_workflow(server), "text": text}, server.client_id)
 
 
 def say(text: str, node_id: str | None) -> None:
@@ -48,27 +50,28 @@ def warn(text: str, node_id: str | None) -> None:
 
 
 def report(run: Run | Dense, node_id: str | None, strict: bool, verbose: bool = False) -> None:
-    """One line for a run, or for the reason why all of it stays dense: a warning when nothing ran sparse. With
-    `verbose` all details, as JSON, in the log and in a new file that the line names.
+    """One line in the log for a run, or for the reason why all of it stays dense, a warning when nothing ran sparse;
+    its verdict on the node. With `verbose` all details, as JSON, in the log and in a new file that the line names.
 
     Raises:
         NothingSparseError: in strict mode when nothing ran sparse; names the reasons.
     """
-    text = report_line(run)
+    said = report_of(run)
     if verbose:
         found = detail(run)
         LOG.info("Sparse-vDiT details: %s", json.dumps(found))
-        text += f"; {write_detail(found)}"
+        said = replace(said, details="; ".join(filter(None, (said.details, write_detail(found)))))
+    text = str(said)
     sparse = isinstance(run, Run) and run.stats.total().sparse > 0
     fine = sparse or run == fallback.NO_STEPS
     LOG.log(logging.INFO if fine else logging.WARNING, text)
-    show_on_node(text, node_id)
     try:
-        show_run(run, text, node_id)
+        show_run(run, said, node_id)
     except Exception:  # the video is made, and worth more than the picture of how
         LOG.exception("Sparse-vDiT: the run could not be sent to the plan viewer")
+        show_on_node(f"{said.verdict}. {said.advice}", node_id)
     if strict and not fine:
-        raise NothingSparseError(f"{text}. Nothing ran sparse and strict is on; turn strict off to go on dense.")
+        raise NothingSparseError(f"{text} Nothing ran sparse and strict is on: turn strict off to go on dense.")
 
 
 def write_detail(found: dict) -> str:

@@ -1,41 +1,102 @@
-"""What a run did, in words and as JSON."""
+"""What a run did, in words and as JSON: the verdict first."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 from ..core import fallback
 from ..core.fallback import Dense
 from ..core.stats import CallCounts, RunStats, grid_name
+from ..session.call import Policy
 from ..session.run import Run
 
 MAX_GRIDS = 2  # in a report
 MUCH = 0.25  # of the calls; what keeps more of them dense is worth a word
+FASTER = 1.05  # times; what is less is not called faster
+NOT_FASTER = "Not faster here: "
 
 
-def report_line(run: Run | Dense) -> str:
-    """The line that says what ran."""
+@dataclass(frozen=True)
+class Report:
+    """A run in words.
+
+    Attributes:
+        verdict: whether it was faster, on what plan, and how that is known.
+        advice: the one other thing to know: trouble, what to try, or what stayed dense; may be empty.
+        details: everything else; may be empty.
+    """
+
+    verdict: str
+    advice: str = ""
+    details: str = ""
+
+    def __str__(self) -> str:
+        """All of it in one line, for the log."""
+        return " ".join(["Sparse-vDiT:", *map(_ended, filter(None, (self.verdict, self.advice, self.details)))])
+
+
+def report_of(run: Run | Dense) -> Report:
+    """What to say of a run, or of the reason why all of it is dense."""
     if isinstance(run, Dense):
-        return f"Sparse-vDiT: everything runs dense: {run}"
-    return stats_line(run.stats, run.policy.title, run.policy.summary(), run.policy.advice())
+        return Report(NOT_FASTER + run.sentence, run.advice)
+    return run_report(run.stats, run.policy)
 
 
-def stats_line(stats: RunStats, title: str = "", summary: str = "", advice: str = "") -> str:
-    """The line of a run; `title`, `summary` and `advice` are the policy's."""
-    total = stats.total()
+def run_report(stats: RunStats, policy: Policy) -> Report:
+    """What to say of a run that has these counts."""
+    total, notes = stats.total(), list(stats.notes)
     dense = total.self_attention()
-    why = ", ".join(f"{name} {count}" for name, count in dense.most_common())
-    what = ", ".join(filter(None, (title, grids_line(total))))
-    text = "Sparse-vDiT: " + (f"{what}: " if what else "")
-    text += f"{total.sparse} sparse / {sum(dense.values())} dense calls" + (f" ({why})" if why else "")
     if total.sparse:
-        text += f", mean density {total.density_sum / total.sparse:.2f}, backend {stats.backend}"
-        text += f", {1000 * stats.seconds:.0f} ms in sparse attention"
-        much = hint_for_much(dense, total.calls())
-        text += f"; much ran dense: {much}" if much else ""
+        verdict = _verdict(total, policy)
+        much = much_dense(dense, total.calls())
+        trouble = notes.pop(0) if notes else ""
+        lost = fallback.NOT_FASTER.advice if verdict.startswith(NOT_FASTER) else ""
+        advice = trouble or much or lost or policy.remark or _by_reason(dense)
     else:
-        text += f"; nothing ran sparse: {advice or hint(dense)}"
-    return "; ".join(filter(None, [text, summary, *stats.notes]))
+        why = policy.advice() or likely(dense)
+        verdict = NOT_FASTER + why.sentence
+        advice = notes.pop(0) if notes and why == fallback.UNREACHED else why.advice  # the note names the node
+        much = ""
+    rest = [_counts(stats, total, policy.title), "" if much == advice else much, policy.summary(), *notes]
+    return Report(verdict, advice, "; ".join(filter(None, rest)))
+
+
+def _verdict(total: CallCounts, policy: Policy) -> str:
+    """Of a run with sparse calls. A factor is of all its self-attention; where calls were not timed it is counted, and
+    on devices whose sparse kernels are slow there is none."""
+    calls, dense = total.calls(), sum(total.self_attention().values())
+    measured = None if policy.tuner is None else policy.tuner.speedup(calls)
+    slow = any(device.type == "cpu" for device in total.devices)
+    slow = slow or any(name.startswith("torch") for name in total.backends)
+    factor = measured or (None if slow else calls / max(dense + total.density_sum, 1e-9))
+    how = "measured" if measured else "not timed" if slow else "expected"
+    text = f"{total.sparse} of {calls} calls sparse at density {total.density_sum / total.sparse:.2f}"
+    text += f" ({policy.plan_name}, {how})"
+    if factor is None:
+        return f"Sparse attention ran: {text}"
+    return (f"{factor:.1f}x faster attention: " if factor >= FASTER else NOT_FASTER) + text
+
+
+def _counts(stats: RunStats, total: CallCounts, title: str) -> str:
+    """Calls by reason, on which sizes and by which backend."""
+    dense = total.self_attention()
+    what = ", ".join(filter(None, (title, grids_line(total))))
+    text = (f"{what}: " if what else "") + f"{total.sparse} sparse / {sum(dense.values())} dense calls"
+    why = ", ".join(f"{name} {count}" for name, count in dense.most_common())
+    text += f" ({why})" if why else ""
+    if total.sparse:
+        text += f", backend {stats.backend}, {1000 * stats.seconds:.0f} ms in sparse attention"
+    return text
+
+
+def _by_reason(dense: Counter[Dense]) -> str:
+    why = ", ".join(str(name) if len(dense) == 1 else f"{count} {name}" for name, count in dense.most_common(2))
+    return f"{sum(dense.values())} calls dense: {why}" if why else ""
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def grids_line(total: CallCounts) -> str:
@@ -45,28 +106,29 @@ def grids_line(total: CallCounts) -> str:
     return " and ".join(names[:MAX_GRIDS]) + more + (" tokens" if names else "")
 
 
-def hint(dense: Counter[Dense]) -> str:
-    """Why most likely nothing ran sparse, in words a user understands: the commonest reason, but the warm-up and blocks
-    that no plan is about only where there is no other."""
+def likely(dense: Counter[Dense]) -> Dense:
+    """Why most likely nothing ran sparse: the commonest reason, but the dense start and blocks that no plan is about
+    only where there is no other."""
     if not dense:
         return fallback.UNREACHED
     for last in (fallback.VACE_BLOCK, fallback.WARM_UP, fallback.MEASURED):
         dense = Counter({why: calls for why, calls in dense.items() if why != last}) or Counter({last: 1})
-    likely = max(dense, key=dense.get)
-    return likely.hint or likely.reason
+    return max(dense, key=dense.get)
 
 
-def hint_for_much(dense: Counter[Dense], calls: int) -> str:
+def much_dense(dense: Counter[Dense], calls: int) -> str:
     """What helps against the commonest reason that nobody intended, where it keeps much of so many calls dense; empty
     where nothing does."""
     unintended = {why: count for why, count in dense.items() if not why.intended}
-    likely = max(unintended, key=unintended.get, default=None)
-    return likely.hint if likely is not None and unintended[likely] > MUCH * calls else ""
+    most = max(unintended, key=unintended.get, default=None)
+    if most is None or not most.advice or unintended[most] <= MUCH * calls:
+        return ""
+    return f"{unintended[most]} of {calls} calls dense: {most.sentence}. {most.advice}"
 
 
 def detail(run: Run | Dense) -> dict:
     """All that is known of a run, for JSON."""
-    known = {"report": report_line(run)}
+    known = {"report": str(report_of(run))}
     if isinstance(run, Dense):
         return {**known, "refusal": run.reason, "stopped": None, **RunStats().detail()}
     stopped = None if run.stopped is None else run.stopped.reason

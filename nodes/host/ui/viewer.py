@@ -11,11 +11,13 @@ from pathlib import Path
 from aiohttp import web
 from server import PromptServer
 
+from ....kernels.patterns import Routed
 from ....plans.plan.binding import own_densities
 from ....plans.plan.files import load_plan
 from ....plans.plan.plan import Plan
 from ....plans.profile.profile import Profile
 from ....plans.profile.profile_files import ProfileError, load_profile
+from ....plans.view.colours import UNSHADED
 from ....plans.view.head_drawing import as_png, draw_head, fitting_maps
 from ....plans.view.view import measured_errors, plan_view
 from ..core.fallback import Dense
@@ -27,6 +29,7 @@ from ..session.call import Policy
 from ..session.run import Run
 from .last_runs import LastRuns
 from .pictured import Pictured, pictured_plans
+from .summary import Report
 
 ROUTE, HEAD_ROUTE, RUNS_ROUTE = "/sparse_vdit/plan", "/sparse_vdit/head", "/sparse_vdit/runs"
 RAN = "sparse_vdit.ran"
@@ -34,6 +37,8 @@ SHOWN = "sparse_vdit_plan"
 """Key of a plan's view among what a node shows when it has run."""
 ATTENDS = "Sparse-vDiT-Attends"
 """Header of a head's picture: whether what the head attends was `measured`, or is `unknown` and left out."""
+SHAPELESS = (*UNSHADED, Routed.kind)
+"""Kinds whose pattern is no picture: all, nothing, or other tiles in each call."""
 FORGOTTEN = "this plan is no longer kept for pictures: run the workflow again"
 
 _last_runs = LastRuns()
@@ -75,6 +80,8 @@ async def picture(request: web.Request) -> web.Response:
         content, attends = await asyncio.to_thread(_picture, shown or path, *map(int, place.split(",")))
     except (ValueError, OSError) as error:
         return web.json_response({"error": str(error)}, status=422)
+    if not content:
+        return web.Response(status=204)
     return web.Response(body=content, content_type="image/png", headers={ATTENDS: attends})
 
 
@@ -84,7 +91,7 @@ async def runs(request: web.Request) -> web.Response:
 
 
 def _picture(of: Pictured | Path, band: int, layer: int, head: int) -> tuple[bytes, str]:
-    """A head's picture and the header that says what is in it."""
+    """A head's picture, empty where there is nothing to draw, and the header that says what is in it."""
     if isinstance(of, Path):
         plan, profile = _read(of, *map(file_state, (of, profile_beside(of))))
         maps = fitting_maps(plan, profile)
@@ -93,7 +100,9 @@ def _picture(of: Pictured | Path, band: int, layer: int, head: int) -> tuple[byt
         path = plan_files().get(of.name)
         if maps is None and path is not None:
             maps = fitting_maps(plan, _profile(profile_beside(path), file_state(profile_beside(path))))
-    return as_png(draw_head(plan, maps, band, layer, head)), "unknown" if maps is None else "measured"
+    drawn = draw_head(plan, maps, band, layer, head)
+    empty = maps is None and plan.pattern(band, layer, head).kind in SHAPELESS
+    return b"" if empty else as_png(drawn), "unknown" if maps is None else "measured"
 
 
 @lru_cache(maxsize=8)
@@ -131,22 +140,23 @@ def shown_plan(plan: Plan, name: str, profile: Profile | None) -> dict:
     return {**plan_view(plan, errors=errors, name=name), "pictures": {"shown": token}}
 
 
-def show_run(run: Run | Dense, report: str, node_id: str | None) -> None:
+def show_run(run: Run | Dense, report: Report, node_id: str | None) -> None:
     """Send what a run did to the browser that asked for it, and keep it for when the page is loaded again; nothing
     happens without a server."""
     server = getattr(PromptServer, "instance", None)
     if getattr(server, "client_id", None) is None or node_id is None:
         return
-    workflow = _running_workflow(server)
+    workflow = running_workflow(server)
     stats, policy = (RunStats(), None) if isinstance(run, Dense) else (run.stats, run.policy)
-    sent = {"node": node_id, "workflow": workflow, "report": report, **_counted(stats), **ran_plan(policy)}
+    words = {"verdict": report.verdict, "advice": report.advice, "report": report.details, "line": str(report)}
+    sent = {"node": node_id, "workflow": workflow, **words, **_counted(stats), **ran_plan(policy, stats)}
     _last_runs.keep(workflow, node_id, sent)
     server.send_sync(RAN, sent, server.client_id)
 
 
-def ran_plan(policy: Policy | None) -> dict:
-    """View of the plan that ran, before anything of it was kept dense, with densities of the grid that was met last;
-    what was kept dense of it; measured speed-up of attention."""
+def ran_plan(policy: Policy | None, stats: RunStats) -> dict:
+    """View of the plan that ran, before anything of it was kept dense, for the grid that was met last; what was kept
+    dense of it; measured speed-up of attention."""
     planned = policy.planned if isinstance(policy, CalibrationPolicy) else policy
     if not isinstance(planned, PlanPolicy):
         return {"view": None, "kept": "", "speedup": None}
@@ -162,12 +172,13 @@ def ran_plan(policy: Policy | None) -> dict:
     }
     here = {number: met.get(plan.patterns[number], density) for number, density in own_densities(plan).items()}
     pictures = {"shown": pictured_plans.keep(plan, plan.label)}
-    view = {**plan_view(plan, here, name=plan.label), "pictures": pictures}
-    speedup = None if planned.tuner is None else planned.tuner.speedup()
+    grid = next(reversed(planned.met), None)
+    view = {**plan_view(plan, here, name=plan.label, grid=None if grid is None else grid.shape), "pictures": pictures}
+    speedup = None if planned.tuner is None else planned.tuner.speedup(stats.total().calls())
     return {"view": view, "kept": str(planned.kept), "speedup": speedup}
 
 
-def _running_workflow(server: PromptServer) -> str | None:
+def running_workflow(server: PromptServer) -> str | None:
     """Number of the workflow that runs now, None where it has none. It is asked for when a run ends, as ComfyUI gives
     the outputs of nodes to other workflows too."""
     running, _ = server.prompt_queue.get_current_queue_volatile()

@@ -9,15 +9,13 @@ from .examples import EXAMPLES
 from .installation import comfyui_path
 from .server import Server
 
-BY_HAND = "wan_make_plan"
-
 TEMPLATES = {
-    "wan2.2_i2v_4_steps_sparse": "video_wan2_2_14B_i2v",
-    "wan_t2v_sparse": "text_to_video_wan",
-    "hunyuan_video_1.5_sparse": "video_hunyuan_video_1.5_720p_t2v",
-    "cogvideox_1.5_sparse": "utility_void_video_inpainting",
-    "compare_dense_and_sparse": "text_to_video_wan",
-    BY_HAND: "text_to_video_wan",
+    "Wan 2.2 Image to Video, 4 Steps": "video_wan2_2_14B_i2v",
+    "Wan 2.1 Text to Video": "text_to_video_wan",
+    "HunyuanVideo 1.5 Text to Video": "video_hunyuan_video_1.5_720p_t2v",
+    "CogVideoX 1.5 Text to Video": "utility_void_video_inpainting",
+    "Compare Dense and Sparse": "text_to_video_wan",
+    "Make a Plan": "text_to_video_wan",
 }
 """Example -> ComfyUI's own template whose files it loads."""
 

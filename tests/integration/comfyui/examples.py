@@ -16,18 +16,21 @@ NEGATIVE = "blurry, low quality, static, watermark, subtitles"
 
 @dataclass(frozen=True)
 class Example:
-    """A workflow: nodes by name, the names by column from the left, titles other than the node's own, and a note."""
+    """A workflow: nodes by name, the names by titled groups, columns from the left; titles other than the node's own; a
+    note; the (clip, frame) of docs/small_wan_large.webp that its thumbnail shows."""
 
     nodes: dict[str, dict]
-    columns: tuple[tuple[str, ...], ...]
+    groups: dict[str, tuple[str, ...]]
     note: str
     titles: dict[str, str] = field(default_factory=dict)
+    still: tuple[int, int] = (0, 0)
 
 
 def patched(model: LINK, **options: object) -> dict:
     """The patch node with its defaults."""
     inputs = {"preset": "balanced", "start_percent": 0.2, "end_percent": 1.0, "strict": False, "backend": "auto"}
-    return node("SparseVDiTPatchModel", model=model, **inputs, **options)
+    inputs["few_steps"] = "keep the dense start"
+    return node("SparseVDiTPatchModel", model=model, **(inputs | options))
 
 
 def texts(clip: LINK = ("clip", 0), positive: str = FOX) -> dict[str, dict]:
@@ -70,7 +73,7 @@ def latent(width: int, height: int, length: int, kind: str = "EmptyHunyuanLatent
 
 def files_of(title: str) -> str:
     """Where a note's model files come from."""
-    return f"Model files are those of ComfyUI's template *{title}*; ComfyUI offers to download what is missing."
+    return f"It uses the files of ComfyUI's template *{title}*. ComfyUI offers to download missing ones."
 
 
 def wan_loaders() -> dict[str, dict]:
@@ -84,17 +87,24 @@ def wan_loaders() -> dict[str, dict]:
 
 
 PRIOR = """
-Without a connected plan the shipped one runs, of grade *prior*: how sparse each head may be was measured, where it
-looks was not. The first run measures that, and later runs begin with the completed plan."""
+Nothing to set up: the shipped plan for this model is used. The first run also measures the model, later runs start with
+the plan that it made."""
 
 CALIBRATE = """
-No measured plan ships for this model (grade *calibrate*). Without a connected plan the first run finds one, and later
-runs begin with it."""
+Nothing to set up: no measured plan ships for this model, so the first run finds one, and later runs start with it."""
 
 HOW = """
-The line on **Sparse-vDiT Patch Model** says what ran sparse, what ran dense, and why; *Map of heads* shows each head.
+After the run, **Sparse-vDiT Patch** says whether it was faster. *Map of heads* shows what each head does.
 
-Select the node and press Ctrl+B to bypass it: the same seed then gives the dense video."""
+For the dense video of the same seed, select the node and press Ctrl+B (bypass)."""
+
+T2V_GROUPS = {
+    "1. Models": ("unet", "clip", "vae"),
+    "2. Prompt and size": ("positive", "negative", "latent"),
+    "3. Sparse attention": ("shifted", "patch"),
+    "4. Sample": ("sampler",),
+    "5. Video": ("decoded", "video", "save"),
+}
 
 WAN_T2V = Example(
     {
@@ -106,14 +116,8 @@ WAN_T2V = Example(
         "decoded": node("VAEDecode", samples=("sampler", 0), vae=("vae", 0)),
         **saved(("decoded", 0), "wan_sparse", 16.0),
     },
-    (
-        ("unet", "clip", "vae"),
-        ("shifted", "positive", "negative", "latent"),
-        ("patch",),
-        ("sampler",),
-        ("decoded", "video", "save"),
-    ),
-    f"## Wan 2.1 text to video, sparse\n\n{files_of('Wan 2.1 Text to Video')}\n{PRIOR}\n{HOW}",
+    T2V_GROUPS,
+    f"## Wan 2.1 text to video with sparse attention\n\n{files_of('Wan 2.1 Text to Video')}\n{PRIOR}\n{HOW}",
 )
 
 WAN22 = "wan2.2_i2v_{}_noise_14B_fp8_scaled.safetensors"
@@ -122,14 +126,14 @@ WAN22_LORA = "wan2.2_i2v_lightx2v_4steps_lora_v1_{}_noise.safetensors"
 
 def wan22_stage(noise: str, latent: LINK, first: int, last: int) -> dict[str, dict]:
     """One of Wan 2.2's two models with its LoRA, patched, and its part of the four steps."""
-    start = first == 0
+    start = first == 0  # with `few_steps` on auto, later generations are sparse from the first of the four steps on
     return {
         f"unet_{noise}": node("UNETLoader", unet_name=WAN22.format(noise), weight_dtype="default"),
         f"lora_{noise}": node(
             "LoraLoaderModelOnly", model=(f"unet_{noise}", 0), lora_name=WAN22_LORA.format(noise), strength_model=1.0
         ),
         f"shifted_{noise}": node("ModelSamplingSD3", model=(f"lora_{noise}", 0), shift=5.0),
-        f"patch_{noise}": patched((f"shifted_{noise}", 0)),
+        f"patch_{noise}": patched((f"shifted_{noise}", 0), few_steps="auto"),
         f"sampler_{noise}": node(
             "KSamplerAdvanced",
             model=(f"patch_{noise}", 0),
@@ -171,21 +175,22 @@ WAN22_I2V = Example(
         "decoded": node("VAEDecode", samples=("sampler_low", 0), vae=("vae", 0)),
         **saved(("decoded", 0), "wan22_sparse", 16.0),
     },
-    (
-        ("unet_high", "lora_high", "unet_low", "lora_low", "clip", "vae"),
-        ("shifted_high", "shifted_low", "positive", "negative", "image"),
-        ("patch_high", "patch_low", "image_to_video"),
-        ("sampler_high", "sampler_low"),
-        ("decoded", "video", "save"),
-    ),
-    "## Wan 2.2 14B image to video, 4 steps, two models with LoRAs, sparse\n\n"
+    {
+        "1. Models": ("unet_high", "lora_high", "unet_low", "lora_low", "clip", "vae"),
+        "2. Image and prompt": ("image", "positive", "negative", "image_to_video"),
+        "3. Sparse attention": ("shifted_high", "patch_high", "shifted_low", "patch_low"),
+        "4. Sample": ("sampler_high", "sampler_low"),
+        "5. Video": ("decoded", "video", "save"),
+    },
+    "## Wan 2.2 14B image to video in 4 steps with sparse attention\n\n"
     f"{files_of('Wan 2.2 14B Image to Video')}\n{PRIOR}\n\n"
-    "Both models are patched, with the same *start_percent*: it counts noise and not steps, so that two samplers may "
-    f"share one schedule.\n{HOW}\n\nWith so few steps the first generation alone has a dense beginning, unless "
-    "*start_percent* is above 0.2. Four steps leave little to gain where the video is short: "
-    "longer and larger ones gain more.",
+    "Both models are patched, with the same *start_percent*: it counts noise, not steps, so both samplers share one "
+    "schedule.\n\n*few_steps* is on *auto*: from the second generation on, all four steps are sparse. If the layout of "
+    f"the video suffers, choose *keep the dense start*.\n{HOW}\n\nShort videos gain little in four steps; longer and "
+    "larger ones gain more.",
     {name.format(noise): f"{title}, {noise} noise" for noise in ("high", "low")
-     for name, title in (("patch_{}", "Sparse-vDiT Patch Model"), ("sampler_{}", "KSampler (Advanced)"))},
+     for name, title in (("patch_{}", "Sparse-vDiT Patch"), ("sampler_{}", "KSampler (Advanced)"))},
+    (0, 12),
 )  # fmt: skip
 
 HUNYUAN = Example(
@@ -207,8 +212,10 @@ HUNYUAN = Example(
         "decoded": node("VAEDecode", samples=("sampler", 0), vae=("vae", 0)),
         **saved(("decoded", 0), "hunyuan_sparse", 24.0),
     },
-    WAN_T2V.columns,
-    f"## HunyuanVideo 1.5 text to video, sparse\n\n{files_of('Hunyuan Video 1.5 Text to Video')}\n{CALIBRATE}\n{HOW}",
+    T2V_GROUPS,
+    "## HunyuanVideo 1.5 text to video with sparse attention\n\n"
+    f"{files_of('Hunyuan Video 1.5 Text to Video')}\n{CALIBRATE}\n{HOW}",
+    still=(0, 6),
 )
 
 COGVIDEOX = Example(
@@ -223,17 +230,12 @@ COGVIDEOX = Example(
         "decoded": node("VAEDecode", samples=("sampler", 0), vae=("vae", 0)),
         **saved(("decoded", 0), "cogvideox_sparse", 16.0),
     },
-    (
-        ("unet", "clip", "vae"),
-        ("positive", "negative", "latent"),
-        ("patch",),
-        ("sampler",),
-        ("decoded", "video", "save"),
-    ),
-    "## CogVideoX 1.5 5B text to video, sparse\n\nThe diffusion model is the transformer of CogVideoX1.5-5B in "
-    "ComfyUI's own form (weights named `blocks.0...`); ComfyUI does not convert files of diffusers. No template of "
-    "ComfyUI lists such a file, so the name in the loader is a placeholder: choose yours. Text encoder "
-    f"and VAE are those of its template *VOID: Video Inpainting*.\n{CALIBRATE}\n{HOW}",
+    {**T2V_GROUPS, "3. Sparse attention": ("patch",)},
+    "## CogVideoX 1.5 5B text to video with sparse attention\n\nThe diffusion model is CogVideoX1.5-5B in ComfyUI's "
+    "form (weights named `blocks.0...`); files of diffusers do not load. ComfyUI offers no download of it: choose your "
+    "file in the loader. Text encoder and VAE are those of ComfyUI's template *VOID: Video Inpainting*.\n"
+    f"{CALIBRATE}\n{HOW}",
+    still=(1, 6),
 )
 
 COMPARED = Example(
@@ -251,26 +253,74 @@ COMPARED = Example(
         ),
         **saved(("compare", 1), "sparse_beside_dense", 16.0),
     },
-    (
-        ("unet", "clip", "vae"),
-        ("shifted", "positive", "negative", "latent"),
-        ("patch",),
-        ("dense", "sparse"),
-        ("dense_frames", "sparse_frames", "compare"),
-        ("video", "save"),
-    ),
-    f"## What does sparse attention change?\n\n{files_of('Wan 2.1 Text to Video')}\n{PRIOR}\n\n"
-    "One seed, dense and sparse. **Compare Videos** says how far apart they "
-    "are: PSNR, SSIM and flicker, as numbers and over the frames. The saved video shows dense, sparse, and a heat map "
-    "of their difference.\n\nRun it twice: the first run also measures the model, which takes time. "
-    "Times of the two samplers stand in ComfyUI's log.",
+    {
+        **{title: names for title, names in T2V_GROUPS.items() if title < "4"},
+        "4. Sample twice": ("dense", "sparse"),
+        "5. Compare": ("dense_frames", "sparse_frames", "compare"),
+        "6. Video": ("video", "save"),
+    },
+    f"## Dense and sparse side by side\n\n{files_of('Wan 2.1 Text to Video')}\n{PRIOR}\n\n"
+    "One seed is sampled dense and sparse. **Compare Videos** measures how far apart they are: PSNR, SSIM and flicker. "
+    "The saved video shows dense, sparse, and a map of their difference.\n\nRun it twice before you compare times: the "
+    "first run also measures the model.",
     {"dense": "KSampler, dense", "sparse": "KSampler, sparse"},
+    (0, 3),
+)
+
+PLAN = Example(
+    {
+        **wan_loaders(),
+        **texts(),
+        "latent": latent(832, 480, 81),
+        "noise": node("RandomNoise", noise_seed=1),
+        "guider": node("CFGGuider", model=("shifted", 0), positive=("positive", 0), negative=("negative", 0), cfg=6.0),
+        "sampler": node("KSamplerSelect", sampler_name="uni_pc"),
+        "sigmas": node("BasicScheduler", model=("shifted", 0), scheduler="simple", steps=30, denoise=1.0),
+        "profile": node(
+            "SparseVDiTProfileHeads",
+            noise=("noise", 0),
+            guider=("guider", 0),
+            sampler=("sampler", 0),
+            sigmas=("sigmas", 0),
+            latent_image=("latent", 0),
+            rows=256,
+            bands=4,
+            flow="dense",
+            prompt_label="fox in snow",
+            start_percent=0.2,
+        ),
+        "search": node("SparseVDiTSearchPlan", profile=("profile", 1), rule="preset", **{"rule.preset": "balanced"}),
+        "keep": node(
+            "SparseVDiTSavePlan", plan=("search", 0), profile=("profile", 1), file_name="my_plan", overwrite=False
+        ),
+        "show": node("SparseVDiTPreviewPlan", plan=("keep", 0), profile=("profile", 1), layer=0, head=0, band=0),
+        "text": node("PreviewAny", source=("keep", 1)),
+        "decoded": node("VAEDecode", samples=("profile", 0), vae=("vae", 0)),
+        **saved(("decoded", 0), "wan_profiled", 16.0),
+    },
+    {
+        "1. Models": ("unet", "shifted", "clip", "vae"),
+        "2. Prompt and size": ("positive", "negative", "latent"),
+        "3. How to sample": ("noise", "guider", "sampler", "sigmas"),
+        "4. Measure": ("profile", "decoded", "video", "save"),
+        "5. Plan": ("search", "keep", "text"),
+        "6. Look at it": ("show",),
+    },
+    f"## Make a plan for a model\n\n{files_of('Wan 2.1 Text to Video')}\n\n"
+    "**Profile Heads** generates the video and measures every pattern in every head. Use the size and length that you "
+    "use most. **Search Plan** makes a plan of it in seconds: try several presets. **Save Plan** saves it as "
+    "*user/my_plan*.\n\nTo use the plan, connect **Load Plan** to *plan* of **Sparse-vDiT Patch**. To share it, copy "
+    "the text into *plan_text* of **Load Plan**. For several prompts, chain Profile Heads by *previous_profile*.",
+    {"text": "Plan as text"},
+    (0, 9),
 )
 
 EXAMPLES = {
-    "wan2.2_i2v_4_steps_sparse": WAN22_I2V,
-    "wan_t2v_sparse": WAN_T2V,
-    "hunyuan_video_1.5_sparse": HUNYUAN,
-    "cogvideox_1.5_sparse": COGVIDEOX,
-    "compare_dense_and_sparse": COMPARED,
+    "Wan 2.1 Text to Video": WAN_T2V,
+    "Wan 2.2 Image to Video, 4 Steps": WAN22_I2V,
+    "HunyuanVideo 1.5 Text to Video": HUNYUAN,
+    "CogVideoX 1.5 Text to Video": COGVIDEOX,
+    "Compare Dense and Sparse": COMPARED,
+    "Make a Plan": PLAN,
 }
+"""By their names in ComfyUI's list of templates."""

@@ -1,7 +1,5 @@
-"""Writes the example workflows and their pictures, through the real frontend: python -m comfyui.make_examples in
+"""Writes the example workflows through the real frontend, and their thumbnails: python -m comfyui.make_examples in
 tests/integration.
-
-wan_make_plan is made by hand in the frontend, and only gets the versions, the files' addresses and a new picture.
 """
 
 from __future__ import annotations
@@ -12,14 +10,16 @@ import tempfile
 from pathlib import Path
 
 import load_pack  # noqa: F401
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .chromium import browse
-from .example_files import BY_HAND, TEMPLATES, add_names, template_models
+from .example_files import TEMPLATES, add_names, template_models
 from .examples import EXAMPLES, Example
 from .fixtures import with_models as with_small_models
 from .installation import ROOT, comfyui_path
 from .server import WEB_FOLDER, Server
 
+CLIP, THUMBNAIL = (448, 384), (640, 360)  # pixels
 FOLDER = ROOT / "example_workflows"
 PACK = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 
@@ -54,25 +54,45 @@ def plain(name: str, example: Example) -> dict:
         numbers[node]: {**item, "inputs": {key: linked(value) for key, value in item["inputs"].items()}}
         for node, item in example.nodes.items()
     }
-    columns = [[numbers[node] for node in column] for column in example.columns]
+    groups = {title: [numbers[node] for node in group] for title, group in example.groups.items()}
     titles = {numbers[node]: title for node, title in example.titles.items()}
-    return {"name": name, "prompt": prompt, "columns": columns, "titles": titles, "note": example.note}
+    return {"name": name, "prompt": prompt, "groups": groups, "titles": titles, "note": example.note}
+
+
+def thumbnail(name: str, still: tuple[int, int]) -> Image.Image:
+    """A still of a video of the small Wan with the example's name, large enough for ComfyUI's list of templates.
+
+    Args:
+        still: clip and frame.
+    """
+    clip, frame = still
+    with Image.open(ROOT / "docs" / "small_wan_large.webp") as clips:
+        clips.seek(frame)
+        top = clips.height - CLIP[1]
+        left = clip * (clips.width - CLIP[0])
+        picture = clips.convert("RGB").crop((left, top, left + CLIP[0], top + CLIP[1]))
+    picture = ImageOps.fit(picture, THUMBNAIL)
+    pen = ImageDraw.Draw(picture, "RGBA")
+    pen.rectangle((0, 270, *THUMBNAIL), (16, 18, 22, 225))
+    pen.text((24, 292), name, "white", ImageFont.load_default(34))
+    pen.text((24, 334), "sparse attention; still of the small test model", (190, 190, 190), ImageFont.load_default(17))
+    return picture
 
 
 def main() -> None:
-    by_hand = {BY_HAND: json.loads((FOLDER / f"{BY_HAND}.json").read_text())}
     with tempfile.TemporaryDirectory() as base:
         add_names(with_small_models(Path(base)))
         server = Server(comfyui_path(), Path(base), folder=WEB_FOLDER)
         try:
             comfyui = server.get("/system_stats")["system"]["comfyui_version"]
             given = [plain(name, example) for name, example in EXAMPLES.items()]
-            options = {"examples": given, "byHand": by_hand, "folder": str(FOLDER)}
-            found = browse(server, "make_workflow", vue=False, palette="light", **options)
+            found = browse(server, "make_workflow", vue=False, examples=given)
             models = {name: template_models(server, template) for name, template in TEMPLATES.items()}
         finally:
             server.stop()
-    for name, workflow in {**found["made"], **by_hand}.items():
+    for name, example in EXAMPLES.items():
+        thumbnail(name, example.still).save(FOLDER / f"{name}.jpg", quality=85)
+    for name, workflow in found["made"].items():
         made = with_models(versioned(workflow, comfyui), models[name])
         (FOLDER / f"{name}.json").write_text(json.dumps(made) + "\n")
 

@@ -10,7 +10,6 @@ from sparse_vdit.nodes.host.core import fallback
 from sparse_vdit.nodes.host.core.fallback import Dense, dense_because, failed, of_error, other_model
 
 REASONS = {name: value for name, value in vars(fallback).items() if isinstance(value, Dense)}
-WHOLE_RUNS = {"NO_PLAN", "NO_STEPS", "CUDA_GRAPHS", "SEVERAL_GPUS"}
 
 
 class InterruptProcessingException(Exception):  # noqa: N818 - ComfyUI's name
@@ -28,9 +27,19 @@ def test_every_reason_is_a_text_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_a_reason_that_can_fill_a_run_has_a_hint(name: str) -> None:
-    """Reasons of whole runs say it themselves, and no report counts calls that no plan is about."""
-    assert bool(REASONS[name].hint) == (REASONS[name].self_attention and name not in WHOLE_RUNS)
+def test_a_reason_is_a_sentence_and_its_advice_are_whole_ones(name: str) -> None:
+    """A report begins with the first, and gives the second a line of its own."""
+    why = REASONS[name]
+    assert why.sentence and why.sentence[-1] not in ".;" and ". " not in why.sentence
+    assert not why.advice or (why.advice[0].isupper() and why.advice[-1] == ".")
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_what_the_user_did_not_choose_has_advice(name: str) -> None:
+    """But calls that no plan is about, and forms of attention that nothing helps with."""
+    why = REASONS[name]
+    nothing_helps = ("MASKED", "OWN_SCALE", "NO_TEXT")
+    assert why.advice or why.intended or not why.self_attention or name in nothing_helps
 
 
 def test_reasons_are_equal_by_their_text() -> None:
@@ -69,5 +78,6 @@ def test_an_error_beside_the_video_is_a_reason_and_an_interrupt_is_not(caplog: p
 
 
 def test_a_plan_of_another_model_is_named() -> None:
-    why = other_model("user/mine", "it is for heads 40")
-    assert why.reason.startswith("plan user/mine does not fit, it is for heads 40: load a plan of this model")
+    why = other_model("user/mine", "for a model with heads 40, this one has heads 12")
+    assert why.reason == "plan user/mine is for a model with heads 40, this one has heads 12"
+    assert why.advice == "Try another plan, or disconnect it."

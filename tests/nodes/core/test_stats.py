@@ -24,7 +24,7 @@ def test_a_repeated_forward_counts_once() -> None:
     stats.count_dense(fallback.NOT_FINITE, 0)
     assert stats.total().dense == {fallback.WARM_UP: 1, fallback.NOT_FINITE: 1}
     assert stats.forwards() == [
-        {"sigma": 0.9, "sparse": 0, "dense": {"warm-up": 1}},
+        {"sigma": 0.9, "sparse": 0, "dense": {"dense start": 1}},
         {"sigma": 0.5, "sparse": 0, "dense": {fallback.NOT_FINITE.reason: 1}},
     ]
 

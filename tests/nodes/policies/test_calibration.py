@@ -119,18 +119,18 @@ def test_what_the_warm_up_left_out_is_measured_in_the_next_step(tmp_path: Path) 
     assert forward(run, 0.3) == ALL
 
 
-@pytest.mark.parametrize(("few", "helps"), [(True, fallback.MEASURED.hint), (False, fallback.WARM_UP.hint)])
+@pytest.mark.parametrize(("few", "helps"), [(True, fallback.MEASURED), (False, fallback.WARM_UP)])
 def test_a_first_run_of_too_few_steps_is_told_that_the_next_one_has_a_plan(
-    tmp_path: Path, few: bool, helps: str
+    tmp_path: Path, few: bool, helps: fallback.Dense
 ) -> None:
     """Where the next one runs it in the warm-up too; else a smaller start_percent helps."""
     run = calibration(tmp_path, few=few)
     generate(run, (1.0, 0.95))
-    assert f"nothing ran sparse: {helps}" in line(run)
+    assert f"Not faster here: {helps.sentence}. {helps.advice}" in line(run)
     again = calibration(tmp_path, few=few)
     generate(again, (1.0, 0.95))
-    assert again.policy.advice() == ""
-    assert ("nothing ran sparse" in line(again)) != few
+    assert again.policy.advice() is None
+    assert ("Not faster here" in line(again)) != few
 
 
 def test_a_run_that_ends_in_the_warm_up_leaves_a_plan_for_the_next(tmp_path: Path) -> None:

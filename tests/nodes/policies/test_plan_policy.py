@@ -107,7 +107,7 @@ def test_a_video_too_small_for_the_patterns_is_told_from_a_dense_plan() -> None:
     forward(run, 0.5, qkv(tokens=60), (3, 4, 5))
     assert dense_calls(run) == {fallback.TOO_SMALL: 1}
     assert "3x4x5 tokens are too few for patterns that were measured on 5x8x11 tokens" in run.policy.summary()
-    assert fallback.TOO_SMALL.hint in line(run)
+    assert fallback.TOO_SMALL.sentence in line(run)
 
 
 def test_plans_that_skip_many_heads_are_warned_of_where_they_run() -> None:

@@ -72,7 +72,7 @@ def test_a_model_that_gives_nan_itself_is_not_blamed_on_the_kernel(run: Run, bad
     for sigma in (0.7, 0.5):
         forward(run, sigma, x)
     assert dense_calls(run) == {fallback.NOT_FINITE_INPUTS: 2 * LAYERS}
-    assert fallback.NOT_FINITE_INPUTS.hint in line(run)
+    assert fallback.NOT_FINITE_INPUTS.sentence in line(run)
     assert fallback.NOT_FINITE.reason not in line(run) and not run.stats.failures
 
 

@@ -63,7 +63,7 @@ def test_sparse_that_is_not_five_percent_faster_stays_dense_with_both_numbers() 
     assert clock.timed.count(EXACT) == TRIES, "what lost was tried again"
     assert dense_calls(run) == {fallback.WARM_UP: LAYERS, fallback.NOT_FASTER: 2 * LAYERS}
     assert "; a call takes at density 0.75 9.60 ms sparse and 10.00 ms dense" in line(run)
-    assert f"nothing ran sparse: {fallback.NOT_FASTER.hint}" in line(run)
+    assert f"Not faster here: {fallback.NOT_FASTER.sentence}. {fallback.NOT_FASTER.advice}" in line(run)
 
 
 def test_without_a_warm_up_the_first_layer_runs_both_and_its_output_is_the_plan_s() -> None:

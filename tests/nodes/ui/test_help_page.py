@@ -22,9 +22,8 @@ from sparse_vdit.nodes.host.core.stats import RunStats
 from sparse_vdit.nodes.host.hooks import replaced
 from sparse_vdit.nodes.host.library.shipped import Variant
 from sparse_vdit.nodes.host.models import LTX, MINIMAX_H3, WAN, detect, token_grid
-from sparse_vdit.nodes.host.policies.calibrate import NO_WARM_UP
 from sparse_vdit.nodes.host.session import execution
-from sparse_vdit.nodes.host.ui.summary import stats_line
+from sparse_vdit.nodes.host.ui.summary import run_report
 from sparse_vdit.plans.plan.binding import BoundPlan
 from sparse_vdit.plans.plan.plan import uniform_plan
 from sparse_vdit.plans.search import kept_dense, search
@@ -75,7 +74,7 @@ def whole_runs() -> list[str]:
     bare = WanModel()
     del bare.patch_size
     models = (nn.Identity(), AnimateWanModel(), bare, HunyuanVideo((4, 4, 4)))
-    other = fallback.other_model("mine", "it is for heads 40, this model has heads 12")
+    other = fallback.other_model("mine", "for a model with heads 40, this one has heads 12")
     return [str(why) for why in (other, *map(detect, models))]
 
 
@@ -99,7 +98,6 @@ def notes() -> list[str]:
     return [
         fallback.NOT_FINITE_INPUTS.reason,
         execution.NOT_TIMED,
-        NO_WARM_UP,
         plan.distance_warning(TokenGrid(5, 7, 90)),
         search.skip_warning(plan.plan),
         "the int8 kernel failed and was left out: no image",
@@ -170,7 +168,7 @@ def calibrated() -> list[str]:
 
 REASONS = [why for why in vars(fallback).values() if isinstance(why, fallback.Dense)]
 MESSAGES = [why.reason for why in REASONS if why not in NEVER_SAID]
-MESSAGES += [fallback.UNREACHED, *broken_outputs(), *grids(), *whole_runs(), *verdicts(), *notes()]
+MESSAGES += [*broken_outputs(), *grids(), *whole_runs(), *verdicts(), *notes()]
 MESSAGES += [*shipped(), *calibrated()]
 LINE = re.search(r"^```\n(.*)\n```$", PAGE, re.M)[1]
 PARTS, ROWS = (first_cells(part) for part in PAGE[PAGE.index(LINE) :].split("### Nothing is wrong"))
@@ -209,7 +207,15 @@ def test_the_line_is_what_a_report_looks_like() -> None:
         "0.11: height and width and density are far off, profile at this size"
     )
     times = "a call takes at density 0.10 1137.20 ms sparse and 3596.53 ms dense"
-    assert stats_line(stats, "wan, plan user/small_wan (measured)", times) == LINE
+    policy = SimpleNamespace(
+        title="wan, plan user/small_wan (measured)",
+        plan_name="plan user/small_wan",
+        remark="",
+        tuner=SimpleNamespace(speedup=lambda calls: 2.21),
+        summary=lambda: times,
+        advice=lambda: None,
+    )
+    assert str(run_report(stats, policy)) == LINE
     rest = LINE.removeprefix("Sparse-vDiT: ")
     for part in PARTS:
         found = re.match(r"[ ,;:]*" + pattern(part), rest)

@@ -50,12 +50,21 @@ def run() -> Run:
 
 def test_a_run_is_told_of_on_its_node_and_kept_for_its_workflow(run: Run, sent: list[tuple]) -> None:
     report.report(run, "7", strict=True)
-    (text, told) = sent
-    assert text == (line(run), "7")
+    (told,) = sent
     assert (told[0], told[2]) == ("sparse_vdit.ran", "browser")
-    assert (told[1]["workflow"], told[1]["node"], told[1]["report"]) == ("ours", "7", line(run))
+    assert (told[1]["workflow"], told[1]["node"], told[1]["line"]) == ("ours", "7", line(run))
+    assert told[1]["verdict"].startswith("Sparse attention ran: 2 of 2 calls sparse at density ")
+    assert line(run).startswith(f"Sparse-vDiT: {told[1]['verdict']}. ") and told[1]["report"] in line(run)
     assert (told[1]["sparse"], told[1]["layers"]) == (2, {"0": {"sparse": 1}, "1": {"sparse": 1}})
-    assert viewer._last_runs.of("ours")["7"]["report"] == line(run)
+    assert viewer._last_runs.of("ours")["7"]["line"] == line(run)
+
+
+def test_what_is_said_on_the_way_is_of_its_workflow(sent: list[tuple]) -> None:
+    report.say("measuring", "7")
+    assert sent == [("sparse_vdit.said", {"node": "7", "workflow": "ours", "text": "measuring"}, "browser")]
+    Server.instance.client_id = None  # a client that is no browser
+    report.say("measuring", "7")
+    assert len(sent) == 1
 
 
 def test_a_run_that_cannot_be_shown(
@@ -67,7 +76,8 @@ def test_a_run_that_cannot_be_shown(
     monkeypatch.setattr(viewer, "ran_plan", no_view)
     with caplog.at_level(logging.ERROR, logger="sparse_vdit"):
         report.report(run, "7", strict=True)
-    assert [told[0] for told in sent] == [line(run)]
+    ((kind, told, _),) = sent  # its words are
+    assert kind == "sparse_vdit.said" and told["text"].startswith("Sparse attention ran: 2 of 2 calls")
     assert "could not be sent to the plan viewer" in caplog.text
     assert "no room for a view" in caplog.text
 
@@ -78,7 +88,7 @@ def test_a_workflow_without_a_number(run: Run, sent: list[tuple], extra: dict) -
     queue = Server.instance.prompt_queue
     queue.get_current_queue_volatile = lambda: ([(2, "now", {}, extra, [], {})], [])
     report.report(run, "7", strict=True)
-    assert sent[1][1]["workflow"] is None
+    assert sent[0][1]["workflow"] is None
 
 
 def test_nothing_is_shown_without_a_node_or_a_server(run: Run, sent: list[tuple]) -> None:

@@ -59,7 +59,7 @@ async function read(panel) {
   return {
     report: await panel.locator(".svd-report").textContent(),
     tabs: await panel.locator(".svd-tabs button").count(),
-    badge: await panel.locator(".svd-badge").textContent(),
+    said: await panel.locator(".svd-verdict").textContent(),
     steps: await panel.locator(".svd-step").count(),
     shown: await panel.locator(".svd-map").isVisible(),
   };

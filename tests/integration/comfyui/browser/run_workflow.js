@@ -26,6 +26,6 @@ async function run({ workflow, size }) {
   await pause(1000); // until the last node has shown what it has
   const reports = app.graph.nodes
     .filter(({ comfyClass }) => comfyClass === "SparseVDiTPatchModel")
-    .map(({ widgets }) => widgets.find(({ name }) => name === "plan_view").element.querySelector(".svd-badge").title);
+    .map(({ widgets }) => widgets.find(({ name }) => name === "plan_view").element.querySelector(".svd-said").title);
   return { ...result, reports };
 }

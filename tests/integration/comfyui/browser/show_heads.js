@@ -49,6 +49,7 @@ async function choose(page, panel, steps) {
   return {
     cell: await panel.locator(".svd-hover").textContent(),
     alt: there ? await image.getAttribute("alt") : null,
+    width: there ? await image.evaluate(({ naturalWidth }) => naturalWidth) : 0,
     dark: there ? await image.evaluate(darkOnTheLeft) : null,
     words: await panel.locator(".svd-picture").textContent(),
     live: await panel.locator(".svd-picture").getAttribute("aria-live"),

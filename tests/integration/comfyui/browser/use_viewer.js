@@ -57,7 +57,8 @@ module.exports = async (page, options, { open, load, panelOf, picture }) => {
   found.reloadedTotals = await panel.locator(".svd-totals").textContent();
   await page.evaluate(() => app.queuePrompt(0, 1));
   await panel.locator(".svd-tabs button").nth(1).waitFor({ timeout: 300000 });
-  found.badge = await panel.locator(".svd-badge").textContent();
+  found.verdict = await panel.locator(".svd-verdict").textContent();
+  found.measured = await panel.locator(".svd-totals").textContent();
   found.report = await panel.locator(".svd-report").textContent();
   found.steps = await panel.locator(".svd-step").count();
   found.stepsSpoken = await panel.locator(".svd-steps").getAttribute("aria-label");
