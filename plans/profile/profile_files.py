@@ -77,7 +77,7 @@ def load_profile(path: str | Path) -> Profile:
     try:
         tensors = load(path.read_bytes())  # mapped, Windows would not let the file be renewed
     except (SafetensorError, KeyError) as error:  # a dtype that torch does not have is a key
-        raise _unreadable(path, error) from error
+        raise _unreadable(path) from error
     try:
         measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
         votes, samples = tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64)
@@ -104,7 +104,7 @@ def load_header(path: str | Path) -> ProfileHeader:
         with safe_open(path, "pt") as file:
             metadata, names = file.metadata() or {}, set(file.keys())
     except (SafetensorError, KeyError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path) from error
     if not TENSORS <= names <= {*TENSORS, "maps"}:
         wrong = sorted(TENSORS - names) or sorted(names - TENSORS)
         raise ProfileError(f"{path.name}: {'lacks' if TENSORS - names else 'has'} the tensor {wrong[0][:80]!r}")
@@ -123,8 +123,8 @@ def _check_metadata_size(path: Path) -> None:
         raise ProfileError(f"{path.name}: metadata of {size} bytes, expected at most {MAX_METADATA_BYTES}")
 
 
-def _unreadable(path: Path, error: Exception) -> ProfileError:
-    return ProfileError(f"{path.name}: cannot be read as safetensors: {cut(str(error), 200)}")
+def _unreadable(path: Path) -> ProfileError:
+    return ProfileError(f"{path.name}: cannot be read as safetensors, it is damaged or no profile")
 
 
 def _about(name: str, text: str | None) -> dict:
