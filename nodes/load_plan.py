@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 
 from comfy_api.latest import io
@@ -18,7 +19,7 @@ LOG = logging.getLogger("sparse_vdit")
 NOTHING = "(no plan yet: Sparse-vDiT Patch finds one, or make one with Profile Heads)"
 STOP, CHOOSE = "stop with an error", "let the patch node choose"
 SHARED = "shared in the workflow"
-LISTED = 40  # names in an error
+LISTED, MOST_SHOWN = 3, 200  # names in an error, characters of one
 
 
 class LoadPlan(io.ComfyNode):
@@ -128,10 +129,10 @@ def _no_profile(why: str) -> ExecutionBlocker:
 
 
 def missing(plan_name: str) -> str:
-    """Why a plan cannot be loaded, which plans there are, and what to do."""
-    names = list(plan_files())
-    here = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} others" if len(names) > LISTED else "")
+    """Why a plan cannot be loaded, the names most like its own, and what to do."""
+    names, wanted = list(plan_files()), plan_name[:MOST_SHOWN]
+    alike = ", ".join(difflib.get_close_matches(wanted, names, LISTED, 0.0))
     return (
-        f"plan {plan_name!r} is not here: choose another, put its file into models/{FOLDER}, or set if_missing to "
-        f"{CHOOSE!r}. Here are {here or 'none'}"
+        f"plan {wanted!r} is not here: choose another, put its file into models/{FOLDER}, or set if_missing to "
+        f"{CHOOSE!r}. Here are {len(names)} plans" + (f", the names most like it are {alike}" if names else "")
     )

@@ -218,12 +218,14 @@ def test_a_shared_plan_runs_the_same_where_its_file_is_not(server: Server) -> No
     assert "sparse /" not in new_log(server, before)  # nothing was executed
 
 
-def test_a_missing_plan_is_an_error_that_lists_what_there_is_or_falls_back(server: Server) -> None:
+def test_a_missing_plan_is_an_error_that_names_a_few_like_it_or_falls_back(server: Server) -> None:
     forget_plans(server)
     with pytest.raises(PromptError) as error:
-        latents(server, patched("gone"))
+        latents(server, {**patched("gone"), "plan": node("SparseVDiTLoadPlan", plan_name="wan/wan2.1_14b_t2v.balanced2")})
     message = str(error.value)
-    assert "plan 'user/gone' is not here" in message and "wan/wan2.1_14b_t2v.balanced" in message
+    assert "plan 'wan/wan2.1_14b_t2v.balanced2' is not here" in message
+    assert "the names most like it are wan/wan2.1_14b_t2v.balanced, " in message
+    assert len(message) < 4000
     prompt = patched("gone", calibrate=False)
     prompt["plan"]["inputs"]["if_missing"] = "let the patch node choose"
     before = len(server.log_text())

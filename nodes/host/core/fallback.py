@@ -181,6 +181,11 @@ CUDA_GRAPHS = Dense(
     "the model is compiled with CUDA graphs, which cannot change from step to step",
     advice="Try another mode of TorchCompileModel.",
 )
+NOT_COMPUTED = Dense(
+    "the guider computed no forward of this MODEL",
+    "of two MODELs with the same weights ComfyUI computes the first one",
+    "Patch that one, or load the weights from another file.",
+)
 SEVERAL_GPUS = Dense(
     "the model runs on several GPUs at once, which is not supported yet", advice="Try a single GPU."
 )
