@@ -3,14 +3,20 @@
 const NOTE_HEIGHT = 260;
 const GAP = 60; // between nodes
 const EDGE = 24; // between a group and its nodes
-const REPORT = 120; // pixels that a node grows by when it shows what a run did
-const TALKS = ["SparseVDiTPatchModel", "SparseVDiTCompareVideos", "SparseVDiTPreviewPlan", "SparseVDiTSavePlan", "SaveVideo"];
+const GROWS = { // pixels, when a node shows what a run did
+  SparseVDiTPatchModel: 120,
+  SparseVDiTCompareVideos: 320,
+  SparseVDiTPreviewPlan: 400,
+  SparseVDiTProfileHeads: 60,
+  SparseVDiTSavePlan: 60,
+  SaveVideo: 200,
+};
 
 module.exports = async (page, options, { open, picture, showAll }) => {
   await open(page, options);
   const made = {};
   for (const example of options.examples) {
-    const sizes = { note: NOTE_HEIGHT, gap: GAP, edge: EDGE, report: REPORT, talks: TALKS };
+    const sizes = { note: NOTE_HEIGHT, gap: GAP, edge: EDGE, grows: GROWS };
     made[example.name] = await page.evaluate(make, { ...example, sizes });
     await showAll(page);
     await page.keyboard.press("Escape"); // what asks for models that are not here
@@ -38,7 +44,7 @@ async function make({ name, prompt, groups, titles, note, sizes }) {
       if (node.comfyClass === "CLIPTextEncode") node.setSize([400, 130]);
       if (node.comfyClass.startsWith("SparseVDiT")) node.setSize([Math.max(330, node.size[0]), node.size[1]]);
       if (titles[number]) node.title = titles[number];
-      top += node.size[1] + sizes.gap + (sizes.talks.includes(node.comfyClass) ? sizes.report : 0);
+      top += node.size[1] + sizes.gap + (sizes.grows[node.comfyClass] ?? 0);
       widest = Math.max(widest, node.size[0]);
     }
     boxes.push({ title, left, width: widest, height: top - sizes.gap });
