@@ -3,7 +3,7 @@
 
     python3 dev.py demo [options]      the main job on a small model, without ComfyUI or GPU
     python3 dev.py test [pytest args]  the tests, side by side; -n 0 for one after the other, --all for slow ones
-    python3 dev.py lint                ruff, and the types of the pack's interfaces by mypy
+    python3 dev.py lint                ruff, the types of the pack's interfaces by mypy, spelling and words
     python3 dev.py gpu [options]       tests and times on a GPU, in nine minutes at most, and a report of them;
                                        --python PYTHON runs it with that of a ComfyUI, --estimate says how long it takes
 
@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 CONSTRAINTS = ROOT / "constraints.txt"
-PACKAGES = ("mypy", "numpy", "pillow", "pytest", "pytest-xdist", "pyyaml", "ruff", "safetensors")
+PACKAGES = ("codespell", "mypy", "numpy", "pillow", "pytest", "pytest-xdist", "pyyaml", "ruff", "safetensors")
 WORKERS = min(4, os.cpu_count() or 1)  # each may start a ComfyUI of its own, which takes some GB
 COMMANDS = {
     "demo": ("-P", "-m", "benchmarks.report.demo"),
@@ -31,7 +31,7 @@ COMMANDS = {
     "lint": ("-m", "ruff", "check", "."),
     "gpu": ("-m", "benchmarks.report.gpu"),
 }
-TYPES = ("-m", "tools.check_types")  # the second half of `lint`
+MORE_LINT = (("-m", "tools.check_types"), ("-m", "tools.check_words"))  # after ruff
 QUICK = ("-m", "not slow")  # tests, unless --all is asked for
 
 
@@ -89,7 +89,7 @@ def calls(command: str, arguments: list[str]) -> list[tuple[str, ...]]:
     if command == "test":
         given = [argument for argument in arguments if argument != "--all"]
         return [(*COMMANDS["test"], *(QUICK if len(given) == len(arguments) else ()), *given)]
-    return [(*COMMANDS[command], *arguments), *([TYPES] if command == "lint" and not arguments else [])]
+    return [(*COMMANDS[command], *arguments), *(MORE_LINT if command == "lint" and not arguments else [])]
 
 
 def with_python(arguments: list[str]) -> int:

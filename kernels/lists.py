@@ -7,7 +7,8 @@ that a dense head costs one row and all lists of a run stay small.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +21,9 @@ from .tiling import KEY_TILE, QUERY_TILE, Tiling
 
 PREFETCH = 2  # entries a kernel may read past the end of a row
 MAX_KV_INDEX_BYTES = 32 << 20  # a run of known models needs a few MB
+MOST_TILE_PAIRS = 3 << 26  # of all patterns together, a second or two; 100 patterns at 720p of 81 frames are 2**26
+MOST_PAIRS = 1 << 20  # of tiles looked at at once, which bounds the memory
+_KEY = secrets.token_bytes(16)  # so that nobody can make rows that are taken for one another
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ class TileListBuilder:
     _ids: dict[Pattern, int] = field(default_factory=dict)
     _rows: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     _kv_indices: list[Tensor] = field(default_factory=list)
-    _lists: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    _lists: list[Tensor] = field(default_factory=list)
     _densities: list[float] = field(default_factory=list)
     _routed: dict[int, int] = field(default_factory=dict)
     _tilings: dict[str, Tiling] = field(default_factory=dict)
@@ -193,7 +197,8 @@ class TileListBuilder:
 
     def __post_init__(self) -> None:
         tiling = self.tiling(ORDERS[0])
-        self._kv_indices.append(torch.arange(tiling.key_tiles, self.grid.tokens // self.key_tile, dtype=torch.int32))
+        dtype = kv_index_dtype(self.grid, self.key_tile)
+        self._kv_indices.append(torch.arange(tiling.key_tiles, self.grid.tokens // self.key_tile, dtype=dtype))
         self._used = len(self._kv_indices[0])
 
     def add(self, pattern: Pattern) -> int:
@@ -212,16 +217,16 @@ class TileListBuilder:
     def build(self) -> TileLists:
         """The tables of all lists added so far, on the CPU."""
         tiling = self.tiling(ORDERS[0])
-        starts, kv_num_blocks = zip(*self._lists, strict=True) if self._lists else ((), ())
-        kv_indices = torch.cat([*self._kv_indices, torch.zeros(PREFETCH, dtype=torch.int32)])
         rows = tiling.query_tiles + 1
+        lists = torch.cat([torch.empty(2, 0, dtype=torch.int32), *self._lists], 1).view(2, -1, rows)
+        kv_indices = torch.cat([*self._kv_indices, torch.zeros(PREFETCH, dtype=self._kv_indices[0].dtype)])
         return TileLists(
             grid=self.grid,
             query_tile=self.query_tile,
             key_tile=self.key_tile,
-            kv_indices=kv_indices.to(kv_index_dtype(self.grid, self.key_tile)),
-            starts=torch.tensor(starts, dtype=torch.int32).view(-1, rows),
-            kv_num_blocks=torch.tensor(kv_num_blocks, dtype=torch.int32).view(-1, rows),
+            kv_indices=kv_indices,
+            starts=lists[0].contiguous(),
+            kv_num_blocks=lists[1].contiguous(),
             orders=torch.tensor([ORDERS.index(pattern.order) for pattern in self._ids], dtype=torch.int32),
             index=torch.stack([self.tiling(order).index for order in ORDERS]).to(torch.int32),
             densities=tuple(self._densities),
@@ -231,37 +236,68 @@ class TileListBuilder:
     def _append(self, pattern: Pattern) -> None:
         tiling = self.tiling(pattern.order)
         if isinstance(pattern, Skip):
-            text = bool(self.grid.text_tokens)
-            start, count = self._intern(torch.ones(tiling.key_tiles, dtype=torch.bool)) if text else (0, -1)
-            self._lists.append(([0] * tiling.query_tiles + [start], [-1] * tiling.query_tiles + [count]))
-            self._densities.append(skip_density(tiling))
+            self._append_uniform(-1, bool(self.grid.text_tokens))
+            self._densities.append(_density(pattern, tiling))
             return
         if isinstance(pattern, Routed):
-            kept = pattern.kept_tiles(tiling)
-            self._routed[len(self._lists)] = kept
-            start, count = self._intern(torch.ones(tiling.key_tiles, dtype=torch.bool))
-            self._lists.append(([0] * tiling.query_tiles + [start], [0] * tiling.query_tiles + [count]))
-            self._densities.append(tile_density(tiling, kept * tiling.query_tiles))
+            self._routed[len(self._lists)] = pattern.kept_tiles(tiling)
+            self._append_uniform(0, True)
+            self._densities.append(_density(pattern, tiling))
             return
         mask = pattern.tile_mask(tiling)
-        dense_row = torch.ones(1, tiling.key_tiles, dtype=torch.bool)
-        parts = [self._intern(row) for row in torch.cat([mask, dense_row])]
-        self._lists.append(([start for start, _ in parts], [count for _, count in parts]))
-        self._densities.append(tile_density(tiling, mask.sum().item()))
+        everything = torch.ones(1, tiling.key_tiles, dtype=torch.bool)
+        parts = (*mask.split(max(1, MOST_PAIRS // max(1, tiling.key_tiles))), everything)
+        self._lists.append(torch.cat([self._intern(part) for part in parts], 1))
+        self._densities.append(tile_density(tiling, int(mask.count_nonzero())))
 
-    def _intern(self, row: Tensor) -> tuple[int, int]:
-        key = hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest()  # the rows themselves may be gigabytes
-        if key not in self._rows:
-            kv_indices = row.nonzero().flatten().to(torch.int32)
-            self._rows[key] = (self._used, len(kv_indices))
-            self._kv_indices.append(kv_indices)
-            self._used += len(kv_indices)
-            if self._used * kv_index_dtype(self.grid, self.key_tile).itemsize > MAX_KV_INDEX_BYTES:
-                raise ValueError(
-                    f"tile lists of {len(self._ids)} patterns on {self.grid} tokens take over "
-                    f"{MAX_KV_INDEX_BYTES >> 20} MB: use a plan with fewer patterns"
-                )
-        return self._rows[key]
+    def _append_uniform(self, count: int, rest: bool) -> None:
+        """A list with this count for all query tiles; its dense rows attend everything, or have that count too."""
+        tiling = self.tiling(ORDERS[0])
+        row = torch.tensor([[0], [count]], dtype=torch.int32)
+        last = self._intern(torch.ones(1, tiling.key_tiles, dtype=torch.bool)) if rest else row
+        self._lists.append(torch.cat([row.expand(2, tiling.query_tiles), last], 1))
+
+    def _intern(self, rows: Tensor) -> Tensor:
+        """Starts and counts of rows (n, key_tiles) in `kv_indices`, int32 (2, n); those that are new are added."""
+        digests, new, places = _digests(rows), {}, self._rows
+        for number, digest in enumerate(digests):
+            if digest not in places and digest not in new:
+                new[digest] = number
+        added = rows[list(new.values())]
+        row, column = added.nonzero().unbind(1)
+        counts = row.bincount(minlength=len(new))
+        ends = self._used + counts.cumsum(0)
+        self._check_size(self._used + len(column))
+        places.update(zip(new, zip((ends - counts).tolist(), counts.tolist(), strict=True), strict=True))
+        self._kv_indices.append(column.to(kv_index_dtype(self.grid, self.key_tile)))
+        self._used += len(column)
+        return torch.tensor([places[digest] for digest in digests], dtype=torch.int32).view(-1, 2).T
+
+    def _check_size(self, entries: int) -> None:
+        if entries * kv_index_dtype(self.grid, self.key_tile).itemsize > MAX_KV_INDEX_BYTES:
+            raise ValueError(
+                f"tile lists of {len(self._ids)} patterns on {self.grid} tokens take over "
+                f"{MAX_KV_INDEX_BYTES >> 20} MB: use a plan with fewer patterns"
+            )
+
+
+def _digests(rows: Tensor) -> list[bytes]:
+    """What tells rows apart that are equal by bits, which themselves may be gigabytes."""
+    wide = torch.nn.functional.pad(rows, (0, 8 - rows.shape[1] % 8)).view(torch.int64)  # eight entries of 0 or 1 byte
+    bits = wide.mul(0x0102040810204080).bitwise_right_shift_(56).to(torch.uint8)
+    content, width = bits.numpy().tobytes(), bits.shape[1]
+    parts = (content[at : at + width] for at in range(0, len(content), width))
+    return [hashlib.blake2b(part, digest_size=16, key=_KEY).digest() for part in parts]
+
+
+def check_work(
+    patterns: Collection[Pattern], tokens: int, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE
+) -> None:
+    """Raise ValueError where tile lists of all patterns on a video of so many tokens would take too long."""
+    rules = sum(pattern.rules for pattern in patterns)
+    if rules * (tokens // query_tile) * (tokens // key_tile) > MOST_TILE_PAIRS:
+        parts = f" with {rules} parts" if rules > len(patterns) else ""
+        raise ValueError(f"{len(patterns)} patterns{parts} are too many for {tokens} tokens, use fewer patterns")
 
 
 def kv_index_dtype(grid: TokenGrid, key_tile: int) -> torch.dtype:
@@ -282,8 +318,27 @@ def skip_density(tiling: Tiling) -> float:
     return bool(tiling.grid.text_tokens) * tiling.dense_rows / tiling.grid.tokens
 
 
+def pattern_densities(
+    patterns: Sequence[Pattern], grid: TokenGrid, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE
+) -> list[float]:
+    """Density of each pattern on a grid, 0 for skip.
+
+    Raises:
+        ValueError: too many patterns for so large a grid.
+    """
+    check_work(patterns, grid.video_tokens, query_tile, key_tile)
+    tilings = {order: Tiling(grid, order, query_tile, key_tile) for order in ORDERS}
+    return [_density(pattern, tilings[pattern.order]) for pattern in patterns]
+
+
+def _density(pattern: Pattern, tiling: Tiling) -> float:
+    if isinstance(pattern, Skip):
+        return skip_density(tiling)
+    if isinstance(pattern, Routed):
+        return tile_density(tiling, pattern.kept_tiles(tiling) * tiling.query_tiles)
+    return tile_density(tiling, int(pattern.tile_mask(tiling).count_nonzero()))
+
+
 def pattern_density(pattern: Pattern, grid: TokenGrid, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> float:
-    """Density of one pattern on a grid, 0 for skip."""
-    builder = TileListBuilder(grid, query_tile, key_tile)
-    builder.add(pattern)
-    return builder.build().densities[0]
+    """The same of one pattern."""
+    return pattern_densities([pattern], grid, query_tile, key_tile)[0]

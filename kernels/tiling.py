@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,19 @@ from .order import token_order
 
 QUERY_TILE = 128
 KEY_TILE = 64
+
+
+class Places(NamedTuple):
+    """Smallest and largest place of tiles on one axis, (n, 2) without repeats, and which of them each tile has."""
+
+    ends: Tensor
+    number: Tensor
+
+    @classmethod
+    def of(cls, boxes: Tensor) -> Places:
+        """From the ends of all tiles, (tiles, 2)."""
+        ends, number = boxes.unique(dim=0, return_inverse=True)
+        return cls(ends.to(torch.int32), number)
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,23 @@ class Tiling:
     def key_boxes(self) -> Tensor:
         """Smallest and largest (t, h, w) in each full key tile: (key_tiles, 3, 2)."""
         return self._boxes(self.key_tile, self.key_tiles)
+
+    @cached_property
+    def places(self) -> tuple[tuple[Places, Places], ...]:
+        """For each axis the places of query tiles and of key tiles."""
+        return tuple(
+            (Places.of(self.query_boxes[:, axis]), Places.of(self.key_boxes[:, axis])) for axis in range(3)
+        )
+
+    @cached_property
+    def own_rows(self) -> Tensor:
+        """Query tile that each key tile lies in, below `query_tiles`: (key_tiles in full query tiles,)."""
+        return torch.arange(self.query_tiles).repeat_interleave(self.query_tile // self.key_tile)
+
+    def with_own(self, mask: Tensor) -> Tensor:
+        """A tile mask (query_tiles, key_tiles) in which each query tile now attends its own key tiles."""
+        mask[self.own_rows, torch.arange(len(self.own_rows))] = True
+        return mask
 
     def _boxes(self, tile: int, tiles: int) -> Tensor:
         raster = (self.index[: tiles * tile] - self.grid.prefix).view(tiles, tile)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -58,7 +59,7 @@ class CompareVideos(io.ComfyNode):
         if reference.shape != video.shape:
             sizes = [f"{x.shape[0]} frames of {x.shape[2]} x {x.shape[1]}" for x in (reference, video)]
             raise ValueError(f"videos differ in size: {sizes[0]} and {sizes[1]}; generate both with the same settings")
-        found = compare(reference, video)
+        found = compare(reference, video, comfy.model_management.throw_exception_if_processing_interrupted)
         shown = side_by_side(reference, video, difference_gain)
         plot = torch.from_numpy(draw_comparison(found).copy()).float()[None] / 255
         text = in_words(found)

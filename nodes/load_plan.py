@@ -1,7 +1,8 @@
-"""Load Plan: a shipped or own plan by its name, or one that travels in the workflow as text."""
+"""Load Sparse Plan: a shipped or own plan by its name, or one that travels in the workflow as text."""
 
 from __future__ import annotations
 
+import difflib
 import logging
 
 from comfy_api.latest import io
@@ -18,7 +19,7 @@ LOG = logging.getLogger("sparse_vdit")
 NOTHING = "(no plan yet: Sparse-vDiT Patch finds one, or make one with Profile Heads)"
 STOP, CHOOSE = "stop with an error", "let the patch node choose"
 SHARED = "shared in the workflow"
-LISTED = 40  # names in an error
+LISTED, MOST_SHOWN = 3, 200  # names in an error, characters of one
 
 
 class LoadPlan(io.ComfyNode):
@@ -29,7 +30,7 @@ class LoadPlan(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTLoadPlan",
-            display_name="Sparse-vDiT Load Plan",
+            display_name="Sparse-vDiT Load Sparse Plan",
             category=CATEGORY,
             description="Loads a plan, which says which pattern each attention head runs: one that ships, your own "
             f"from models/{FOLDER}, or one that Sparse-vDiT Patch found (folder calibrated).",
@@ -46,22 +47,22 @@ class LoadPlan(io.ComfyNode):
                     options=[STOP, CHOOSE],
                     default=STOP,
                     optional=True,
-                    tooltip="If the plan file is missing: stop with an error, or let Sparse-vDiT Patch choose a plan.",
+                    tooltip="If the plan file is missing: stop with an error, or let the patch node choose a plan.",
                 ),
                 io.String.Input(
                     "plan_text",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="A plan as text, from Save Plan. It is saved in the workflow, so others get the same plan. "
-                    "plan_name is then ignored. Leave it empty to use plan_name.",
+                    tooltip="A plan as text, from Save Sparse Plan. It is saved in the workflow, so others get the "
+                    "same plan. plan_name is then ignored. Leave it empty to use plan_name.",
                 ),
             ],
             outputs=[
                 PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch."),
                 ProfileType.Output(
                     display_name="profile",
-                    tooltip="The measurements saved with the plan, for Search Plan. An error if there are none.",
+                    tooltip="The measurements saved with the plan, for Search Sparse Plan. An error if there are none.",
                 ),
             ],
         )
@@ -83,7 +84,7 @@ class LoadPlan(io.ComfyNode):
         if plan_name in plan_files() or if_missing == CHOOSE:
             return True
         if plan_name == NOTHING:
-            return "no plan is chosen: choose one, or make one with Profile Heads, Search Plan and Save Plan"
+            return "no plan is chosen: choose one, or make one with Profile Heads and Search Sparse Plan"
         return missing(plan_name)
 
     @classmethod
@@ -128,10 +129,10 @@ def _no_profile(why: str) -> ExecutionBlocker:
 
 
 def missing(plan_name: str) -> str:
-    """Why a plan cannot be loaded, which plans there are, and what to do."""
-    names = list(plan_files())
-    here = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} others" if len(names) > LISTED else "")
+    """Why a plan cannot be loaded, the names most like its own, and what to do."""
+    names, wanted = list(plan_files()), plan_name[:MOST_SHOWN]
+    alike = ", ".join(difflib.get_close_matches(wanted, names, LISTED, 0.0))
     return (
-        f"plan {plan_name!r} is not here: choose another, put its file into models/{FOLDER}, or set if_missing to "
-        f"{CHOOSE!r}. Here are {here or 'none'}"
+        f"plan {wanted!r} is not here: choose another, put its file into models/{FOLDER}, or set if_missing to "
+        f"{CHOOSE!r}. Here are {len(names)} plans" + (f", the names most like it are {alike}" if names else "")
     )

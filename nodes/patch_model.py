@@ -29,11 +29,11 @@ class PatchModel(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTPatchModel",
-            display_name="Sparse-vDiT Patch",  # shorter than the others: a search for "sparse" lists it first
+            display_name="Sparse-vDiT Patch",  # shorter than all ids: a search for "sparse" lists it first
             category=CATEGORY,
             description="Makes video models faster: each attention head computes only the part of the video that it "
             "needs. After each run, the node says whether it was faster and why.",
-            search_aliases=["sparse attention", "faster", "faster video", "speed", "speed up"],
+            search_aliases=["patch model", "sparse attention", "faster", "faster video", "speed", "speed up"],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -44,9 +44,9 @@ class PatchModel(io.ComfyNode):
                 PlanType.Input(
                     "plan",
                     optional=True,
-                    tooltip="Which pattern each head runs, from Load Plan or Search Plan. Leave it empty to let the "
-                    "node choose: your own plan for this model, then one that ships, then one that it finds in the "
-                    "first run and keeps.",
+                    tooltip="Which pattern each head runs, from Load Sparse Plan or Search Sparse Plan. Leave it empty "
+                    "to let the node choose: your own plan for this model, then one that ships, then one that it "
+                    "finds in the first run and keeps.",
                 ),
                 io.Combo.Input(
                     "preset",

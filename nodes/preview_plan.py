@@ -1,4 +1,4 @@
-"""Preview Plan: a picture of which head runs what, and the plan in words."""
+"""Preview Sparse Plan: a picture of which head runs what, and the plan in words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PreviewPlan(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTPreviewPlan",
-            display_name="Sparse-vDiT Preview Plan",
+            display_name="Sparse-vDiT Preview Sparse Plan",
             category=CATEGORY,
             description="Shows a plan: a map of layers and heads coloured by pattern, one for each noise range, and a "
             "summary.",
@@ -37,7 +37,7 @@ class PreviewPlan(io.ComfyNode):
                 ProfileType.Input(
                     "profile",
                     optional=True,
-                    tooltip="Optional, from Profile Heads or Load Plan: also shows what the head attends.",
+                    tooltip="Optional, from Profile Heads or Load Sparse Plan: also shows what the head attends.",
                 ),
                 *(
                     io.Int.Input(name, default=0, min=0, max=most - 1, optional=True, tooltip=tooltip)

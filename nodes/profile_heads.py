@@ -43,7 +43,7 @@ class ProfileHeads(io.ComfyNode):
             display_name="Sparse-vDiT Profile Heads",
             category=CATEGORY,
             description="Generates a video like SamplerCustomAdvanced and measures the error of each pattern in each "
-            "attention head. Run it once per model, at the size you use most; then Search Plan makes a plan of it.",
+            "attention head. Run it once per model, at the size you use most. Search Sparse Plan then makes a plan.",
             search_aliases=["profile", "calibrate", "measure heads", "make plan"],
             inputs=[
                 io.Noise.Input("noise", tooltip="As for SamplerCustomAdvanced."),
@@ -104,7 +104,7 @@ class ProfileHeads(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The generated video's latent."),
-                ProfileType.Output(display_name="profile", tooltip="For Search Plan."),
+                ProfileType.Output(display_name="profile", tooltip="For Search Sparse Plan."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -1,4 +1,4 @@
-"""Save Plan: keeps a plan where Load Plan finds it."""
+"""Save Sparse Plan: keeps a plan where Load Sparse Plan finds it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class SavePlan(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTSavePlan",
-            display_name="Sparse-vDiT Save Plan",
+            display_name="Sparse-vDiT Save Sparse Plan",
             category=CATEGORY,
-            description=f"Saves a plan in models/{FOLDER}. Load Plan lists it as user/<name>.",
+            description=f"Saves a plan in models/{FOLDER}. Load Sparse Plan lists it as user/<name>.",
             search_aliases=["save plan", "export plan", "plan"],
             is_output_node=True,
             inputs=[
-                PlanType.Input("plan", tooltip="The plan to save, from Search Plan."),
+                PlanType.Input("plan", tooltip="The plan to save, from Search Sparse Plan."),
                 io.String.Input("file_name", default="my_plan", tooltip="File name without folder and extension."),
                 io.Boolean.Input(
                     "overwrite",
@@ -51,8 +51,8 @@ class SavePlan(io.ComfyNode):
                 PlanType.Output(display_name="plan", tooltip="The same plan."),
                 io.String.Output(
                     display_name="plan_text",
-                    tooltip="The plan as text. Show it with Preview as Text and paste it into Load Plan: that workflow "
-                    "then contains the plan.",
+                    tooltip="The plan as text. Show it with Preview as Text and paste it into Load Sparse Plan: that "
+                    "workflow then contains the plan.",
                 ),
             ],
         )

@@ -1,4 +1,4 @@
-"""Search Plan: chooses a pattern for every head from a profile."""
+"""Search Sparse Plan: chooses a pattern for every head from a profile."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SearchPlan(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="SparseVDiTSearchPlan",
-            display_name="Sparse-vDiT Search Plan",
+            display_name="Sparse-vDiT Search Sparse Plan",
             category=CATEGORY,
             description="Makes a plan from a profile: chooses a pattern for every head so that the whole model meets a "
             "target. It takes seconds and needs no new video, so try several targets. On a GPU it first times "
@@ -58,7 +58,7 @@ class SearchPlan(io.ComfyNode):
                     tooltip="Largest share of heads that may be skipped completely. The rule paper ignores it.",
                 ),
             ],
-            outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch or Save Plan.")],
+            outputs=[PlanType.Output(display_name="plan", tooltip="For Sparse-vDiT Patch or Save Sparse Plan.")],
             hidden=[io.Hidden.unique_id],
         )
 

@@ -24,7 +24,7 @@ def given(plan: Plan | None) -> Plan:
         ValueError: there is none.
     """
     if plan is None:
-        raise ValueError("Load Plan found no plan here: choose a plan there")
+        raise ValueError("Load Sparse Plan found no plan here: choose a plan there")
     return plan
 
 

@@ -33,7 +33,7 @@ def test_slow_tests_run_when_all_are_asked_for_and_lint_checks_types_too() -> No
     assert (mark, quick, given) == ("-m", "not slow", "-x")
     ((*everything, given),) = dev.calls("test", ["--all", "-x"])
     assert "not slow" not in everything and "--all" not in everything and given == "-x"
-    assert [call[1] for call in dev.calls("lint", [])] == ["ruff", "tools.check_types"]
+    assert [call[1] for call in dev.calls("lint", [])] == ["ruff", "tools.check_types", "tools.check_words"]
     assert len(dev.calls("lint", ["--fix"])) == 1
 
 

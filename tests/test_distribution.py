@@ -85,19 +85,82 @@ def test_what_is_published_has_no_tests_and_all_that_users_see() -> None:
         assert not any(entry.rstrip("/") == needed for entry in left_out), needed
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"])
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("[CR]*.md", "docs/**/*.md", "web/docs/**/*.md", "kernels/**/*.md", "benchmarks/README.md")
+    for path in ROOT.glob(pattern)
+)
+REPOSITORY = "https://github.com/OWNER/REPO"  # until the owner has filled it in
+HERE = re.search(r'^Repository = "(.+)"$', PROJECT, re.MULTILINE)[1] + "/blob/main/"
+"""Of links in help pages, which have to be whole addresses."""
+
+
+def links(page: str) -> Iterator[tuple[Path, str]]:
+    """(path, heading) of every link to a file of the repository."""
+    text = re.sub(r"```.*?```|`[^`]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    for address in re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text):
+        link, _, heading = (address[0] or address[1]).partition("#")
+        if link.startswith(HERE):
+            yield ROOT / link.removeprefix(HERE), heading
+        elif ":" not in link:
+            yield ((ROOT / page).parent / link).resolve() if link else ROOT / page, heading
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for path, heading in links(page):
+        assert path.exists(), path
+        assert not heading or heading in headings(path), f"{path.name}#{heading}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/publishing.md"])
 def test_published_pages_link_to_what_is_published(page: str) -> None:
     """By git, which reads such a file as the registry's tool does."""
-    folder = (ROOT / page).parent
-    links = re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)|src="([^":]+)"', (ROOT / page).read_text(encoding="utf-8"))
-    paths = [(folder / (one or other)).resolve() for one, other in links]
-    assert all(path.exists() for path in paths)
+    paths = [path for path, _ in links(page)]
     asked = "\n".join([page, *(path.relative_to(ROOT).as_posix() for path in paths)])
     command = ["git", "-c", f"core.excludesFile={ROOT / '.comfyignore'}", "check-ignore", "--no-index", "--stdin"]
     told = subprocess.run(command, cwd=ROOT, input=asked, capture_output=True, text=True)
     if told.returncode == 128:
         pytest.skip(f"no git repository: {told.stderr}")
     assert (told.stdout, told.returncode) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "most"), [("README.md", 120), ("web/docs/*.md", 60), ("web/docs/*/*.md", 60), ("docs/**/*.md", 200)]
+)
+def test_pages_are_short(pattern: str, most: int) -> None:
+    for page in ROOT.glob(pattern):
+        assert len(page.read_text(encoding="utf-8").splitlines()) <= most, page
+
+
+def test_every_page_of_docs_is_reached_from_the_readme() -> None:
+    seen, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        waiting += [path for path, _ in links(page.relative_to(ROOT).as_posix())]
+    assert {*ROOT.glob("docs/*/*.md"), *ROOT.glob("web/docs/*.md")} <= seen
+
+
+def test_the_owners_placeholders_are_all_there_or_all_filled_in() -> None:
+    command = ["git", "grep", "-lF", "OWNER/REPO", "--", ".", ":!docs/publishing.md", ":!.github", ":!tests"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if found.returncode > 1:
+        pytest.skip(f"no git repository: {found.stderr}")
+    left = found.stdout.split()
+    publisher = re.search(r'^PublisherId = "(.*)"$', PROJECT, re.MULTILINE)[1]
+    if HERE.startswith(REPOSITORY):
+        pytest.skip(f"NOT READY TO PUBLISH, see docs/publishing.md: OWNER/REPO is a placeholder in {', '.join(left)}")
+    assert left == []
+    assert publisher, "PublisherId in pyproject.toml is empty, see docs/publishing.md"
 
 
 def test_the_pack_runs_no_code_out_of_texts_and_installs_nothing() -> None:

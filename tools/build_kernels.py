@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -130,8 +129,9 @@ def build(only: str = "") -> tuple[dict, dict[str, bytes]]:
 
 
 def write(manifest: dict, texts: dict[str, bytes]) -> None:
-    """Put everything in place of what ships now."""
-    shutil.rmtree(shipped.FOLDER, ignore_errors=True)
+    """Put everything in place of what ships now; the README stays."""
+    for path in shipped.FOLDER.rglob("*.gz"):
+        path.unlink()
     for name, ptx in texts.items():
         path = shipped.FOLDER / f"{name}.ptx.gz"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The latency table that a search goes by, measured as Search Plan does, here beside PyTorch's dense attention.
+"""The latency table that a search goes by, measured as Search Sparse Plan does, here beside PyTorch's dense attention.
 
 Shows what a head takes by its density, with given and with chosen tiles, and how far launches of mixed heads are from
 the sum of their heads.

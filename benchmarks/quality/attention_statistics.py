@@ -9,8 +9,8 @@ Measured per head and prompt over some steps of a dense run, those after the fir
 
     python -m benchmarks.quality.attention_statistics --grid 13 24 28 --prompts 8
 
-Writes benchmarks/results/attention_statistics-<device>-<date>.json and docs/attention.png, one head of each kind; of
-another grid than the default one the picture has the grid in its name.
+Writes benchmarks/results/attention_statistics-<device>-<date>.json and docs/images/attention.png, one head of each
+kind; of another grid than the default one the picture has the grid in its name.
 """
 
 from __future__ import annotations
@@ -160,9 +160,9 @@ def kind_row(collected: list[HeadStatistics]) -> dict:
 
 
 def picture_file(grid: tuple[int, int, int]) -> Path:
-    """Where the picture of a grid goes; only the README's grid makes the README's picture."""
+    """Where the picture of a grid goes; only README_GRID makes the picture of benchmarks/README.md."""
     name = "attention" if grid == README_GRID else f"attention-{'x'.join(map(str, grid))}"
-    return ROOT / "docs" / f"{name}.png"
+    return ROOT / "docs" / "images" / f"{name}.png"
 
 
 def draw(statistics: HeadStatistics, kinds: list[str], file: Path) -> None:

@@ -90,9 +90,9 @@ class Needs:
         return found
 
 
-def observe(grid: tuple[int, int, int], prompts: int, steps: int, every: int) -> Needs:
-    """Dense runs of unseen prompts, each observed at every n-th step after the warm-up."""
-    model, needs = load_model(), Needs(TokenGrid(*grid))
+def observe(grid: tuple[int, int, int], prompts: int, steps: int, every: int, needs: Needs) -> Needs:
+    """Dense runs of unseen prompts, each observed by `needs` at every n-th step after the warm-up."""
+    model = load_model()
     measured = set(sigma_schedule(steps).tolist()[warmup_steps(steps) : -1 : every])
 
     def attention(sigma: float) -> AttentionHook:
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--every", type=int, default=3)
     args = parser.parse_args()
-    needs = observe(tuple(args.grid), args.prompts, args.steps, args.every)
+    needs = observe(tuple(args.grid), args.prompts, args.steps, args.every, Needs(TokenGrid(*args.grid)))
     heads = head_rows(needs)
     names = [name for name in heads[0] if name.startswith(("best", "routed"))]
     fitted = {name: round(exponent(heads, name), 4) for name in names}

@@ -1,4 +1,4 @@
-"""Makes the README's pictures in docs/: the patterns, the small Wan's videos, loss and quality, a searched plan.
+"""Makes pictures of docs/images: the patterns, the small Wan's videos, loss and quality, a searched plan, the banner.
 
     python -m benchmarks.report.figures [patterns | samples | loss | quality | methods | plan | icons] [--plan FILE]
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from sparse_vdit.plans.plan.files import PlanError, load_plan
 from sparse_vdit.plans.plan.plan import Plan
 from sparse_vdit.plans.view.colours import COLOURS, head_cell
 from sparse_vdit.plans.view.drawing import draw_plan
+from sparse_vdit.plans.view.pictures import GREY, INK, PAPER, stack, text_block
 
 from benchmarks.quality.small_wan_runs import KEY_TILE, QUERY_TILE, ROOT, WEIGHTS, generate, load_model, random_scene
 from benchmarks.report.pattern_pictures import draw_pattern
@@ -26,9 +28,10 @@ from benchmarks.report.pictures import contact_sheet, plot, side_by_side
 from benchmarks.report.plan_tables import BESIDE, METHODS, methods_by_density
 from benchmarks.report.tables import QUALITY, newest
 
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "images"
 SAMPLE_SEED, SAMPLES = 9101, 6
 ICON_SEED = 5
+BANNER = (1260, 540)  # 21:9
 ALL = ["patterns", "samples", "loss", "quality", "methods", "plan", "icons"]
 LARGE_GRID = (13, 24, 28)  # as large as the model was trained on: 8,736 tokens
 QUALITY_NAMES = {
@@ -39,13 +42,18 @@ QUALITY_NAMES = {
 
 
 def draw_patterns() -> None:
-    """One picture per kind on a small grid, side by side."""
-    grid = TokenGrid(5, 8, 10, prefix=16)
-    kinds = (Dense(), Skip(), Diagonal(0), MultiDiagonal(0.0, 0.0), VerticalStripe())
-    panels = [draw_pattern(pattern, grid, 16, 8) for pattern in kinds]
-    height = max(panel.shape[0] for panel in panels)
-    padded = [np.pad(p, ((0, height - len(p)), (0, 8), (0, 0)), constant_values=255) for p in panels]
-    Image.fromarray(np.concatenate(padded, 1)).save(DOCS / "patterns.png", optimize=True)
+    """One picture per kind on a small grid, three in a row, as wide as a page."""
+    grid = TokenGrid(4, 6, 8, prefix=16)
+    kinds = (
+        (Dense(), "all tokens"),
+        (Skip(), "text only"),
+        (Diagonal(0), "the query's own frame"),
+        (MultiDiagonal(0.0, 0.0), "the same place in all frames"),
+        (VerticalStripe(), "the first frame, for every query"),
+    )
+    panels = [Image.fromarray(draw_pattern(pattern, grid, 16, 8, words)) for pattern, words in kinds]
+    rows = [stack(panels[start : start + 3], across=True, gap=0) for start in (0, 3)]
+    stack(rows, gap=0).save(DOCS / "patterns.png", optimize=True)
 
 
 def draw_samples() -> None:
@@ -86,35 +94,48 @@ def draw_methods() -> None:
     """PSNR over density of every method in the comparisons of plans.py, the best for each wanted density."""
     series: dict[str, list[tuple[float, float]]] = {}
     for (method, _), rows in methods_by_density().items():
+        name = METHODS.get("ours_budget" if method.startswith(BESIDE) else method)
+        if name is None:  # a method that the pack no longer has
+            continue
         best = max(rows, key=lambda row: row["psnr"])
-        name = METHODS["ours_budget" if method.startswith(BESIDE) else method]
         series.setdefault(name, []).append((best["density"], best["psnr"]))
     joined = {name: sorted(points) for name, points in series.items()}
     plot(joined, ("attention density after the warm-up", "PSNR against the dense video, dB"), DOCS / "methods.png")
 
 
-def draw_the_plan(plan: Plan) -> None:
-    """Map of a plan that was searched on the small Wan."""
+def draw_the_plan(plan: Plan, video: Path) -> None:
+    """Map of a plan that the demo searched on the small Wan, and its videos, dense and sparse."""
+    if video.exists():
+        shutil.copyfile(video, DOCS / "dense_sparse.webp")
     Image.fromarray(draw_plan(plan, QUERY_TILE, KEY_TILE)).save(DOCS / "plan.png", optimize=True)
 
 
 def draw_icons() -> None:
-    """Icon and banner of the registry: a made-up map of heads."""
+    """Icon and banner of the registry: a made-up map of heads, on the banner with a title."""
+    made_up_heads(4, 4, 100).save(DOCS / "icon.png", optimize=True)
+    title = text_block([("Sparse-vDiT", 100, INK), ("for ComfyUI", 56, GREY)])
+    words = text_block([("Each attention head of a video model", 36, INK), ("computes only what it needs.", 36, INK)])
+    canvas = Image.new("RGB", BANNER, PAPER)
+    canvas.paste(stack([title, words], gap=40), (60, 120))
+    heads = made_up_heads(9, 9, 60)
+    canvas.paste(heads, (BANNER[0] - heads.width, 0))
+    canvas.save(DOCS / "banner.png", optimize=True)
+
+
+def made_up_heads(rows: int, columns: int, cell: int) -> Image.Image:
+    """Heads of all kinds and densities."""
     draw = random.Random(ICON_SEED)
-    for name, rows, columns, cell in (("icon", 4, 4, 100), ("banner", 9, 21, 60)):
-        kinds = [[draw.choice(list(COLOURS)) for _ in range(columns)] for _ in range(rows)]
-        cells = [[head_cell(kind, draw.uniform(0.1, 1), cell - 4) for kind in row] for row in kinds]
-        framed = [[np.pad(x, ((2, 2), (2, 2), (0, 0)), constant_values=255) for x in row] for row in cells]
-        picture = np.concatenate([np.concatenate(row, 1) for row in framed])
-        Image.fromarray(picture).save(DOCS / f"{name}.png", optimize=True)
+    kinds = [[draw.choice(list(COLOURS)) for _ in range(columns)] for _ in range(rows)]
+    cells = [[head_cell(kind, draw.uniform(0.1, 1), cell - 4) for kind in row] for row in kinds]
+    framed = [[np.pad(x, ((2, 2), (2, 2), (0, 0)), constant_values=255) for x in row] for row in cells]
+    return Image.fromarray(np.concatenate([np.concatenate(row, 1) for row in framed]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", nargs="*", default=ALL)
-    parser.add_argument(
-        "--plan", type=Path, default=ROOT / "runs" / "demo" / "plan.json", help="for the plan's picture"
-    )
+    words = "of the demo, for the plan's picture and the videos next to it"
+    parser.add_argument("--plan", type=Path, default=ROOT / "runs" / "demo" / "plan.json", help=words)
     args = parser.parse_args()
     DOCS.mkdir(exist_ok=True)
 
@@ -128,7 +149,7 @@ def main() -> None:
             plan = load_plan(args.plan)
         except (PlanError, OSError) as error:
             parser.error(f"--plan {args.plan} cannot be drawn: {error}; `python3 dev.py demo` makes one that can")
-        makers["plan"] = lambda: draw_the_plan(plan)
+        makers["plan"] = lambda: draw_the_plan(plan, args.plan.with_name("side_by_side.webp"))
     for name in args.which:
         makers[name]()
         print("Made", name)

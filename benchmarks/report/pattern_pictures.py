@@ -26,18 +26,19 @@ MAX_SAMPLES = 2048  # tokens a side
 
 
 def draw_pattern(
-    pattern: Pattern, grid: TokenGrid, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE
+    pattern: Pattern, grid: TokenGrid, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE, words: str = ""
 ) -> np.ndarray:
-    """What each token (down) attends (across), both in sequence order, with a caption: uint8 RGB (H, W, 3)."""
+    """What each token (down) attends (across), both in sequence order, with a caption that `words` explain: uint8 RGB
+    (H, W, 3)."""
     attended = _sampled_mask(pattern, grid, query_tile, key_tile)
-    scale = max(1, PICTURE_PIXELS // len(attended))
+    scale = max(1, PICTURE_PIXELS // 3 // len(attended))
     ink = np.kron(attended, np.ones((scale, scale))) if scale > 1 else attended
     picture = from_share(ink, kind_colour("dense" if pattern.kind in UNSHADED else pattern.kind))
     density = pattern_density(pattern, grid, query_tile, key_tile)
     caption = text_block(
         [
-            (pattern.describe(), TITLE, INK),
-            (f"density {density:.3f} on {grid} tokens, {pattern.order} order", TEXT, GREY),
+            (f"{pattern.kind.replace('_', ' ')}, density {density:.2f}", TITLE, INK),
+            (words or pattern.describe(), TEXT, GREY),
         ]
     )
     framed = with_axes(picture, grid.tokens, grid.tokens, ("key token", "query token"))

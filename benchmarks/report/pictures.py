@@ -11,6 +11,7 @@ from torch import Tensor
 
 SCALE = 4  # screen pixels per video pixel
 CAPTION = 16
+LINE = 18  # pixels of a name below a plot
 PAUSE = 140  # milliseconds per frame
 
 
@@ -88,9 +89,9 @@ def plot(
     series: Series, labels: tuple[str, str], file: Path, log: bool = False, loose: Collection[str] = ()
 ) -> None:
     """Points (x, y) of each series, joined in their order but for the `loose` ones; `log` makes the vertical axis
-    logarithmic."""
+    logarithmic. The names of several series stand below the axes."""
     width, height, margin, top = 640, 340, 48, 26
-    canvas = Image.new("RGB", (width, height), "white")
+    canvas = Image.new("RGB", (width, height + (LINE * len(series) + 8 if len(series) > 1 else 0)), "white")
     pen = ImageDraw.Draw(canvas)
     points = np.array([point for values in series.values() for point in values], dtype=float)
     points[:, 1] = np.log10(points[:, 1]) if log else points[:, 1]
@@ -116,9 +117,9 @@ def plot(
         for x, y in places if len(places) < 30 else ():
             mark((x - 4, y - 4, x + 4, y + 4), fill=ink)
         if len(series) > 1:
-            down = height - margin - 16 * (len(series) - number)
-            mark((width - 312, down + 2, width - 305, down + 9), fill=ink)
-            pen.text((width - 300, down), name, fill=ink)
+            down = height + LINE * number
+            mark((margin, down + 2, margin + 7, down + 9), fill=ink)
+            pen.text((margin + 14, down), name, fill=ink)
     pen.text((width // 2, height - 20), labels[0], fill="black")
     pen.text((margin + 8, 4), labels[1], fill="black")
     canvas.save(file, optimize=True)

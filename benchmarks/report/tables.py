@@ -1,5 +1,5 @@
-"""Writes the tables of README.md, benchmarks/README.md and the long ones of benchmarks/tables from the result files and
-from what the pack knows, between `<!-- table: NAME -->` and `<!-- end -->`.
+"""Writes the tables of README.md, docs, benchmarks/README.md and benchmarks/tables from the result files and from what
+the pack knows, between `<!-- table: NAME -->` and `<!-- end -->`.
 
     python -m benchmarks.report.tables
 """
@@ -15,6 +15,7 @@ from benchmarks.kernels.instruction_table import instructions_table
 from benchmarks.kernels.sass_tables import calibration_table, shipped_speeds_table
 from benchmarks.models.end_to_end_tables import forwards_table, sampler_table
 from benchmarks.quality.error_time import error_time_table, verified_table
+from benchmarks.report.messages_table import reasons_table
 from benchmarks.report.models_table import models_table
 from benchmarks.report.own_time_table import own_time_table
 from benchmarks.report.plan_tables import (
@@ -24,7 +25,7 @@ from benchmarks.report.plan_tables import (
     transfer_table,
 )
 from benchmarks.report.result_files import ROOT, all_if_any, made_by, newest, of_each
-from benchmarks.report.shipped_tables import hold_out_table, needs_table, prior_table, shipped_table
+from benchmarks.report.shipped_tables import hold_out_table, needs_table, predictions_table, prior_table, shipped_table
 
 QUALITY = "python -m benchmarks.quality.quality --density 0.2 0.35 0.5 --singles 2 --paper"
 STATISTICS = "python -m benchmarks.quality.attention_statistics --grid 9 18 22 --prompts 8"
@@ -57,7 +58,7 @@ def quality_table() -> str:
         "the small video. PSNR, SSIM and flicker (root mean square of the difference of frame differences): against "
         "the dense video of the same seed. Distance: Fréchet distance of blocks of 3 frames x 4 x 4 pixels to those "
         "of true videos of the same words; below dense it says nothing. Loss: flow matching, on true videos the "
-        "training has not seen, at the noise levels after the warm-up. "
+        "training has not seen, at the noise levels after the dense start. "
         f"`{result['command']}`, {result['device']}, {result['date']}.",
     ]
     return "\n".join(lines)
@@ -227,8 +228,13 @@ def containers_table() -> str:
 
 
 TABLES = {
-    "README.md": {"quality": quality_table, "families": models_table, "shipped": shipped_table},
-    "web/docs/SparseVDiTLoadPlan.md": {"shipped": shipped_table},
+    "README.md": {"predictions": predictions_table},
+    "docs/reference/models.md": {"families": models_table},
+    "docs/reference/report-messages.md": {
+        "meant": lambda: reasons_table(True), "unmeant": lambda: reasons_table(False),
+    },
+    "docs/reference/shipped-plans.md": {"shipped": shipped_table, "predictions": predictions_table},
+    "docs/explanation/evidence.md": {"quality": quality_table},
     "benchmarks/README.md": {
         "attention": attention_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
         "runs": memory_of_runs_table, "containers": containers_table,

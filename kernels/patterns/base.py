@@ -30,6 +30,11 @@ class Pattern(ABC):
         if self.order not in ORDERS:
             raise ValueError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
 
+    @property
+    def rules(self) -> int:
+        """Rules that it is made of, which its cost goes by."""
+        return 1
+
     @abstractmethod
     def tile_mask(self, tiling: Tiling) -> Tensor:
         """Attended tiles, bool (query_tiles, key_tiles), for a tiling in this pattern's order."""

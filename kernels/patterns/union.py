@@ -38,6 +38,11 @@ class Union(Pattern):
                 raise ValueError(f"parts[{number}] has order {part.order!r}, expected the union's, {self.order!r}")
         object.__setattr__(self, "parts", tuple(self.parts))
 
+    @property
+    def rules(self) -> int:
+        """One for each part."""
+        return len(self.parts)
+
     def tile_mask(self, tiling: Tiling) -> Tensor:
         """Tiles of any part."""
         first, *others = (part.tile_mask(tiling) for part in self.parts)

@@ -40,20 +40,15 @@ class VerticalStripe(Pattern):
 
     def column_tiles(self, tiling: Tiling) -> Tensor:
         """Key tiles that meet a column, bool (key_tiles,)."""
-        chosen = torch.zeros(tiling.key_tiles, dtype=torch.bool)
-        for box in self.columns:
-            inside = torch.ones_like(chosen)
-            for axis, size in enumerate(tiling.grid.shape):
-                low, high = (min(size - 1, int(bound * size)) for bound in box[2 * axis : 2 * axis + 2])
-                inside &= (tiling.key_boxes[:, axis, 0] <= high) & (tiling.key_boxes[:, axis, 1] >= low)
-            chosen |= inside
-        return chosen
+        sizes = torch.tensor(tiling.grid.shape)
+        bounds = torch.tensor(self.columns, dtype=torch.float64).view(-1, 3, 2)  # (boxes, axes, ends)
+        low, high = (bounds * sizes[:, None]).long().minimum(sizes[:, None] - 1).unbind(-1)
+        first, last = tiling.key_boxes[:, None].unbind(-1)  # (key_tiles, 1, axes)
+        return ((first <= high) & (last >= low)).all(-1).any(-1)
 
     def tile_mask(self, tiling: Tiling) -> Tensor:
         """The same key tiles for every query tile, and the own ones."""
-        chosen = self.column_tiles(tiling)
-        own = torch.arange(tiling.key_tiles) * tiling.key_tile // tiling.query_tile
-        return chosen | (own == torch.arange(tiling.query_tiles)[:, None])
+        return tiling.with_own(self.column_tiles(tiling).repeat(tiling.query_tiles, 1))
 
     def describe(self) -> str:
         """For example `vertical stripe, 2 columns`."""

@@ -31,6 +31,7 @@ class Reach:
 
 
 WHOLE = Reach()
+MOST_PAIRS = 1 << 20  # looked at at once, which bounds the memory
 
 
 def half_width_tokens(fraction: float | None, size: int) -> int | None:
@@ -45,22 +46,31 @@ def period_tokens(fraction: float | None, size: int) -> int | None:
 
 def window_tile_mask(tiling: Tiling, reaches: tuple[Reach, Reach, Reach]) -> Tensor:
     """Tiles in windows on (t, h, w), and the own tile: bool (query_tiles, key_tiles)."""
-    mask = torch.ones(tiling.query_tiles, tiling.key_tiles, dtype=torch.bool)
-    for axis, (size, reach) in enumerate(zip(tiling.grid.shape, reaches, strict=True)):
+    limits = []  # few places are different ones, so that the rule itself costs next to nothing
+    for size, reach, (query, key) in zip(tiling.grid.shape, reaches, tiling.places, strict=True):
         if reach.half is not None and 2 * reach.half + 1 < min(size, reach.period or size):
-            mask &= _axis_mask(tiling.query_boxes[:, axis], tiling.key_boxes[:, axis], size, reach)
-    own = torch.arange(tiling.key_tiles) * tiling.key_tile // tiling.query_tile
-    return mask | (own == torch.arange(tiling.query_tiles)[:, None])
+            limits.append((_axis_mask(query.ends, key.ends, size, reach)[:, key.number], query.number))
+    mask = torch.ones(tiling.query_tiles, tiling.key_tiles, dtype=torch.bool)
+    rows = max(1, MOST_PAIRS // max(1, tiling.key_tiles))
+    for begin in range(0, tiling.query_tiles, rows):
+        for allowed, number in limits:
+            mask[begin : begin + rows] &= allowed[number[begin : begin + rows]]
+    return tiling.with_own(mask)
 
 
 def _axis_mask(query: Tensor, key: Tensor, size: int, reach: Reach) -> Tensor:
-    """Which tiles meet on one axis; query and key (tiles, 2) are their smallest and largest places on it."""
+    """Which places meet on one axis; query and key (places, 2) are their ends."""
     half = reach.half
     if reach.period is None:
         centres = (query + reach.shift).clamp(half, size - 1 - half)
-        low, high = (centres + torch.tensor([-half, half])).unbind(-1)
+        low, high = (centres + torch.tensor([-half, half], dtype=torch.int32)).unbind(-1)
         return (key[:, 0] <= high[:, None]) & (key[:, 1] >= low[:, None])
-    # some distance key - query - shift of the two boxes lies within half of a multiple of the period
+    rows = max(1, MOST_PAIRS // max(1, len(key)))
+    return torch.cat([_periodic_mask(part, key, half, reach) for part in query.split(rows)])
+
+
+def _periodic_mask(query: Tensor, key: Tensor, half: int, reach: Reach) -> Tensor:
+    """Some distance key - query - shift of two places lies within half of a multiple of the period."""
     nearest = key[:, 0] - query[:, 1, None] - reach.shift - half
     farthest = key[:, 1] - query[:, 0, None] - reach.shift + half
     return farthest.div(reach.period, rounding_mode="floor") * reach.period >= nearest

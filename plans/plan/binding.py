@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 
 from ...kernels.grid import TokenGrid
-from ...kernels.lists import TileListBuilder, TileLists
+from ...kernels.lists import TileListBuilder, TileLists, check_work
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from .plan import Plan, mean_density
 
@@ -80,9 +80,11 @@ class BoundPlan:
         return own_densities(self.plan, self.query_tile, self.key_tile)
 
     def _build(self, grid: TokenGrid, device: torch.device | str) -> tuple[TileLists, Table]:
-        builder = TileListBuilder(grid, self.query_tile, self.key_tile)
         used = sorted({number for band in self.plan.bands for row in band.heads for number in row})
-        lists = {number: builder.add(self.plan.patterns[number]) for number in used}
+        patterns = [self.plan.patterns[number] for number in used]
+        check_work(patterns, grid.video_tokens, self.query_tile, self.key_tile)
+        builder = TileListBuilder(grid, self.query_tile, self.key_tile)
+        lists = {number: builder.add(pattern) for number, pattern in zip(used, patterns, strict=True)}
         table = tuple(tuple(tuple(lists[number] for number in row) for row in band.heads) for band in self.plan.bands)
         return builder.build().to(device), table
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...kernels.grid import TokenGrid
-from ...kernels.lists import TileListBuilder
+from ...kernels.lists import check_work, pattern_densities
 from ...kernels.patterns import PATTERNS, Pattern
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from .card import Card, check_card
@@ -26,7 +26,6 @@ MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM = 512, 256, 1024
 MAX_PATTERNS, MAX_BANDS = 1024, 64
 # bounds on the work that a plan of unknown origin can cause; 1080p of 161 frames is 335,000 tokens
 MAX_VIDEO_TOKENS = 400_000
-MAX_TILE_PAIRS = 2**29  # of all patterns together on the measured grid; 100 patterns at 720p of 81 frames are 2**26
 
 EVERY_SIGMA = 1e6  # above any noise level that a schedule starts from
 
@@ -97,17 +96,19 @@ class Plan:
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.family, str) or not FAMILY.fullmatch(self.family):
-            raise ValueError(f"family: {show(self.family)}, expected 1 to 40 of the signs a-z, 0-9 and _")
+        check_family(self.family)
         check_whole("layers", self.layers, 1, MAX_LAYERS)
         check_whole("heads", self.heads, 1, MAX_HEADS)
         check_whole("head_dim", self.head_dim, 1, MAX_HEAD_DIM)
-        _check_grid(self.grid)
+        check_grid(self.grid)
         if self.grade not in GRADES:
             raise ValueError(f"grade: {show(self.grade)} is unknown, expected one of {', '.join(GRADES)}")
         check_items("patterns", self.patterns, Pattern, 1, MAX_PATTERNS)
         check_items("bands", self.bands, Band, 1, MAX_BANDS)
-        _check_work(self.grid, len(self.patterns))
+        try:
+            check_work(self.patterns, math.prod(self.grid))
+        except ValueError as error:
+            raise ValueError(f"patterns: {error}") from None
         _check_sigmas(self.bands)
         for number, band in enumerate(self.bands):
             _check_heads(f"bands[{number}].heads", band.heads, self.layers, self.heads, len(self.patterns))
@@ -142,10 +143,10 @@ class Plan:
         self, grid: TokenGrid | None = None, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE
     ) -> dict[int, float]:
         """Density of each pattern that a head uses, by its number, on a grid (default: the measured one, no text)."""
-        builder = TileListBuilder(grid or TokenGrid(*self.grid), query_tile, key_tile)
-        lists = {number: builder.add(self.patterns[number]) for number in sorted(self._uses())}
-        densities = builder.build().densities
-        return {number: densities[row] for number, row in lists.items()}
+        used = sorted(self._uses())
+        patterns = [self.patterns[number] for number in used]
+        found = pattern_densities(patterns, grid or TokenGrid(*self.grid), query_tile, key_tile)
+        return dict(zip(used, found, strict=True))
 
     def density(self, grid: TokenGrid | None = None, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE) -> float:
         """Computed query-key pairs / all pairs, mean over bands, layers and heads (default: the measured grid)."""
@@ -197,19 +198,20 @@ def clean_text(text: str) -> str:
     return " ".join(kept.split())[:MAX_TEXT]
 
 
-def _check_grid(grid: object) -> None:
+def check_family(family: object) -> None:
+    """Raise ValueError unless this is the name of an architecture."""
+    if not isinstance(family, str) or not FAMILY.fullmatch(family):
+        raise ValueError(f"family: {show(family)}, expected 1 to 40 of the signs a-z, 0-9 and _")
+
+
+def check_grid(grid: object) -> None:
+    """Raise ValueError unless these are (frames, height, width) of a video that the pack may work on."""
     if not isinstance(grid, tuple) or len(grid) != 3:
         raise ValueError(f"grid: {show(grid)}, expected three numbers of tokens (frames, height, width)")
     for axis, size in enumerate(grid):
         check_whole(f"grid[{axis}]", size, 1, MAX_VIDEO_TOKENS)
     if math.prod(grid) > MAX_VIDEO_TOKENS:
         raise ValueError(f"grid: {show(grid)} has {math.prod(grid)} tokens, expected at most {MAX_VIDEO_TOKENS}")
-
-
-def _check_work(grid: tuple[int, int, int], patterns: int) -> None:
-    tokens = math.prod(grid)
-    if patterns * (tokens // QUERY_TILE) * (tokens // KEY_TILE) > MAX_TILE_PAIRS:
-        raise ValueError(f"patterns: {patterns} are too many for a grid of {tokens} tokens, use fewer patterns")
 
 
 def _check_sigmas(bands: tuple[Band, ...]) -> None:

@@ -72,7 +72,7 @@ def _unpacked(packed: str, name: str) -> str:
         if not unpacker.eof:
             raise PlanError(f"{name}: unpacks to more than {MAX_PLAN_BYTES} bytes, or ends too early")
         if unpacker.unused_data:
-            raise PlanError(f"{name}: something follows the packed plan, copy the text that Save Plan gives")
+            raise PlanError(f"{name}: something follows the packed plan, copy the text that Save Sparse Plan gives")
         return content.decode()
-    except (binascii.Error, zlib.error, UnicodeError) as error:
-        raise PlanError(f"{name}: is no packed plan: {error}") from None
+    except (binascii.Error, zlib.error, UnicodeError):
+        raise PlanError(f"{name}: cannot be unpacked, copy the text that Save Sparse Plan gives again") from None

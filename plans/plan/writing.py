@@ -7,7 +7,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 LEFT_BEHIND, MAX_AGE = re.compile(r"\.[0-9a-f]{32}\.tmp"), 86_400  # seconds
@@ -52,6 +53,28 @@ def write_all(contents: Mapping[Path, bytes], overwrite: bool = False) -> None:
             raise _exists(path)
     for path, content in contents.items():
         write_new(path, content, overwrite)
+
+
+@contextmanager
+def alone(path: Path, wait: float = 5.0) -> Iterator[None]:
+    """No other process that asks for it changes a file meanwhile; goes on all the same after `wait` seconds, as a
+    process that was killed never gives it back, and where the folder cannot be written."""
+    lock, end = path.with_name(f".{path.name}.lock"), time.monotonic() + wait
+    while True:
+        try:
+            open(lock, "xb").close()
+            break
+        except FileExistsError:
+            if time.monotonic() > end:
+                break
+            time.sleep(0.01)
+        except OSError:
+            break
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
 
 
 def _clean(folder: Path) -> None:

@@ -19,6 +19,7 @@ from .columns import cell_grid
 from .head_maps import part_count
 
 MEASURES = ("projected", "relative", "mse", "kept_mass", "power", "square")
+MAX_SAMPLES = 1 << 31
 FLOWS = ("dense", "sequential")
 MEASURED_ALIKE = (
     "family", "layers", "heads", "head_dim", "query_tile", "key_tile", "candidates", "flow", "projected",
@@ -91,6 +92,8 @@ class Profile:
             _check_tensor(name, tensor, (*layers, head.heads, len(head.candidates)), f"{axes}, candidates")
         _check_tensor("columns", self.columns, (*layers, head.heads, cells), f"{axes}, cells")
         _check_tensor("samples", self.samples, layers, "bands, layers")
+        if self.samples.numel() and self.samples.max() > MAX_SAMPLES:
+            raise ValueError(f"samples has {self.samples.max()}, expected at most {MAX_SAMPLES} observations")
         if self.maps is not None:
             _check_tensor("maps", self.maps, (head.layers, head.heads, parts, parts), "layers, heads, parts, parts")
 

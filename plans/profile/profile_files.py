@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import math
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, safe_open, save
 
-from ..plan.plan import Provenance, check_provenance
+from ...kernels.patterns import Pattern
+from ..plan.checks import MAX_ENTRIES, check_number, check_whole, cut, show
+from ..plan.plan import (
+    MAX_BANDS,
+    MAX_HEAD_DIM,
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_PATTERNS,
+    Provenance,
+    check_family,
+    check_grid,
+    check_provenance,
+)
 from ..plan.writing import write_new
 from .columns import candidate_from_dict
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader
@@ -21,6 +33,9 @@ MAX_PROFILE_BYTES = 1 << 30
 MAX_METADATA_BYTES = 4 << 20
 TENSORS = {*MEASURES, "votes", "samples", "columns"}
 """Of a profile; `maps` may be there too."""
+WHOLE = {"layers": MAX_LAYERS, "heads": MAX_HEADS, "head_dim": MAX_HEAD_DIM}
+"""Largest whole numbers of a header."""
+LEAST_TILE, MOST_TILE = 4, 4096
 ORIGIN = ("model", "parameters", "prompts", "versions", "date")
 
 
@@ -62,15 +77,15 @@ def load_profile(path: str | Path) -> Profile:
     try:
         tensors = load(path.read_bytes())  # mapped, Windows would not let the file be renewed
     except (SafetensorError, KeyError) as error:  # a dtype that torch does not have is a key
-        raise _unreadable(path, error) from error
+        raise _unreadable(path) from error
     try:
         measures = {name: tensors[name].to(torch.float64) for name in MEASURES}
         votes, samples = tensors["votes"].to(torch.float64), tensors["samples"].to(torch.int64)
         columns = tensors["columns"].to(torch.float32)
         maps = tensors["maps"].to(torch.float32) if "maps" in tensors else None
         return Profile(header, measures, votes, samples, columns, maps)
-    except (ValueError, TypeError) as error:
-        raise ProfileError(f"{path.name}: header: {error}") from error
+    except ValueError as error:
+        raise ProfileError(f"{path.name}: {error}") from None
 
 
 def load_header(path: str | Path) -> ProfileHeader:
@@ -89,15 +104,15 @@ def load_header(path: str | Path) -> ProfileHeader:
         with safe_open(path, "pt") as file:
             metadata, names = file.metadata() or {}, set(file.keys())
     except (SafetensorError, KeyError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path) from error
     if not TENSORS <= names <= {*TENSORS, "maps"}:
         wrong = sorted(TENSORS - names) or sorted(names - TENSORS)
         raise ProfileError(f"{path.name}: {'lacks' if TENSORS - names else 'has'} the tensor {wrong[0][:80]!r}")
     about = _about(path.name, metadata.get("profile"))
     try:
         return _header(about.get("header"))
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise ProfileError(f"{path.name}: header: {error}") from error
+    except ValueError as error:
+        raise ProfileError(f"{path.name}: header: {cut(str(error), 500)}") from None
 
 
 def _check_metadata_size(path: Path) -> None:
@@ -108,46 +123,64 @@ def _check_metadata_size(path: Path) -> None:
         raise ProfileError(f"{path.name}: metadata of {size} bytes, expected at most {MAX_METADATA_BYTES}")
 
 
-def _unreadable(path: Path, error: Exception) -> ProfileError:
-    return ProfileError(f"{path.name}: cannot be read as safetensors: {error}")
+def _unreadable(path: Path) -> ProfileError:
+    return ProfileError(f"{path.name}: cannot be read as safetensors, it is damaged or no profile")
 
 
 def _about(name: str, text: str | None) -> dict:
     try:
         about = json.loads(text or "")
-    except (ValueError, RecursionError) as error:
-        raise ProfileError(f"{name}: its metadata has no readable entry 'profile': {error}") from error
+    except (ValueError, RecursionError):
+        raise ProfileError(f"{name}: its metadata has no readable entry 'profile', profile again") from None
     found = (about.get("format"), about.get("version")) if isinstance(about, dict) else about
     if found != (FORMAT, VERSION):
-        raise ProfileError(f"{name}: format and version are {found!r}, expected {(FORMAT, VERSION)!r}: profile again")
+        wanted = FORMAT, VERSION
+        raise ProfileError(f"{name}: format and version are {show(found)}, expected {wanted!r}: profile again")
     return about
 
 
-def _header(data: dict) -> ProfileHeader:
+def _header(data: object) -> ProfileHeader:
     names = {field.name for field in dataclasses.fields(ProfileHeader)}
     if not isinstance(data, dict) or data.keys() != names:
-        odd = sorted(names.symmetric_difference(data)) if isinstance(data, dict) else data
-        raise ValueError(f"missing or unknown fields: {odd!r}")
-    for name in ("layers", "heads", "head_dim", "query_tile", "key_tile"):
-        if isinstance(data[name], bool) or not isinstance(data[name], int) or not 1 <= data[name] <= 4096:
-            raise ValueError(f"{name}: {data[name]!r} is no whole number from 1 to 4096")
+        odd = sorted(names.symmetric_difference(data))[:3] if isinstance(data, dict) else data
+        raise ValueError(f"missing or unknown fields: {show(odd)}")
+    for name, most in WHOLE.items():
+        check_whole(name, data[name], 1, most)
+    check_whole("query_tile", data["query_tile"], LEAST_TILE, MOST_TILE)
+    check_whole("key_tile", data["key_tile"], LEAST_TILE, data["query_tile"])
     if data["flow"] not in FLOWS:
-        raise ValueError(f"flow: {data['flow']!r}, expected one of {', '.join(FLOWS)}")
-    if len(data["grid"]) != 3 or not all(isinstance(size, int) and size >= 1 for size in data["grid"]):
-        raise ValueError(f"grid: {data['grid']!r}, expected three numbers of tokens")
-    candidates = tuple(candidate_from_dict(pattern) for pattern in data["candidates"])
-    densities = tuple(float(value) for value in data["densities"])
+        raise ValueError(f"flow: {show(data['flow'])}, expected one of {', '.join(FLOWS)}")
+    check_family(data["family"])
+    grid = tuple(_list("grid", data["grid"], 3, 3))
+    check_grid(grid)
+    patterns = _list("candidates", data["candidates"], 1, MAX_PATTERNS)
+    candidates = tuple(_candidate(number, pattern) for number, pattern in enumerate(patterns))
+    densities = tuple(_list("densities", data["densities"], len(candidates), len(candidates)))
+    bands = [_list(f"bands[{n}]", band, 2, 2) for n, band in enumerate(_list("bands", data["bands"], 1, MAX_BANDS))]
+    for number in (*densities, *itertools.chain(*bands)):
+        check_number("densities and bands", number)
     if not all(0 <= value <= 1 for value in densities):
-        raise ValueError(f"densities: {densities!r}, expected numbers from 0 to 1")
-    if not isinstance(data["prompts"], list):
-        raise ValueError(f"prompts: {data['prompts']!r}, expected a list")
-    origin = {**{name: data[name] for name in ORIGIN}, "prompts": tuple(data["prompts"])}
+        raise ValueError(f"densities: {show(densities)}, expected numbers from 0 to 1")
+    if candidates[0].kind != "dense":
+        raise ValueError("candidates: expected dense first")
+    if not all(0 <= low < high for high, low in bands):
+        raise ValueError(f"bands: {show(bands)}, expected pairs of a higher and a lower noise level")
+    prompts = tuple(_list("prompts", data["prompts"], 0, MAX_ENTRIES))
+    origin = {**{name: data[name] for name in ORIGIN}, "prompts": prompts}
     check_provenance("origin", Provenance(**origin))  # which the plans that are searched from it have
-    if not candidates or candidates[0].kind != "dense" or len(candidates) != len(densities):
-        raise ValueError("candidates: expected dense first and one density for each")
-    bands = tuple((float(high), float(low)) for high, low in data["bands"])
-    if not all(0 <= low < high < math.inf for high, low in bands):
-        raise ValueError(f"bands: {bands!r}, expected pairs of a higher and a lower noise level")
-    return ProfileHeader(**{
-        **data, **origin, "candidates": candidates, "densities": densities, "bands": bands, "grid": tuple(data["grid"]),
-    })  # fmt: skip
+    read = {"candidates": candidates, "densities": tuple(map(float, densities)), "grid": grid}
+    return ProfileHeader(**{**data, **origin, **read, "bands": tuple((float(high), float(low)) for high, low in bands)})
+
+
+def _candidate(number: int, data: object) -> Pattern:
+    try:
+        return candidate_from_dict(data)
+    except ValueError as error:
+        raise ValueError(f"candidates[{number}]: {cut(str(error), 300)}") from None
+
+
+def _list(path: str, value: object, least: int, most: int) -> list:
+    if not isinstance(value, list) or not least <= len(value) <= most:
+        count = f"{least}" if least == most else f"{least} to {most}"
+        raise ValueError(f"{path}: {show(value)}, expected a list of {count} entries")
+    return value

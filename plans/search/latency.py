@@ -18,7 +18,7 @@ from torch import Tensor
 from ...kernels.attention import choose_backend, keep_tables, run_call
 from ...kernels.call import AttentionCall
 from ...kernels.grid import TokenGrid
-from ...kernels.lists import TileListBuilder
+from ...kernels.lists import TileListBuilder, check_work
 from ...kernels.patterns import Dense, Pattern, Routed, Skip
 from ..profile.columns import ProfiledStripe
 from ..profile.profile import ProfileHeader
@@ -211,6 +211,7 @@ class _Bench:
         self, header: ProfileHeader, patterns: Sequence[Pattern], heads: int, device: torch.device, dtype: torch.dtype
     ):
         grid = TokenGrid(*header.grid)
+        check_work(patterns, grid.video_tokens, header.query_tile, header.key_tile)
         builder = TileListBuilder(grid, header.query_tile, header.key_tile)
         self.numbers = {pattern: builder.add(pattern) for pattern in patterns}
         self.lists = builder.build().to(device)

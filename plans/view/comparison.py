@@ -7,7 +7,7 @@ float32 are in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,9 +38,10 @@ class Comparison:
     flicker: Tensor
 
 
-def compare(reference: Tensor, video: Tensor) -> Comparison:
-    """Measures of videos (frames, H, W, C) of one shape, values in 0..1."""
-    return Comparison(psnr(reference, video), ssim(reference, video), flicker(reference, video))
+def compare(reference: Tensor, video: Tensor, each: Callable[[], None] = lambda: None) -> Comparison:
+    """Measures of videos (frames, H, W, C) of one shape, values in 0..1; `each` is called for each frame, and may
+    raise."""
+    return Comparison(psnr(reference, video), ssim(reference, video, each), flicker(reference, video))
 
 
 def side_by_side(reference: Tensor, video: Tensor, gain: float) -> Tensor:

@@ -5,7 +5,7 @@ Videos are gone through frame by frame: beside them, no more than ten frames in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -37,7 +37,7 @@ def together(frames: Tensor) -> float:
     return float(-10 * error.log10())
 
 
-def ssim(a: Tensor, b: Tensor) -> Tensor:
+def ssim(a: Tensor, b: Tensor, each: Callable[[], None] = lambda: None) -> Tensor:
     """Structural similarity of each frame: Gaussian window of 11 x 11 (sigma 1.5), K1 = .01, K2 = .03, L = 1.
 
     Mean over all window places inside the frame and over the channels. The window shrinks to the largest odd size
@@ -45,12 +45,13 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Args:
         a, b: (frames, H, W, C) of one shape, values in 0..1.
+        each: called before each frame; may raise.
 
     Returns:
         (frames,) float64.
     """
     _check(a, b)
-    return _numbers(_frame_ssim(x, y) for x, y in zip(a, b, strict=True))
+    return _numbers(_frame_ssim(x, y, each) for x, y in zip(a, b, strict=True))
 
 
 def flicker(a: Tensor, b: Tensor) -> Tensor:
@@ -74,7 +75,8 @@ def _numbers(found: Iterator[Tensor]) -> Tensor:
     return torch.tensor([value.item() for value in found], dtype=torch.float64)
 
 
-def _frame_ssim(a: Tensor, b: Tensor) -> Tensor:
+def _frame_ssim(a: Tensor, b: Tensor, each: Callable[[], None]) -> Tensor:
+    each()
     channels = zip(a.unbind(-1), b.unbind(-1), strict=True)
     return torch.stack([_channel_ssim(x.double(), y.double()) for x, y in channels]).mean()
 

@@ -116,7 +116,7 @@ def changes() -> dict[Path, int]:
     """When each file that a script may write was written last."""
     files = [*ROOT.glob("*.md"), *(ROOT / "benchmarks").rglob("*.md"), *(ROOT / "plans").rglob("*.json")]
     for folder in ("web/docs", "docs", "kernels/compiled", "benchmarks/results"):
-        files += (ROOT / folder).glob("*")
+        files += (path for path in (ROOT / folder).rglob("*") if path.is_file())
     return {path: path.stat().st_mtime_ns for path in files}
 
 

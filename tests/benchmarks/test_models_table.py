@@ -1,20 +1,26 @@
-"""The README's table of models."""
+"""The table of models, and all tables of README.md and docs."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
+import pytest
 from comfyui.family_cases import SPARSE
 from load_pack import ROOT
 from sparse_vdit.nodes.host import models
 from sparse_vdit.plans.plan.published import PUBLISHED
 
-from benchmarks.report.models_table import FAMILIES, models_table, numbers
+from benchmarks.report.models_table import FAMILIES, numbers
+from benchmarks.report.tables import TABLES, filled
 
 
-def test_the_readmes_table_is_current() -> None:
-    assert f"<!-- table: families -->\n{models_table()}\n<!-- end -->" in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", [page for page in TABLES if not page.startswith("benchmarks/")])
+def test_the_tables_are_current(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert filled(text, page, TABLES[page]) == text, "run python -m benchmarks.report.tables"
+    assert set(re.findall(r"<!-- table: (\w+) -->", text)) == TABLES[page].keys()
 
 
 def test_every_family_and_every_case_is_in_it() -> None:

@@ -98,7 +98,7 @@ def test_the_first_generation_finds_a_plan_and_the_second_runs_it(fresh: Server)
 
 
 def test_the_profile_lies_beside_every_presets_plan(fresh: Server) -> None:
-    """Another preset needs no new measuring, and Search Plan gets the measures of both."""
+    """Another preset needs no new measuring, and Search Sparse Plan gets the measures of both."""
     generate(fresh)
     _, line = generate(fresh, unplanned(preset="fast"))
     assert "for the next run kept as" in line and " calls in " not in line

@@ -158,7 +158,7 @@ def test_texts_may_come_from_other_nodes(server: Server) -> None:
     plan = load_plan(SHIPPED / "wan/wan2.2_5b.calibrate.json")
 
     def saved_as(name: str, text: str = "") -> dict:
-        """Load Plan with a linked text, and Save Plan with one."""
+        """Load Sparse Plan with a linked text, and Save Sparse Plan with one."""
         nodes = {key: node("PrimitiveString", value=value) for key, value in {"name": name, "text": text}.items()}
         load = node("SparseVDiTLoadPlan", plan_name="wan/wan2.2_5b.calibrate", plan_text=("text", 0))
         save = node("SparseVDiTSavePlan", plan=("plan", 0), file_name=("name", 0), overwrite=True)
@@ -218,12 +218,14 @@ def test_a_shared_plan_runs_the_same_where_its_file_is_not(server: Server) -> No
     assert "sparse /" not in new_log(server, before)  # nothing was executed
 
 
-def test_a_missing_plan_is_an_error_that_lists_what_there_is_or_falls_back(server: Server) -> None:
+def test_a_missing_plan_is_an_error_that_names_a_few_like_it_or_falls_back(server: Server) -> None:
     forget_plans(server)
     with pytest.raises(PromptError) as error:
-        latents(server, patched("gone"))
+        latents(server, {**patched("gone"), "plan": node("SparseVDiTLoadPlan", plan_name="wan/wan2.1_14b_t2v.balanced2")})
     message = str(error.value)
-    assert "plan 'user/gone' is not here" in message and "wan/wan2.1_14b_t2v.balanced" in message
+    assert "plan 'wan/wan2.1_14b_t2v.balanced2' is not here" in message
+    assert "the names most like it are wan/wan2.1_14b_t2v.balanced, " in message
+    assert len(message) < 4000
     prompt = patched("gone", calibrate=False)
     prompt["plan"]["inputs"]["if_missing"] = "let the patch node choose"
     before = len(server.log_text())
@@ -231,7 +233,7 @@ def test_a_missing_plan_is_an_error_that_lists_what_there_is_or_falls_back(serve
     assert "plan 'user/gone' is not here, the patch node chooses" in new_log(server, before)
     assert f"Not faster here: {fallback.NO_PLAN}" in report(server, before)
     prompt["show"] = node("SparseVDiTPreviewPlan", plan=("plan", 0))
-    with pytest.raises(PromptError, match="Load Plan found no plan here: choose a plan there"):
+    with pytest.raises(PromptError, match="Load Sparse Plan found no plan here: choose a plan there"):
         server.run(prompt)
 
 

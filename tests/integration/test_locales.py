@@ -78,12 +78,19 @@ def test_chinese_has_a_tooltip_for_everything_in_chinese() -> None:
 
 
 @pytest.mark.comfyui
-def test_every_node_has_a_page_that_names_each_input(nodes: dict) -> None:
+def test_every_node_has_a_page_in_each_language_that_names_each_input(nodes: dict) -> None:
     assert {page.stem for page in PAGES.glob("*.md")} == nodes.keys()
     for name, described in nodes.items():
-        page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
-        rows = re.findall(r"^\| ([a-z_, ]+?)(?: \(advanced\))? \|", page, re.MULTILINE)
-        told = {word for row in rows for word in row.split(", ")}
         wanted = {key for kind in ("required", "optional") for key in described["input"].get(kind, {})}
-        assert wanted <= told, f"{name}: {wanted - told}"
-        assert "## " in page, f"{name}: no section on trouble"
+        for page in (PAGES / f"{name}.md", PAGES / name / "zh.md"):
+            text = page.read_text(encoding="utf-8")
+            items = re.findall(r"^- (\*\*.*)$", text, re.MULTILINE)
+            told = {word for item in items for word in re.findall(r"\*\*([a-z_]+)\*\*", item)}
+            assert wanted <= told, f"{page}: {wanted - told}"
+
+
+def test_pages_of_both_languages_have_the_same_parts() -> None:
+    for page in PAGES.glob("*.md"):
+        other = (PAGES / page.stem / "zh.md").read_text(encoding="utf-8")
+        shapes = [re.findall(r"^(#+|-) ", text, re.MULTILINE) for text in (page.read_text(encoding="utf-8"), other)]
+        assert shapes[0] == shapes[1], page.name

@@ -16,6 +16,8 @@ from sparse_vdit.kernels.backends.launcher import KERNELS
 from sparse_vdit.kernels.configs import HEAD_DIMS, NO_INT8, NVIDIA_ARCHS, kernel_config
 from sparse_vdit.kernels.tiling import KEY_TILE, QUERY_TILE
 
+from tools import build_kernels
+
 MAX_BYTES = 1_100_000
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -39,7 +41,7 @@ NAMES = sorted(expected_names())
 def test_manifest_and_files_are_complete():
     assert sorted(shipped.manifest()["files"]) == NAMES
     found = [path for path in shipped.FOLDER.rglob("*") if path.is_file()]
-    wanted = {f"{name}.ptx.gz" for name in NAMES} | {shipped.MANIFEST}
+    wanted = {f"{name}.ptx.gz" for name in NAMES} | {shipped.MANIFEST, "README.md"}
     assert {path.relative_to(shipped.FOLDER).as_posix() for path in found} == wanted
     assert sum(path.stat().st_size for path in found) < MAX_BYTES
 
@@ -70,6 +72,16 @@ def test_compression_is_the_same_everywhere():
     for name in NAMES:
         packed = (shipped.FOLDER / f"{name}.ptx.gz").read_bytes()
         assert packed[4:8] == bytes(4), "a time stamp"
+
+
+def test_a_build_replaces_files_and_keeps_the_readme(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    for name in ("README.md", "sm_80/old.ptx.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    build_kernels.write({"files": {}}, {"sm_80/new": b"new"})
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"README.md", "manifest.json", "sm_80/new.ptx.gz"}
 
 
 @needs_triton

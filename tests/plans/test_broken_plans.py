@@ -77,7 +77,7 @@ BROKEN = [
     (at("patterns", []), "patterns", "0 entries"),
     (at("patterns", {}), "patterns", "expected a list"),
     (at("patterns", [{"kind": "dense", "order": "spatial"}] * 1025), "patterns", "1025 entries"),
-    (many_patterns((60, 72, 80), 90), "patterns", "90 are too many for a grid of 345600 tokens, use fewer patterns"),
+    (many_patterns((60, 72, 80), 90), "patterns", "90 patterns are too many for 345600 tokens, use fewer patterns"),
     (at("patterns", 1, "dense"), "patterns[1]", "'dense' is no pattern"),
     (at("patterns", 1, "kind", "magic"), "patterns[1]", "kind is 'magic'"),
     (at("patterns", 2, "frames", -1), "patterns[2]", "frames is -1"),

@@ -95,3 +95,16 @@ def test_different_sizes_are_refused() -> None:
     a, b = videos(2, 15, 17, 3)
     with pytest.raises(ValueError, match=r"expected one shape \(frames, H, W, C\)"):
         psnr(a, b[:1])
+
+
+def test_each_frame_asks_whether_to_go_on() -> None:
+    asked = []
+
+    def each() -> None:
+        asked.append(len(asked))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ssim(*videos(5, 12, 13, 3), each)
+    assert asked == [0, 1, 2]

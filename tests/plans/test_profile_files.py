@@ -251,3 +251,32 @@ def test_files_cut_anywhere_are_broken(tmp_path):
 def test_nothing_observed_is_said():
     with pytest.raises(ValueError, match="nothing was observed"):
         Profiler("wan", "toy", 1, 1, 16, [Dense()], [(1.0, 0.0)]).profile()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("grid", (1000, 1000, 100), "has 100000000 tokens, expected at most 400000"),
+        ("layers", 4096, "layers: 4096 is out of range"),
+        ("query_tile", 1, "query_tile: 1 is out of range"),
+        ("key_tile", 1, "key_tile: 1 is out of range"),
+        ("bands", ((1.0, 0.5),) * 65, "expected a list of 1 to 64 entries"),
+        ("bands", ((1.0, float("inf")),), "inf, expected a finite number"),
+        ("model", "x" * 100_000, "100000 characters are too many"),
+    ],
+)
+def test_a_header_that_would_cost_too_much_is_refused(tmp_path, field, value, says):
+    profile = make_profile()
+    object.__setattr__(profile, "header", replace(profile.header, **{field: value}))
+    path = save_profile(profile, tmp_path / "costly.safetensors")
+    with pytest.raises(ProfileError, match=rf"costly\.safetensors: header: .*{says}") as error:
+        load_header(path)
+    assert len(str(error.value)) < 600
+
+
+def test_counts_that_no_measurement_has_are_refused(tmp_path):
+    profile = make_profile()
+    profile.samples[0] = 2**63 - 1
+    path = save_profile(profile, tmp_path / "counts.safetensors")
+    with pytest.raises(ProfileError, match=f"samples has {2**63 - 1}, expected at most"):
+        load_profile(path)

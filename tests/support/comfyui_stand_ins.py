@@ -19,6 +19,7 @@ class Server:
 def _stand_ins() -> dict[str, dict[str, object]]:
     """ComfyUI's modules by name, with what the pack imports of them by name, or sets and reads while it runs."""
     kinds = ("outer_sample", "apply_model", "diffusion_model")
+    callbacks = ("on_pre_run", "on_prepare_state", "on_cleanup")
     return {
         "aiohttp": {"web": SimpleNamespace()},
         "server": {"PromptServer": Server},
@@ -29,7 +30,7 @@ def _stand_ins() -> dict[str, dict[str, object]]:
         "comfy.cli_args": {"args": SimpleNamespace()},
         "comfy.model_management": {},
         "comfy.patcher_extension": {
-            "CallbacksMP": SimpleNamespace(ON_CLEANUP="on_cleanup"),
+            "CallbacksMP": SimpleNamespace(**{kind.upper(): kind for kind in callbacks}),
             "WrappersMP": SimpleNamespace(**{kind.upper(): kind for kind in kinds}),
             "get_wrappers_with_key": lambda kind, key, options: options.get("wrappers", {}).get(kind, {}).get(key, []),
         },

@@ -18,6 +18,7 @@ from sparse_vdit.nodes.host.hooks.compile_op import CHAINED, attention_op
 from sparse_vdit.nodes.host.hooks.override import attention_override
 from sparse_vdit.nodes.host.hooks.own_attention import COMFYUI_ATTENTION
 from sparse_vdit.nodes.host.hooks.replaced import OVERRIDE, Watch
+from sparse_vdit.nodes.host.hooks.sampled import Sampled, opened
 from sparse_vdit.nodes.host.models import UNNAMED, detect
 from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
@@ -118,9 +119,11 @@ def run_forward(
         forward = Executor(lambda *args, transformer_options: body(transformer_options), model)
         return install._diffusion_model(forward, x, t, context, transformer_options=options.copy())
 
-    executor = Executor(apply, SimpleNamespace(diffusion_model=model))
+    whole = SimpleNamespace(diffusion_model=model)
+    executor = Executor(apply, whole)
+    sampled = Sampled(SimpleNamespace(model=whole), lambda sampling: run.policy, lambda run: None, first=True, run=run)
     sigmas = torch.full((batch,), sigma, dtype=torch.float64)
-    with install.running(run), comfyui_attention():
+    with opened(sampled), install.running(run), comfyui_attention():
         return install._apply_model(executor, latents, sigmas, None, context, None, given)
 
 

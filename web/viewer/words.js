@@ -60,7 +60,7 @@ const en = {
   picture_alt: "What {cell} attends, and its pattern",
   picture_unmeasured:
     "Only the pattern is shown: what this head attends was not measured. Plans found in a run have it, and plans of " +
-    "Search Plan; saved plans have it if their profile was saved too.",
+    "Search Sparse Plan; saved plans have it if their profile was saved too.",
   picture_nothing:
     "There is nothing to draw: what this head attends was not measured, and its pattern is all, nothing, or chosen in each call.",
   picture_failed: "There is no picture of this head: {why}",

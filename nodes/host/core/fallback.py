@@ -168,7 +168,7 @@ OUT_OF_MEMORY = Dense(
 # the run decides
 NO_PLAN = Dense(
     "no plan is connected, and no measured one ships for this model",
-    advice="Try calibrate on, or connect a plan from Load Plan or Search Plan.",
+    advice="Try calibrate on, or connect a plan from Load Sparse Plan or Search Sparse Plan.",
 )
 PROFILING = Dense("measured by Profile Heads", "this run only measures", intended=True)
 NOT_CALIBRATED = Dense(
@@ -180,6 +180,11 @@ NO_STEPS = Dense("this sampler had no steps", intended=True)
 CUDA_GRAPHS = Dense(
     "the model is compiled with CUDA graphs, which cannot change from step to step",
     advice="Try another mode of TorchCompileModel.",
+)
+NOT_COMPUTED = Dense(
+    "the guider computed no forward of this MODEL",
+    "of two MODELs with the same weights ComfyUI computes the first one",
+    "Patch that one, or load the weights from another file.",
 )
 SEVERAL_GPUS = Dense(
     "the model runs on several GPUs at once, which is not supported yet", advice="Try a single GPU."

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
-from comfy.patcher_extension import CallbacksMP, WrappersMP, get_wrappers_with_key
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import nn
 
 from ..core import fallback
@@ -20,9 +20,11 @@ from ..session.run import Run, as_current, current_run
 from . import compile_op
 from .blocks import describe_forward
 from .compile_op import CHAINED, REFUSED
+from .compiled import compile_anew, prepare_compiled, why_dense_compiled, without_ours
 from .override import attention_override
 from .own_attention import model_attention, undecorated
 from .replaced import OVERRIDE, Watch
+from .sampled import Sampled, close_other, of_model, open_other, opened, other
 from .sampling import OUTER_SAMPLE_ARGUMENTS, Sampling, sampling_of
 
 KEY = "sparse_vdit"
@@ -39,46 +41,63 @@ def install(patcher: object, select: Select, finish: Finish) -> None:
     """Add the wrappers to a MODEL that the caller has cloned. A second installation replaces the first."""
     if patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         LOG.warning("Sparse-vDiT: this model was patched before; the later node counts, the earlier one is ignored")
-    wrappers = {
-        WrappersMP.OUTER_SAMPLE: partial(_outer_sample, select, finish),
-        WrappersMP.APPLY_MODEL: _apply_model,
-        WrappersMP.DIFFUSION_MODEL: _diffusion_model,
-    }
-    for kind, wrapper in wrappers.items():
+    for kind, wrapper in {WrappersMP.OUTER_SAMPLE: partial(_outer_sample, select, finish), **FORWARD_WRAPPERS}.items():
         patcher.remove_wrappers_with_key(kind, KEY)
         patcher.add_wrapper_with_key(kind, KEY, wrapper)
-    patcher.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
-    patcher.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, _on_cleanup)
+    callbacks = {
+        CallbacksMP.ON_PRE_RUN: partial(_on_pre_run, select, finish),
+        CallbacksMP.ON_PREPARE_STATE: _on_prepare_state,
+        CallbacksMP.ON_CLEANUP: _on_cleanup,
+    }
+    for kind, callback in callbacks.items():
+        patcher.remove_callbacks_with_key(kind, KEY)
+        patcher.add_callback_with_key(kind, KEY, callback)
 
 
 def _outer_sample(select: Select, finish: Finish, executor: object, *args: object, **kwargs: object) -> object:
     """The run's beginning and end. `executor.class_obj` is the guider, its model_options the run's own copy."""
     guider = executor.class_obj
-    patcher, model = guider.model_patcher, guider.model_patcher.model.diffusion_model
-    options = guider.model_options.setdefault("transformer_options", {})
-    family = detect(model)
+    patcher, options = guider.model_patcher, guider.model_options.setdefault("transformer_options", {})
     given = {**dict(zip(OUTER_SAMPLE_ARGUMENTS, args, strict=False)), **kwargs}
-    policy = _why_dense(guider, options, given["sigmas"]) or (
-        family if isinstance(family, Dense) else select(sampling_of(guider, family, given))
-    )
-    if isinstance(policy, Dense):
-        finish(policy)  # before sampling: strict mode need not wait for a video to fail
-        return executor(*args, **kwargs)
-    with _override(options) as chained:
-        run = Run(policy, (undecorated(model_attention(model)), chained))
-        run.watch = Watch(patcher, model, family.shape(model)[0], _prepare_compiled(model, options, chained))
-        run.try_kernels(partial(_target, patcher))
-        try:
-            with running(run):
-                result = executor(*args, **kwargs)
-                run.clock.collect(wait=True)
-        finally:
-            run.free()
+    with opened(Sampled(patcher, select, finish, guider.model_options, first=True)) as sampled:
+        policy = _policy(sampled, given)
+        if isinstance(policy, Dense):
+            finish(policy)  # before sampling: strict mode need not wait for a video to fail
+            return executor(*args, **kwargs)
+        with _override(options) as chained:
+            run = sampled.run = _new_run(patcher, policy, options, chained)
+            try:
+                with running(run):
+                    result = executor(*args, **kwargs)
+                    run.clock.collect(wait=True)
+            finally:
+                run.free()
+    _end(run, finish)
+    return result
+
+
+def _policy(sampled: Sampled, given: Mapping) -> Policy | Dense:
+    """What the patch node of a MODEL wants for what is about to be sampled."""
+    patcher, options = sampled.patcher, sampled.model_options
+    family = detect(patcher.model.diffusion_model)
+    why = _why_dense(patcher, options, given["sigmas"]) or family
+    return why if isinstance(why, Dense) else sampled.select(sampling_of(patcher, family, options, given))
+
+
+def _new_run(patcher: object, policy: Policy, options: dict, chained: Callable | None) -> Run:
+    model = patcher.model.diffusion_model
+    run = Run(policy, (undecorated(model_attention(model)), chained))
+    run.watch = Watch(patcher, model, policy.shape[0], prepare_compiled(model, options, chained))
+    run.try_kernels(partial(_target, patcher))
+    return run
+
+
+def _end(run: Run, finish: Finish) -> None:
+    """Sampling ended without an error."""
     verdict = run.watch.verdict(run.stats)
     if verdict is not None:
         run.stats.note(verdict)
     finish(run)
-    return result
 
 
 def _target(patcher: object) -> tuple[torch.device, torch.dtype]:
@@ -88,11 +107,11 @@ def _target(patcher: object) -> tuple[torch.device, torch.dtype]:
 
 
 @contextmanager
-def running(run: Run) -> Iterator[None]:
-    """Make a run the current one, for plain code and for compiled code."""
+def running(run: Run | None) -> Iterator[None]:
+    """Make a run the current one, or none, for plain code and for compiled code."""
     try:
         with as_current(run):
-            compile_op.set_sampling(True)
+            compile_op.set_sampling(run is not None)
             yield
     finally:
         compile_op.set_sampling(current_run() is not None)
@@ -113,63 +132,47 @@ def _override(options: dict) -> Iterator[Callable | None]:
         options.update(found)
 
 
-def _why_dense(guider: object, options: dict, sigmas: torch.Tensor) -> Dense | None:
+def _why_dense(patcher: object, model_options: dict, sigmas: torch.Tensor) -> Dense | None:
     """Why the whole run stays dense, whatever the model is."""
     if len(sigmas) < 2:  # one level is the end of a step that another sampler has made
         return fallback.NO_STEPS
-    if guider.model_patcher.get_additional_models_with_key("multigpu"):
+    if patcher.get_additional_models_with_key("multigpu"):
         return fallback.SEVERAL_GPUS
-    if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile", options):
-        return None
-    compile_options = guider.model_options.get("torch_compile_kwargs") or {}
-    graphs = ("reduce-overhead", "max-autotune")
-    if compile_options.get("backend") == "cudagraphs" or compile_options.get("mode") in graphs:
-        return fallback.CUDA_GRAPHS
-    return None
-
-
-_made_for: tuple[type, Callable[[], object]] | None = None
-"""What compiled code of the pack was last made for: class of the model, and what gives the chained override."""
-
-_with_ours: weakref.WeakSet = weakref.WeakSet()
-"""Diffusion models that were compiled anew because some of their code was made without our override."""
-
-
-def _prepare_compiled(model: nn.Module, options: dict, chained: Callable | None) -> bool:
-    """Returns whether a model is compiled. The pack's code is dropped before, where it was made for another chained
-    override or for transformer_options of another class of models.
-
-    ComfyUI drops the compiler's guards on transformer_options, so stale code would run silently. With it goes the code
-    of other models, which takes minutes to make again: nothing is dropped without need.
-    """
-    global _made_for
-    if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile", options):
-        return False
-    if _made_for is not None and (_made_for[0] is not type(model) or _made_for[1]() is not chained):
-        torch._dynamo.reset()
-    _made_for = type(model), _reference(chained)
-    return True
-
-
-def _reference(chained: Callable | None) -> Callable[[], object]:
-    if chained is None:
-        return lambda: None
-    try:
-        reference = weakref.ref(chained)
-    except TypeError:  # no weak references to it: never take it for known
-        return object
-    return lambda: reference() or _GONE
-
-
-_GONE = object()  # a chained override that no longer exists is not the same as none
+    return why_dense_compiled(model_options)
 
 
 def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-    """Around one forward, outside of compiled code: decides about it, and repeats it dense when it went wrong."""
-    run = current_run()
-    if run is None:
-        return executor(x, t, *args, **kwargs)
-    run.options = args[3] if len(args) > 3 else kwargs.get("transformer_options", {})
+    """Around one forward, outside of compiled code, with the run of the model that computes it."""
+    sampled = of_model(executor.class_obj)
+    if sampled is None:
+        with running(None):
+            return executor(x, t, *args, **kwargs)
+    options = args[3] if len(args) > 3 else kwargs.setdefault("transformer_options", {})
+    known = sampled.first or CHAINED in options
+    with nullcontext(options.get(CHAINED)) if known else _override(options) as chained:
+        if not sampled.begun:
+            _begin_other(sampled, options, chained, {**kwargs, "noise": x, "sigmas": options.get("sample_sigmas", t)})
+        with running(sampled.run):
+            if sampled.run is None:
+                return executor(x, t, *args, **kwargs)
+            return _in_run(sampled.run, options, executor, x, t, args, kwargs)
+
+
+def _begin_other(sampled: Sampled, options: dict, chained: Callable | None, given: Mapping) -> None:
+    """The first forward of a MODEL that is sampled beside the guider's first one."""
+    sampled.begun = True
+    policy = _policy(sampled, given)
+    if isinstance(policy, Dense):
+        sampled.finish(policy)
+    else:
+        sampled.run = _new_run(sampled.patcher, policy, options, chained)
+
+
+def _in_run(
+    run: Run, options: dict, executor: object, x: torch.Tensor, t: torch.Tensor, args: tuple, kwargs: dict
+) -> torch.Tensor:
+    """One forward of a run: decides about it, and repeats it dense when it went wrong."""
+    run.options = options
     sigma = float(t.flatten()[0])
     run.begin_step(sigma)
     context = args[1] if len(args) > 1 else kwargs.get("c_crossattn")
@@ -177,9 +180,8 @@ def _apply_model(executor: object, x: torch.Tensor, t: torch.Tensor, *args: obje
     _prepare(run, executor.class_obj.diffusion_model, inputs, x)
     run.begin_forward(x.device, sigma)
     out = _forward(run, executor, x, t, args, kwargs)
-    if run.watch.note_shapes({**kwargs, "": x}) and _without_ours(run):
-        torch._dynamo.reset()
-        _with_ours.add(run.watch.model)
+    if run.watch.note_shapes({**kwargs, "": x}) and without_ours(run):
+        compile_anew(run)
         run.begin_again()
         out = _forward(run, executor, x, t, args, kwargs)
     if run.go_dense_where_spoiled():
@@ -199,13 +201,6 @@ def _forward(run: Run, executor: object, x: torch.Tensor, t: torch.Tensor, args:
     for reason in refused:
         run.stats.count_dense(dense_because(reason))
     return out
-
-
-def _without_ours(run: Run) -> bool:
-    """Whether code that was made without our override has run, by the calls that came in a forward of new shapes. Where
-    some came, another node may take the others: then a model is compiled anew only once."""
-    calls = run.stats.forward.calls()
-    return calls == 0 or (calls < run.watch.layers and run.watch.model not in _with_ours)
 
 
 def _prepare(run: Run, model: nn.Module, inputs: Inputs, x: torch.Tensor) -> None:
@@ -240,8 +235,45 @@ def _diffusion_model(executor: object, *args: object, **kwargs: object) -> objec
     return executor(*args, **kwargs)
 
 
+def _on_pre_run(select: Select, finish: Finish, patcher: object) -> None:
+    """A MODEL is about to be sampled, by a guider's wrappers or by another MODEL's."""
+    if not getattr(patcher, "is_multigpu_base_clone", False):  # of another GPU, which no run follows
+        open_other(patcher, select, finish)
+
+
+def _on_prepare_state(patcher: object, timestep: object, model_options: dict) -> None:
+    """Before forwards of a MODEL: adds our wrappers where those of another one are called."""
+    sampled = other(patcher)
+    if sampled is None:
+        return
+    sampled.model_options = model_options
+    wrappers = model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
+    for kind, wrapper in FORWARD_WRAPPERS.items():
+        of_kind = wrappers.setdefault(kind, {})
+        if KEY not in of_kind:
+            of_kind[KEY] = [wrapper]
+            sampled.added.append(of_kind)
+
+
 def _on_cleanup(patcher: object) -> None:
-    run = current_run()
+    """Sampling of a MODEL is over. A run of the guider's first one goes on to the end of `_outer_sample`."""
+    sampled = close_other(patcher) or of_model(patcher.model)
+    if sampled is None:
+        return
+    run = sampled.run
     if run is not None:
         run.clock.collect(wait=True)
         run.free()
+    if sampled.first:
+        return
+    for of_kind in sampled.added:
+        of_kind.pop(KEY, None)
+    if sys.exc_info()[0] is not None:  # this is the end of sampling that failed
+        return
+    if run is not None:
+        _end(run, sampled.finish)
+    elif not sampled.begun:
+        sampled.finish(fallback.NOT_COMPUTED)
+
+
+FORWARD_WRAPPERS = {WrappersMP.APPLY_MODEL: _apply_model, WrappersMP.DIFFUSION_MODEL: _diffusion_model}

@@ -43,10 +43,10 @@ class Sampling:
         return float(self.patcher.get_model_object("model_sampling").percent_to_sigma(percent))
 
 
-def sampling_of(guider: object, family: Family, given: Mapping) -> Sampling:
-    """What is known from a guider and the arguments of its `outer_sample`, by name."""
-    patcher, model = guider.model_patcher, guider.model_patcher.model.diffusion_model
-    grid = foreseen_grid(model, family, given["noise"], given.get("latent_shapes"), guider.model_options)
+def sampling_of(patcher: object, family: Family, options: Mapping, given: Mapping) -> Sampling:
+    """What is known from a MODEL, its model_options and the arguments of a guider's `outer_sample`, by name."""
+    model = patcher.model.diffusion_model
+    grid = foreseen_grid(model, family, given["noise"], given.get("latent_shapes"), options)
     return Sampling(patcher, model, family, tuple(given["sigmas"].tolist()), grid)
 
 
@@ -73,7 +73,7 @@ def foreseen_grid(
     Args:
         noise: the latents, or all of them packed in one where there are several.
         shapes: of the latents when they are packed.
-        options: the guider's model_options.
+        options: model_options of the sampling.
     """
     shapes = [list(shape) for shape in (shapes if shapes is not None and len(shapes) > 1 else [noise.shape])]
     windows = options.get("context_handler")

@@ -102,11 +102,11 @@ def profile_beside(path: Path) -> Path:
 
 
 def file_state(path: Path) -> tuple[int, ...]:
-    """What changes with a file's content; empty without a file."""
+    """What changes with a file's content, also where its time was set back; empty without a file."""
     if not path.is_file():
         return ()
     stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 def plain_name(name: str) -> str:

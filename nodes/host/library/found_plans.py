@@ -95,7 +95,8 @@ class FoundPlans:
             # what could not be measured now will not be later either, and would change the plan
             closed = found.noted(self.stored.profile, {GENERATIONS: MAX_GENERATIONS})
             self.store.keep(closed, self._searched(closed), self.preset, self.stored)
-        kept = self._renew() if profile is None else self._add(profile)
+        with self.store.alone():
+            kept = self._renew() if profile is None else self._add(profile)
         return [*used, *filter(None, [kept, self._trouble, *self.store.messages])]
 
     def _searched(self, profile: Profile) -> Plan:

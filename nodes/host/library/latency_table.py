@@ -19,7 +19,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ....plans.plan.versions import installed_versions
-from ....plans.plan.writing import write_new
+from ....plans.plan.writing import alone, write_new
 from ....plans.profile.profile import ProfileHeader
 from ....plans.search.latency import HEAD_TOKENS, Latencies, LatencyError, measure_latencies
 from ..core.fallback import of_error, passes_through
@@ -106,13 +106,14 @@ def tables_file() -> Path:
 
 def keep_table(path: Path, place: str, numbers: dict[str, float]) -> None:
     """Add a table to the file; one that cannot be written is only logged."""
-    tables = read_tables(path)
-    tables.pop(place, None)
-    newest = dict([*tables.items(), (place, numbers)][-MAX_TABLES:])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"format": FORMAT, "version": VERSION, "tables": newest}
-        write_new(path, json.dumps(content, indent=1).encode(), overwrite=True)
+        with alone(path):  # another ComfyUI may add one
+            tables = read_tables(path)
+            tables.pop(place, None)
+            newest = dict([*tables.items(), (place, numbers)][-MAX_TABLES:])
+            content = {"format": FORMAT, "version": VERSION, "tables": newest}
+            write_new(path, json.dumps(content, indent=1).encode(), overwrite=True)
     except OSError as error:
         LOG.warning("Sparse-vDiT: measured times could not be kept in %s: %s", path, error)
 

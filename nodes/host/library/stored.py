@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ from ....kernels.patterns import Pattern
 from ....plans.plan.binding import FAR, BoundPlan
 from ....plans.plan.files import PlanError, load_plan, plan_bytes
 from ....plans.plan.plan import Plan
-from ....plans.plan.writing import write_new
+from ....plans.plan.writing import alone, write_new
 from ....plans.profile.profile import Profile, ProfileHeader
 from ....plans.profile.profile_files import ProfileError, load_header, load_profile, profile_bytes
 from . import found
@@ -30,7 +31,7 @@ LOG = logging.getLogger("sparse_vdit")
 CALIBRATED = "calibrated"
 """Their folder among the user's plans."""
 PREFIX = f"user/{CALIBRATED}/"
-"""Of the names that Load Plan lists them by."""
+"""Of the names that Load Sparse Plan lists them by."""
 
 NOT_FOUND_HERE, OTHER_MODEL = "it was not made while sampling", "it is of another model"
 
@@ -81,6 +82,10 @@ class PlanStore:
         self.messages: list[str] = []
         self._stuck: set[Path] = set()
         self._architecture = f"{family}-{_text(shape)}"
+
+    def alone(self) -> AbstractContextManager[None]:
+        """No other ComfyUI adds to what is kept of this architecture meanwhile."""
+        return alone(self.folder / self._architecture)
 
     def find(self, grid: Grid | None) -> Stored | None:
         """The profile of this model at a grid, or at the nearest one that is not far from it; any where the grid is not
@@ -206,7 +211,7 @@ def _plan_path(stem: Path, preset: str) -> Path:
 
 
 def plan_name(stem: Path, preset: str) -> str:
-    """Its name in Load Plan."""
+    """Its name in Load Sparse Plan."""
     return f"{PREFIX}{stem.name}.{preset}"
 
 

@@ -29,22 +29,22 @@ from .text_mask import text_bias
 LOG = logging.getLogger("sparse_vdit")
 EXTRA_EVENTS = 160  # pairs of events for calls that a tuner wants timed, beside two for each layer
 
-_stack: list[Run] = []
+_stack: list[Run | None] = []
 
 
 def current_run() -> Run | None:
-    """The run that is sampling now, None outside of sampling."""
+    """The run that is sampling now, None outside of sampling and in forwards of other models."""
     return _stack[-1] if _stack else None
 
 
 @contextmanager
-def as_current(run: Run) -> Iterator[None]:
-    """Make a run the current one."""
+def as_current(run: Run | None) -> Iterator[None]:
+    """Make a run the current one, or none."""
     _stack.append(run)
     try:
         yield
     finally:
-        _stack.remove(run)
+        _stack.pop()
 
 
 def timing_dense() -> AbstractContextManager:

@@ -307,10 +307,11 @@ PLAN = Example(
         "6. Look at it": ("show",),
     },
     f"## Make a plan for a model\n\n{files_of('Wan 2.1 Text to Video')}\n\n"
-    "**Profile Heads** generates the video and measures every pattern in every head. Use the size and length that you "
-    "use most. **Search Plan** makes a plan of it in seconds: try several presets. **Save Plan** saves it as "
-    "*user/my_plan*.\n\nTo use the plan, connect **Load Plan** to *plan* of **Sparse-vDiT Patch**. To share it, copy "
-    "the text into *plan_text* of **Load Plan**. For several prompts, chain Profile Heads by *previous_profile*.",
+    "**Profile Heads** generates the video and measures every pattern in every head. Use the size and length that"
+    " you use most. **Search Sparse Plan** makes a plan of it in seconds: try several presets. **Save Sparse "
+    "Plan** saves it as *user/my_plan*.\n\nTo use the plan, connect **Load Sparse Plan** to *plan* of **Sparse-"
+    "vDiT Patch Model**. To share it, copy the text into *plan_text* of **Load Sparse Plan**. For several "
+    "prompts, chain Profile Heads by *previous_profile*.",
     {"text": "Plan as text"},
     (0, 9),
 )

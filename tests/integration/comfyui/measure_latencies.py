@@ -1,4 +1,4 @@
-"""Run with ComfyUI's Python: latency tables as Search Plan has them measured on a GPU, here on the CPU. Prints
+"""Run with ComfyUI's Python: latency tables as Search Sparse Plan has them measured on a GPU, here on the CPU. Prints
 JSON.
 
 python measure_latencies.py COMFYUI

@@ -21,7 +21,7 @@ def wan_plan(pattern: Pattern, **options: object) -> Plan:
 
 
 def add_plan(server: Server, name: str, pattern: Pattern, **options: object) -> Path:
-    """Such a plan where Load Plan lists it as user/<name>."""
+    """Such a plan where Load Sparse Plan lists it as user/<name>."""
     return save_plan(wan_plan(pattern, **options), server.base / PLANS / f"{name}.json", overwrite=True)
 
 

@@ -98,7 +98,7 @@ class Guider:
             )
 
         for sigma in self.sigmas[:-1]:
-            executor = Executor(apply, SimpleNamespace(diffusion_model=model))
+            executor = Executor(apply, self.model_patcher.model)
             given = LATENTS, sigma[None], None, torch.zeros(1, 7, 8), None, self.options.copy()  # one for each forward
             self.outputs += install._apply_model(executor, *given)
         return "sampled"
@@ -241,4 +241,5 @@ def test_a_second_installation_replaces_the_first(caplog: pytest.LogCaptureFixtu
             install.install(patcher, lambda sampling: fallback.NO_PLAN, lambda run: None)
         assert caplog.text.count("the later node counts") == count
         kinds = [kind for kind, key, _ in patcher.added if key == "sparse_vdit"]
-        assert kinds == ["outer_sample", "apply_model", "diffusion_model", "on_cleanup"]
+        callbacks = ["on_pre_run", "on_prepare_state", "on_cleanup"]
+        assert kinds == ["outer_sample", "apply_model", "diffusion_model", *callbacks]

@@ -127,3 +127,16 @@ def test_what_killed_writers_left_is_removed_a_day_later(tmp_path: Path) -> None
     os.utime(new)
     write_new(tmp_path / "plan.json", b"{}")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted((new.name, other.name, "plan.json"))
+
+
+def test_a_file_that_was_changed_and_its_time_set_back_has_another_state(folders: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_bytes(b"one")
+    stat, before = path.stat(), folders.file_state(path)
+    assert folders.file_state(path) == before
+    time.sleep(0.02)
+    with open(path, "r+b") as file:
+        file.write(b"two")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_mtime_ns == stat.st_mtime_ns
+    assert folders.file_state(path) != before
