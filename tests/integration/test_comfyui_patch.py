@@ -41,7 +41,7 @@ def test_without_a_plan_the_model_is_bit_equal_and_says_what_to_do(server: Serve
     assert torch.equal(latents(server, patched(None, calibrate=False)), plain)
     line = report(server, before)
     assert "no plan is connected" in line
-    assert "Profile Heads" in line
+    assert "connect a plan from Load Sparse Plan or Search Sparse Plan" in line
 
 
 def test_bypassed_after_a_sparse_run_is_bit_equal(server: Server, plain: torch.Tensor) -> None:

@@ -155,7 +155,7 @@ def test_the_report_names_family_grid_and_plan(server: Server) -> None:
     add_plan(server, "sparse", Diagonal(0))
     before = len(server.log_text())
     latents(server, patched("sparse"))
-    assert "Sparse-vDiT: wan, plan user/sparse, 5x8x11 tokens: " in report(server, before)
+    assert "). 4 calls dense: dense start. wan, plan user/sparse, 5x8x11 tokens: " in report(server, before)
 
 
 def test_details_on_request_are_in_the_log_and_in_a_new_file_each_time(server: Server) -> None:

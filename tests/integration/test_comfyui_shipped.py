@@ -221,7 +221,8 @@ def test_a_shared_plan_runs_the_same_where_its_file_is_not(server: Server) -> No
 def test_a_missing_plan_is_an_error_that_names_a_few_like_it_or_falls_back(server: Server) -> None:
     forget_plans(server)
     with pytest.raises(PromptError) as error:
-        latents(server, {**patched("gone"), "plan": node("SparseVDiTLoadPlan", plan_name="wan/wan2.1_14b_t2v.balanced2")})
+        load = node("SparseVDiTLoadPlan", plan_name="wan/wan2.1_14b_t2v.balanced2")
+        latents(server, {**patched("gone"), "plan": load})
     message = str(error.value)
     assert "plan 'wan/wan2.1_14b_t2v.balanced2' is not here" in message
     assert "the names most like it are wan/wan2.1_14b_t2v.balanced, " in message

@@ -33,7 +33,8 @@ class Report:
 
     def __str__(self) -> str:
         """All of it in one line, for the log."""
-        return " ".join(["Sparse-vDiT:", *map(_ended, filter(None, (self.verdict, self.advice, self.details)))])
+        said = [_ended(text) for text in (self.verdict, self.advice) if text]
+        return " ".join(filter(None, ["Sparse-vDiT:", *said, self.details]))  # which may end with a file's name
 
 
 def report_of(run: Run | Dense) -> Report:

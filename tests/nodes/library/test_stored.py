@@ -62,7 +62,7 @@ def test_a_later_run_finds_the_plan_and_changes_nothing(complete: Path) -> None:
     date = load_plan(files(complete)[1]).provenance.date
     said = line(run)
     assert f"plan user/calibrated/{files(complete)[1].stem} (measured while sampling), " in said
-    assert said.endswith(f"no plan connected and none shipped: calibrated plan of {date}")
+    assert said.endswith(f"no plan connected and none shipped: calibrated plan of {date}.")
 
 
 def test_what_was_measured_is_noted_of_all_runs(folder: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_line_of_a_run() -> None:
     assert str(told(made, said="a warning")) == (
         f"Sparse-vDiT: Sparse attention ran: {COUNTED}not timed). 24 calls dense: dense start. wan, plan user/mine, "
         "11+5x7x9 tokens: 96 sparse / 24 dense calls (dense start 24), backend torch, 1234 ms in sparse attention; "
-        "a warning."
+        "a warning"
     )
 
 
