@@ -57,7 +57,8 @@ def run_report(stats: RunStats, policy: Policy) -> Report:
     else:
         why = policy.advice() or likely(dense)
         verdict = NOT_FASTER + why.sentence
-        advice = notes.pop(0) if notes and why == fallback.UNREACHED else why.advice  # the note names the node
+        named = why in (fallback.UNREACHED, fallback.BACKEND_REFUSED)  # by the note: which node, or why the backend
+        advice = notes.pop(0) if notes and named else why.advice
         much = ""
     rest = [_counts(stats, total, policy.title), "" if much == advice else much, policy.summary(), *notes]
     return Report(verdict, advice, "; ".join(filter(None, rest)))

@@ -71,7 +71,7 @@ def test_a_family_is_told_by_structure(model: nn.Module, family: Family, shape: 
         (type("MyH3", (MiniMaxH3Model,), {})(), "MyH3 is a variant of MiniMax H3"),
         (type("WanModel", (nn.Module,), {"patch_size": (1, 2, 2)})(), "WanModel without blocks, num_heads, dim"),
         (type("HunyuanVideo", (nn.Module,), {"patch_size": (1, 2, 2)})(), "without double_blocks, single_blocks"),
-        (nn.Linear(2, 2), "Linear is no model the pack knows"),
+        (nn.Linear(2, 2), "Linear is not a supported model"),
     ],
 )
 def test_what_is_no_family_says_why(model: nn.Module, says: str) -> None:

@@ -157,15 +157,16 @@ def test_a_verdict_stays_as_it_is_within_a_run() -> None:
 
 def test_a_speedup_is_of_all_calls_that_went_by_a_verdict() -> None:
     tuner, place, _ = tuned(10.0, exact=4.0)
-    assert tuner.speedup() is None
+    assert tuner.speedup(9) is None
     for _ in range(3):
         tuner.count(place, 0.3, "triton")
-    assert tuner.speedup() == pytest.approx(2.5)
+    assert tuner.speedup(3) == pytest.approx(2.5)
+    assert tuner.speedup(6) == pytest.approx(60 / 42)  # three more ran dense
     lane = tuner.lane(EXACT, 0.8, "triton")
     told(tuner, place, lane, 12.0)
     assert tuner.verdict(place, 0.8, (EXACT,), "triton") == DENSE
     tuner.count(place, 0.8, "triton")  # as fast as dense
-    assert tuner.speedup() == pytest.approx(40 / 22)
+    assert tuner.speedup(4) == pytest.approx(40 / 22)
 
 
 def test_times_are_told_of_the_sparsest_the_densest_and_the_densest_that_won() -> None:

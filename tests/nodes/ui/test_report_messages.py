@@ -220,4 +220,4 @@ def test_the_line_is_what_a_report_looks_like() -> None:
         found = re.match(r"[ ,;:]*" + pattern(part), rest)
         assert found, f"{part!r} is not what comes next in {rest!r}"
         rest = rest[found.end() :]
-    assert rest == "."
+    assert not rest
