@@ -29,7 +29,7 @@ from .columns import candidate_from_dict
 from .profile import FLOWS, MEASURES, Profile, ProfileHeader
 
 FORMAT, VERSION = "sparse-vdit-profile", 5
-MAX_PROFILE_BYTES = 1 << 30
+MAX_PROFILE_BYTES = 128 << 20  # twice that of 40 layers of 40 heads in four bands
 MAX_METADATA_BYTES = 4 << 20
 TENSORS = {*MEASURES, "votes", "samples", "columns"}
 """Of a profile; `maps` may be there too."""

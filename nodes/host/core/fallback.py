@@ -57,7 +57,7 @@ AFTER_END = Dense(
 MEASURED = Dense(
     "measured for a plan",
     "this run only measured the heads",
-    "Run it again: the next run has a plan.",
+    "Change the seed and run again: the next run has a plan.",
     intended=True,
 )
 NO_BAND = Dense(
@@ -116,12 +116,12 @@ BACKEND_REFUSED = Dense(
 NO_KERNELS = Dense(
     "no fast kernels for this device",
     "no fast sparse kernel runs on this machine",
-    "Try an NVIDIA card (RTX 30, A100 or newer) in 16 bits.",
+    "Try a newer NVIDIA driver, or install Triton; the details say which. fp8 weights are fine.",
 )
 DENSE_HEADS = Dense(
     "plan is dense here",
     "the plan keeps every head dense",
-    "Try a plan with a smaller density.",
+    "Try preset fast.",
     intended=True,
 )
 KEPT_DENSE = Dense(
@@ -140,7 +140,7 @@ CAPTURED = Dense(
 NOT_FASTER = Dense(
     "sparse is not faster here",
     "sparse attention took as long as the model's own",
-    "Try a longer or larger video, or a plan with a smaller density.",
+    "Try a longer or larger video, or preset fast.",
     intended=True,
 )
 
@@ -162,7 +162,7 @@ KERNEL_FAILED = Dense(
 OUT_OF_MEMORY = Dense(
     "out of memory in sparse attention",
     "the GPU ran out of memory in sparse attention",
-    "Try a smaller video, or keep more of the model outside of the GPU.",
+    "Try a smaller video, or start ComfyUI with --lowvram.",
 )
 
 # the run decides
@@ -183,8 +183,8 @@ CUDA_GRAPHS = Dense(
 )
 NOT_COMPUTED = Dense(
     "the guider computed no forward of this MODEL",
-    "of two MODELs with the same weights ComfyUI computes the first one",
-    "Patch that one, or load the weights from another file.",
+    "two patched models share the same weights, and ComfyUI runs only the first one",
+    "Put the node on that one, or load the file again under another name.",
 )
 SEVERAL_GPUS = Dense(
     "only the first model of a guider can run on several GPUs",
