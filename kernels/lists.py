@@ -17,12 +17,13 @@ from torch import Tensor
 from .grid import TokenGrid
 from .order import ORDERS
 from .patterns import Pattern, Routed, Skip
+from .patterns.window import MAX_PAIRS
 from .tiling import KEY_TILE, QUERY_TILE, Tiling
 
 PREFETCH = 2  # entries a kernel may read past the end of a row
 MAX_KV_INDEX_BYTES = 32 << 20  # a run of known models needs a few MB
-MOST_TILE_PAIRS = 3 << 26  # of all patterns together, a second or two; 100 patterns at 720p of 81 frames are 2**26
-MOST_PAIRS = 1 << 20  # of tiles looked at at once, which bounds the memory
+MAX_TILE_PAIRS = 3 << 26  # of all patterns together, a second or two; 100 patterns at 720p of 81 frames are 2**26
+MAX_RUN_TILE_PAIRS = 2 * MAX_TILE_PAIRS  # before a video is generated: 29 patterns at 1080p of 161 frames
 _KEY = secrets.token_bytes(16)  # so that nobody can make rows that are taken for one another
 
 
@@ -246,7 +247,7 @@ class TileListBuilder:
             return
         mask = pattern.tile_mask(tiling)
         everything = torch.ones(1, tiling.key_tiles, dtype=torch.bool)
-        parts = (*mask.split(max(1, MOST_PAIRS // max(1, tiling.key_tiles))), everything)
+        parts = (*mask.split(max(1, MAX_PAIRS // max(1, tiling.key_tiles))), everything)
         self._lists.append(torch.cat([self._intern(part) for part in parts], 1))
         self._densities.append(tile_density(tiling, int(mask.count_nonzero())))
 
@@ -290,14 +291,22 @@ def _digests(rows: Tensor) -> list[bytes]:
     return [hashlib.blake2b(part, digest_size=16, key=_KEY).digest() for part in parts]
 
 
+class TooManyPatterns(ValueError):  # noqa: N818 - there are too many
+    """Tile lists of these patterns would take too long on so large a video."""
+
+
 def check_work(
-    patterns: Collection[Pattern], tokens: int, query_tile: int = QUERY_TILE, key_tile: int = KEY_TILE
+    patterns: Collection[Pattern],
+    tokens: int,
+    query_tile: int = QUERY_TILE,
+    key_tile: int = KEY_TILE,
+    limit: int = MAX_TILE_PAIRS,
 ) -> None:
-    """Raise ValueError where tile lists of all patterns on a video of so many tokens would take too long."""
+    """Raise TooManyPatterns where all patterns together have more pairs of tiles to look at than `limit`."""
     rules = sum(pattern.rules for pattern in patterns)
-    if rules * (tokens // query_tile) * (tokens // key_tile) > MOST_TILE_PAIRS:
+    if rules * (tokens // query_tile) * (tokens // key_tile) > limit:
         parts = f" with {rules} parts" if rules > len(patterns) else ""
-        raise ValueError(f"{len(patterns)} patterns{parts} are too many for {tokens} tokens, use fewer patterns")
+        raise TooManyPatterns(f"{len(patterns)} patterns{parts} are too many for {tokens} tokens, use fewer patterns")
 
 
 def kv_index_dtype(grid: TokenGrid, key_tile: int) -> torch.dtype:

@@ -19,7 +19,7 @@ from .lists import TileLists
 HeadsOfRanks = tuple[tuple[int, ...], ...]
 """Numbers of the heads that each rank computes."""
 
-LEAST_GAIN = 1e-6  # of the slowest rank's time; less is rounding
+MIN_GAIN = 1e-6  # of the slowest rank's time; less is rounding
 
 
 def deal_heads(costs: Sequence[float], ranks: int) -> HeadsOfRanks:
@@ -58,7 +58,7 @@ def _relieve(costs: Sequence[float], dealt: list[list[int]], sums: list[float]) 
         if rank != slowest and (difference := costs[head] - (0.0 if other < 0 else costs[other])) > 0
     )
     best = min(changes, default=None)
-    if best is None or best[0] >= sums[slowest] * (1 - LEAST_GAIN):
+    if best is None or best[0] >= sums[slowest] * (1 - MIN_GAIN):
         return False
     _, rank, head, other, difference = best
     dealt[slowest].remove(head)

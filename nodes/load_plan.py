@@ -19,7 +19,7 @@ LOG = logging.getLogger("sparse_vdit")
 NOTHING = "(no plan yet: Sparse-vDiT Patch finds one, or make one with Profile Heads)"
 STOP, CHOOSE = "stop with an error", "let the patch node choose"
 SHARED = "shared in the workflow"
-LISTED, MOST_SHOWN = 3, 200  # names in an error, characters of one
+LISTED, MAX_SHOWN = 3, 200  # names in an error, characters of one
 
 
 class LoadPlan(io.ComfyNode):
@@ -119,7 +119,7 @@ class LoadPlan(io.ComfyNode):
         try:
             profile = load_profile(beside)
         except (ProfileError, OSError) as error:  # matters to those alone who want it
-            profile = _no_profile(f"no profile beside plan {plan_name!r}: {error}")
+            profile = _no_profile(f"plan {plan_name!r} has no profile: {error}")
         return io.NodeOutput(load_plan(path).named(plan_name), profile)
 
 
@@ -130,9 +130,10 @@ def _no_profile(why: str) -> ExecutionBlocker:
 
 def missing(plan_name: str) -> str:
     """Why a plan cannot be loaded, the names most like its own, and what to do."""
-    names, wanted = list(plan_files()), plan_name[:MOST_SHOWN]
+    names, wanted = list(plan_files()), plan_name[:MAX_SHOWN]
     alike = ", ".join(difflib.get_close_matches(wanted, names, LISTED, 0.0))
+    here = f"Of the {len(names)} plans here, these have similar names: {alike}" if names else "No plan is here"
     return (
         f"plan {wanted!r} is not here: choose another, put its file into models/{FOLDER}, or set if_missing to "
-        f"{CHOOSE!r}. Here are {len(names)} plans" + (f", the names most like it are {alike}" if names else "")
+        f"{CHOOSE!r}. {here}"
     )

@@ -45,8 +45,8 @@ class PatchModel(io.ComfyNode):
                     "plan",
                     optional=True,
                     tooltip="Which pattern each head runs, from Load Sparse Plan or Search Sparse Plan. Leave it empty "
-                    "to let the node choose: your own plan for this model, then one that ships, then one that it "
-                    "finds in the first run and keeps.",
+                    "to let the node choose: a measured plan that ships, or one that it finds in the first run and "
+                    "keeps.",
                 ),
                 io.Combo.Input(
                     "preset",

@@ -32,7 +32,7 @@ class Pattern(ABC):
 
     @property
     def rules(self) -> int:
-        """Rules that it is made of, which its cost goes by."""
+        """Rules that are drawn for it, which its cost goes by."""
         return 1
 
     @abstractmethod

@@ -25,6 +25,7 @@ class Routed(Pattern):
     """
 
     kind: ClassVar[str] = "routed"
+    rules: ClassVar[int] = 0
     share: float = 0.2
     order: str = field(default=SPATIOTEMPORAL, kw_only=True)
 

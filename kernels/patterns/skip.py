@@ -18,6 +18,7 @@ class Skip(Pattern):
     """No attention at all."""
 
     kind: ClassVar[str] = "skip"
+    rules: ClassVar[int] = 0
 
     def tile_mask(self, tiling: Tiling) -> Tensor:
         """No tiles."""

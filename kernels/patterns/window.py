@@ -31,7 +31,7 @@ class Reach:
 
 
 WHOLE = Reach()
-MOST_PAIRS = 1 << 20  # looked at at once, which bounds the memory
+MAX_PAIRS = 1 << 20  # looked at at once, which bounds the memory
 
 
 def half_width_tokens(fraction: float | None, size: int) -> int | None:
@@ -51,7 +51,7 @@ def window_tile_mask(tiling: Tiling, reaches: tuple[Reach, Reach, Reach]) -> Ten
         if reach.half is not None and 2 * reach.half + 1 < min(size, reach.period or size):
             limits.append((_axis_mask(query.ends, key.ends, size, reach)[:, key.number], query.number))
     mask = torch.ones(tiling.query_tiles, tiling.key_tiles, dtype=torch.bool)
-    rows = max(1, MOST_PAIRS // max(1, tiling.key_tiles))
+    rows = max(1, MAX_PAIRS // max(1, tiling.key_tiles))
     for begin in range(0, tiling.query_tiles, rows):
         for allowed, number in limits:
             mask[begin : begin + rows] &= allowed[number[begin : begin + rows]]
@@ -65,7 +65,7 @@ def _axis_mask(query: Tensor, key: Tensor, size: int, reach: Reach) -> Tensor:
         centres = (query + reach.shift).clamp(half, size - 1 - half)
         low, high = (centres + torch.tensor([-half, half], dtype=torch.int32)).unbind(-1)
         return (key[:, 0] <= high[:, None]) & (key[:, 1] >= low[:, None])
-    rows = max(1, MOST_PAIRS // max(1, len(key)))
+    rows = max(1, MAX_PAIRS // max(1, len(key)))
     return torch.cat([_periodic_mask(part, key, half, reach) for part in query.split(rows)])
 
 

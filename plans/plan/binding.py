@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 
 from ...kernels.grid import TokenGrid
-from ...kernels.lists import TileListBuilder, TileLists, check_work
+from ...kernels.lists import MAX_RUN_TILE_PAIRS, TileListBuilder, TileLists, check_work
 from ...kernels.tiling import KEY_TILE, QUERY_TILE
 from .plan import Plan, mean_density
 
@@ -82,7 +82,7 @@ class BoundPlan:
     def _build(self, grid: TokenGrid, device: torch.device | str) -> tuple[TileLists, Table]:
         used = sorted({number for band in self.plan.bands for row in band.heads for number in row})
         patterns = [self.plan.patterns[number] for number in used]
-        check_work(patterns, grid.video_tokens, self.query_tile, self.key_tile)
+        check_work(patterns, grid.video_tokens, self.query_tile, self.key_tile, MAX_RUN_TILE_PAIRS)
         builder = TileListBuilder(grid, self.query_tile, self.key_tile)
         lists = {number: builder.add(pattern) for number, pattern in zip(used, patterns, strict=True)}
         table = tuple(tuple(tuple(lists[number] for number in row) for row in band.heads) for band in self.plan.bands)

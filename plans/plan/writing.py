@@ -59,13 +59,15 @@ def write_all(contents: Mapping[Path, bytes], overwrite: bool = False) -> None:
 def alone(path: Path, wait: float = 5.0) -> Iterator[None]:
     """No other process that asks for it changes a file meanwhile; goes on all the same after `wait` seconds, as a
     process that was killed never gives it back, and where the folder cannot be written."""
-    lock, end = path.with_name(f".{path.name}.lock"), time.monotonic() + wait
+    lock, end, owned = path.with_name(f".{path.name}.lock"), time.monotonic() + wait, False
     while True:
         try:
             open(lock, "xb").close()
+            owned = True
             break
         except FileExistsError:
             if time.monotonic() > end:
+                owned = True  # nobody holds it any more
                 break
             time.sleep(0.01)
         except OSError:
@@ -73,8 +75,9 @@ def alone(path: Path, wait: float = 5.0) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()
+        if owned:
+            with contextlib.suppress(OSError):
+                lock.unlink()
 
 
 def _clean(folder: Path) -> None:

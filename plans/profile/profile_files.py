@@ -35,7 +35,7 @@ TENSORS = {*MEASURES, "votes", "samples", "columns"}
 """Of a profile; `maps` may be there too."""
 WHOLE = {"layers": MAX_LAYERS, "heads": MAX_HEADS, "head_dim": MAX_HEAD_DIM}
 """Largest whole numbers of a header."""
-LEAST_TILE, MOST_TILE = 4, 4096
+MIN_TILE, MAX_TILE = 4, 4096
 ORIGIN = ("model", "parameters", "prompts", "versions", "date")
 
 
@@ -146,8 +146,8 @@ def _header(data: object) -> ProfileHeader:
         raise ValueError(f"missing or unknown fields: {show(odd)}")
     for name, most in WHOLE.items():
         check_whole(name, data[name], 1, most)
-    check_whole("query_tile", data["query_tile"], LEAST_TILE, MOST_TILE)
-    check_whole("key_tile", data["key_tile"], LEAST_TILE, data["query_tile"])
+    check_whole("query_tile", data["query_tile"], MIN_TILE, MAX_TILE)
+    check_whole("key_tile", data["key_tile"], MIN_TILE, data["query_tile"])
     if data["flow"] not in FLOWS:
         raise ValueError(f"flow: {show(data['flow'])}, expected one of {', '.join(FLOWS)}")
     check_family(data["family"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from ...kernels.patterns import PATTERNS, Pattern
@@ -34,7 +35,10 @@ def plan_view(
         grid: of densities and expected speed, (frames, height, width) in tokens; the plan's own by default. The speed
             that a plan names holds on its own grid alone.
     """
-    of = plan if grid in (None, plan.grid) else replace(plan, grid=grid, provenance=Provenance())
+    of = plan
+    if grid not in (None, plan.grid):
+        with suppress(ValueError):  # a video larger than any plan's; the plan's own grid is shown then
+            of = replace(plan, grid=grid, provenance=Provenance())
     densities = plan.pattern_densities() if densities is None else densities
     costs = head_costs(of, densities).relative.tolist()
     speedup, times = plan_speedup(of, densities)

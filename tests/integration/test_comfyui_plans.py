@@ -66,7 +66,7 @@ def test_profile_search_save_load_patch(server: Server) -> None:
     again["plan"] = node("SparseVDiTLoadPlan", plan_name="user/mine_2")
     before = len(server.log_text())
     assert "keep" not in server.run(again)  # no profile lies beside it: what wants one is blocked, with a message
-    assert "no profile beside" not in new_log(server, before)  # nobody asked for it
+    assert "has no profile" not in new_log(server, before)  # nobody asked for it
 
 
 def test_the_warm_up_is_not_measured(server: Server) -> None:

@@ -225,7 +225,7 @@ def test_a_missing_plan_is_an_error_that_names_a_few_like_it_or_falls_back(serve
         latents(server, {**patched("gone"), "plan": load})
     message = str(error.value)
     assert "plan 'wan/wan2.1_14b_t2v.balanced2' is not here" in message
-    assert "the names most like it are wan/wan2.1_14b_t2v.balanced, " in message
+    assert "these have similar names: wan/wan2.1_14b_t2v.balanced, " in message
     assert len(message) < 4000
     prompt = patched("gone", calibrate=False)
     prompt["plan"]["inputs"]["if_missing"] = "let the patch node choose"

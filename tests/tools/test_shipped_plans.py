@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from load_pack import ROOT
+from sparse_vdit.kernels.lists import MAX_RUN_TILE_PAIRS, check_work
 from sparse_vdit.kernels.order import SPATIOTEMPORAL
 from sparse_vdit.kernels.patterns import Dense, Diagonal, MultiDiagonal, Routed
 from sparse_vdit.nodes.host.models import FAMILIES
@@ -182,3 +183,9 @@ def test_the_measurements_are_those_that_were_published() -> None:
         "hunyuan10_13B_i2v": 0.1653, "hunyuan10_13B_t2v": 0.1549, "wan22_A14B_i2v": 0.2024, "wan22_A14B_t2v": 0.2426,
         "wan_1.3B_t2v": 0.1436, "wan_14B_i2v": 0.2144, "wan_14B_t2v": 0.2466,
     }  # fmt: skip
+
+
+def test_every_plan_runs_at_the_largest_videos() -> None:
+    """1080p of 161 frames, in the tokens of Wan."""
+    for plan in PLANS.values():
+        check_work(plan.patterns, 41 * 68 * 120, limit=MAX_RUN_TILE_PAIRS)

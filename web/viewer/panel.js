@@ -96,6 +96,7 @@ export class PlanPanel {
   // What a run says while it goes on, until the next thing is said.
   say(text) {
     this.said.show("", text);
+    this.said.root.title = "";
     this.resized();
   }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from ....kernels.lists import TooManyPatterns
 from ....kernels.memory import out_of_memory
 
 LOG = logging.getLogger("sparse_vdit")
@@ -144,6 +145,12 @@ NOT_FASTER = Dense(
     intended=True,
 )
 
+TOO_MANY_PATTERNS = Dense(
+    "plan has too many patterns for this video",
+    "the plan has too many patterns for so large a video",
+    "Try a smaller video, or a plan with fewer patterns.",
+)
+
 # what went wrong decides
 NOT_FINITE = Dense(
     "sparse output was not finite",
@@ -231,6 +238,8 @@ def of_error(error: Exception) -> tuple[Dense, str]:
     text = f"{type(error).__name__}: {lines[0]}"[:MAX_ERROR_TEXT]
     if out_of_memory(error):
         return OUT_OF_MEMORY, f"memory ran out in sparse attention ({text})"
+    if isinstance(error, TooManyPatterns):
+        return TOO_MANY_PATTERNS, str(error)
     if type(error).__name__ == "OutOfResources":  # Triton's, of shared memory or registers
         return KERNEL_FAILED, f"the sparse kernel needs more than this card has ({text})"
     return KERNEL_FAILED, f"the sparse kernel failed ({text})"

@@ -13,7 +13,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import nn
 
 from ..core import fallback
-from ..core.fallback import Dense, dense_because
+from ..core.fallback import Dense, dense_because, failed
 from ..models import Inputs, detect, token_grid
 from ..session.call import Policy
 from ..session.run import Run, as_current, current_run
@@ -83,9 +83,12 @@ def _outer_sample(select: Select, finish: Finish, executor: object, *args: objec
 def _policy(sampled: Sampled, given: Mapping) -> Policy | Dense:
     """What the patch node of a MODEL wants for what is about to be sampled."""
     patcher, options = sampled.patcher, sampled.model_options
-    family = detect(patcher.model.diffusion_model)
-    why = _why_dense(sampled, given["sigmas"]) or family
-    return why if isinstance(why, Dense) else sampled.select(sampling_of(patcher, family, options, given))
+    try:
+        family = detect(patcher.model.diffusion_model)
+        why = _why_dense(sampled, given["sigmas"]) or family
+        return why if isinstance(why, Dense) else sampled.select(sampling_of(patcher, family, options, given))
+    except Exception as error:
+        return failed("looking at the model", error)
 
 
 def _new_run(
@@ -105,9 +108,10 @@ def _end(run: Run, finish: Finish) -> None:
         run.stats.split = {each.device: each.stats.total().sparse for each in run.together}
         for other_run in run.together[1:]:
             run.stats.merge(other_run.stats)
-    verdict = run.watch.verdict(run.stats)
-    if verdict is not None:
-        run.stats.note(verdict)
+    with run.guarded():
+        verdict = run.watch.verdict(run.stats)
+        if verdict is not None:
+            run.stats.note(verdict)
     finish(run)
 
 
@@ -189,17 +193,22 @@ def _in_run(
     run.begin_step(sigma)
     context = args[1] if len(args) > 1 else kwargs.get("c_crossattn")
     inputs = {**kwargs, "x": x, "context": context, "transformer_options": options}
-    _prepare(run, executor.class_obj.diffusion_model, inputs, x)
+    with run.guarded():
+        _prepare(run, executor.class_obj.diffusion_model, inputs, x)
     run.begin_forward(x.device, sigma)
     out = _forward(run, executor, x, t, args, kwargs)
-    if run.watch.note_shapes({**kwargs, "": x}) and without_ours(run):
+    stale = False
+    with run.guarded():
+        stale = run.watch.note_shapes({**kwargs, "": x}) and without_ours(run)
+    if stale:
         compile_anew(run)
         run.begin_again()
         out = _forward(run, executor, x, t, args, kwargs)
     if run.go_dense_where_spoiled():
         out = _forward(run, executor, x, t, args, kwargs)
         run.end_repeated()
-    run.watch.forward(options, attention_override, run.stats.forward.calls())
+    with run.guarded():
+        run.watch.forward(options, attention_override, run.stats.forward.calls())
     run.options = None
     run.forget_blocks()
     compile_op.forget_forward()
@@ -280,7 +289,7 @@ def _on_cleanup(patcher: object) -> None:
         return
     for of_kind in sampled.added:
         of_kind.pop(KEY, None)
-    if sys.exc_info()[0] is not None:  # this is the end of sampling that failed
+    if sys.exc_info()[1] is not sampled.handled:  # this is the end of sampling that failed
         return
     if run is not None:
         _end(run, sampled.finish)

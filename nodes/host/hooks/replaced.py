@@ -68,7 +68,7 @@ class Watch:
         if override is not ours:
             self.on_top = SOMEBODY if override is None else named(override)
         function = model_attention(self.model)
-        blocks = options.get("patches_replace", {}).get("dit", {})  # a node may run whole blocks itself
+        blocks = (options.get("patches_replace") or {}).get("dit") or {}  # a node may run whole blocks itself
         if function.__module__ != COMFYUI_ATTENTION:
             self.foreign = named(function)
         else:

@@ -6,6 +6,7 @@ model that computes it, not by the options that came along.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class Sampled:
         others: runs of its copies on other GPUs, by their `BaseModel`.
         begun: whether a forward of it was met.
         added: dictionaries of wrappers that the pack has added its own to.
+        handled: the exception that a caller was handling already when sampling began, None for none.
     """
 
     patcher: object
@@ -39,6 +41,7 @@ class Sampled:
     others: dict[object, Run] = field(default_factory=dict)
     begun: bool = False
     added: list[dict] = field(default_factory=list)
+    handled: BaseException | None = field(default_factory=lambda: sys.exc_info()[1])
 
     def __post_init__(self) -> None:
         self.begun = self.first
@@ -52,6 +55,8 @@ def opened(sampled: Sampled) -> Iterator[Sampled]:
         yield sampled
     finally:
         _open.remove(sampled)
+        if not any(found.first for found in _open):
+            _open.clear()  # of guiders that never cleaned up
 
 
 def open_other(patcher: object, select: Callable, finish: Callable) -> None:

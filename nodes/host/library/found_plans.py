@@ -91,11 +91,12 @@ class FoundPlans:
             SearchError: the measurements give no plan.
         """
         used = [self._begun_with() + self._used()] if self.plan is not None else []
-        if profile is None and self.stored is not None and self.wants_more():
-            # what could not be measured now will not be later either, and would change the plan
-            closed = found.noted(self.stored.profile, {GENERATIONS: MAX_GENERATIONS})
-            self.store.keep(closed, self._searched(closed), self.preset, self.stored)
         with self.store.alone():
+            if profile is None and self.stored is not None and self.wants_more():
+                # what could not be measured now will not be later either, and would change the plan
+                self.stored = self.store.find(self.grid) or self.stored  # another run may have added to it
+                closed = found.noted(self.stored.profile, {GENERATIONS: MAX_GENERATIONS})
+                self.store.keep(closed, self._searched(closed), self.preset, self.stored)
             kept = self._renew() if profile is None else self._add(profile)
         return [*used, *filter(None, [kept, self._trouble, *self.store.messages])]
 

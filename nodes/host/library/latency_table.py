@@ -1,6 +1,6 @@
 """Latency tables of the user's GPU for the search: measured once for each size, and kept in a small JSON file.
 
-The file is not trusted: one that is damaged is measured anew.
+The file is not trusted: a damaged one is measured again.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def read_tables(path: Path) -> Tables:
         LOG.warning("Sparse-vDiT: measured times in %s could not be read: %s", path, error)
         return {}
     if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
-        LOG.warning("Sparse-vDiT: %s holds no measured times, they are measured anew", path)
+        LOG.warning("Sparse-vDiT: %s holds no measured times, they are measured again", path)
         return {}
     tables = content.get("tables")
     return {

@@ -35,7 +35,7 @@ def token_grid(model: nn.Module, family: Family, inputs: Inputs) -> TokenGrid | 
     """How tokens lie in a forward, or why that is unknown, as where arguments are of a form that nobody expected."""
     try:
         return family.token_grid(model, inputs)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         return Dense(f"arguments of this forward are not as the pack knows them ({type(error).__name__}: {error})")
 
 

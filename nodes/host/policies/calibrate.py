@@ -28,7 +28,7 @@ from .measure import Measurement
 from .plan import PlanPolicy
 
 LOG = logging.getLogger("sparse_vdit")
-KEPT = "A plan was found and kept: the next runs start with it."
+KEPT = "A plan was found and kept. The next run uses it, and may refine it once."
 
 
 class Keeper(Protocol):

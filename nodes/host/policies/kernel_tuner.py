@@ -127,7 +127,9 @@ class KernelTuner:
         """How many times as fast as the model's own attention so many calls were, by the times of the verdicts that
         they went by. The others ran dense, or before any verdict, and count as dense calls of the mean time. None where
         no call has times."""
-        timed = [(self._decided[key], count) for key, count in self._calls.items() if self._decided[key].times]
+        # verdicts of a kernel that was dropped are gone, while calls that went by them stay counted
+        found = [(self._decided.get(key), count) for key, count in self._calls.items()]
+        timed = [(verdict, count) for verdict, count in found if verdict is not None and verdict.times]
         known = sum(count for _, count in timed)
         own = sum(verdict.times[1] * count for verdict, count in timed)
         taken = sum(verdict.times[verdict.winner == DENSE] * count for verdict, count in timed)

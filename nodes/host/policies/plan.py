@@ -77,7 +77,7 @@ class PlanPolicy:
         self._prepared: dict[torch.device, tuple] = {}
 
     def begin_step(self, sigma: float) -> Dense | None:
-        """Warm-up, the end, or no band; chooses the band otherwise."""
+        """Why all of a step is dense: the dense start, the end, or no band. Chooses the band otherwise."""
         if sigma > self.sigma_start * (1 + SIGMA_SLACK):
             return fallback.WARM_UP
         if sigma < self.sigma_end * (1 - SIGMA_SLACK):
@@ -88,8 +88,9 @@ class PlanPolicy:
     def prepare(self, grid: TokenGrid, batch: int, device: torch.device) -> None:
         """Tile lists for a grid, and what launches read of them; `BoundPlan` keeps them."""
         lists, table = self._lists(grid, device)
-        if self._prepared.get(device) != (id(lists), batch):
-            self._prepared[device] = id(lists), batch
+        known, of_batch = self._prepared.get(device, (None, 0))
+        if known is not lists or of_batch != batch:
+            self._prepared[device] = lists, batch
             for head_lists in {row for band in table for row in band}:
                 keep_tables(lists, head_lists, batch, self.plan.head_dim)
 

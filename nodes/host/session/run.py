@@ -102,7 +102,7 @@ class Run:
 
     def begin_step(self, sigma: float) -> None:
         """A forward at this noise level is about to begin."""
-        with self._guarded():
+        with self.guarded():
             self.forward_is_dense = self.stopped or self.policy.begin_step(sigma)
 
     def begin_forward(self, device: torch.device, sigma: float | None = None) -> None:
@@ -112,7 +112,7 @@ class Run:
         self.forget_blocks()
         if self.stopped is not None and self.forward_is_dense is not None:
             return
-        with self._guarded():
+        with self.guarded():
             layers, heads = self.policy.shape
             if self.forward_is_dense is None:
                 self.check.begin_forward(layers, heads, device)
@@ -168,7 +168,7 @@ class Run:
             return out
         self.stats.count_dense(out, call.layer)
         if self.stopped is None and self.policy.tuner is not None:  # what is dense for good needs no times
-            with self._guarded(call.layer):
+            with self.guarded(call.layer):
                 self.wants_dense_time = self._dense_timer(call)
         return None
 
@@ -184,7 +184,7 @@ class Run:
     def _sparse(self, call: Call) -> Tensor | Dense:
         """What becomes of a call of a known layer: its sparse output, or why it has to be dense."""
         if call.mask is not None:
-            with self._guarded(call.layer):
+            with self.guarded(call.layer):
                 bias = text_bias(self._biases, call.mask, call.grid, call.q.shape[0])
                 if isinstance(bias, Dense):
                     return bias
@@ -240,11 +240,11 @@ class Run:
         use."""
         start, self.wants_dense_time = self.wants_dense_time, None
         stop = None
-        with self._guarded():
+        with self.guarded():
             stop = start()
         yield
         if stop is not None:
-            with self._guarded():
+            with self.guarded():
                 stop()
 
     def call_options(self, written: dict) -> dict | None:
@@ -271,20 +271,20 @@ class Run:
 
     def prepare(self, grid: TokenGrid, batch: int, device: torch.device) -> None:
         """Build what a forward needs; an error in it makes the rest of the run dense."""
-        with self._guarded():
+        with self.guarded():
             self.policy.prepare(grid, batch, device)
 
     @contextmanager
-    def _guarded(self, layer: int | None = None) -> Iterator[None]:
+    def guarded(self, layer: int | None = None) -> Iterator[None]:
         """Around work of the pack: an error in it makes the rest of the run dense, and never ends the sampling."""
-        try:
-            with self._lock:
+        with self._lock:
+            try:
                 yield
-        except Exception as error:
-            if passes_through(error):
-                raise
-            LOG.warning("Sparse-vDiT: sparse attention could not be prepared", exc_info=True)
-            self._failed(layer, error)
+            except Exception as error:
+                if passes_through(error):
+                    raise
+                LOG.warning("Sparse-vDiT: sparse attention could not be prepared", exc_info=True)
+                self._failed(layer, error)
 
     def _failed(self, layer: int | None, error: Exception) -> Dense:
         """The rest of the run is dense, as a kernel that failed once would fail in every step; returns why."""

@@ -69,7 +69,7 @@ def report(run: Run | Dense, node_id: str | None, strict: bool, verbose: bool = 
         show_run(run, said, node_id)
     except Exception:  # the video is made, and worth more than the picture of how
         LOG.exception("Sparse-vDiT: the run could not be sent to the plan viewer")
-        show_on_node(f"{said.verdict}. {said.advice}", node_id)
+        show_on_node(str(replace(said, details="")).removeprefix("Sparse-vDiT: "), node_id)
     if strict and not fine:
         raise NothingSparseError(f"{text} Nothing ran sparse and strict is on: turn strict off to go on dense.")
 

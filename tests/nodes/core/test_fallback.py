@@ -6,6 +6,8 @@ import logging
 
 import pytest
 import torch
+from sparse_vdit.kernels.lists import MAX_RUN_TILE_PAIRS, TooManyPatterns, check_work
+from sparse_vdit.kernels.patterns import Diagonal
 from sparse_vdit.nodes.host.core import fallback
 from sparse_vdit.nodes.host.core.fallback import Dense, dense_because, failed, of_error, other_model
 
@@ -81,3 +83,9 @@ def test_a_plan_of_another_model_is_named() -> None:
     why = other_model("user/mine", "for a model with heads 40, this one has heads 12")
     assert why.reason == "plan user/mine is for a model with heads 40, this one has heads 12"
     assert why.advice == "Try another plan, or disconnect it."
+
+
+def test_a_plan_of_too_many_patterns_is_not_called_a_failed_kernel() -> None:
+    with pytest.raises(TooManyPatterns) as error:
+        check_work([Diagonal(number) for number in range(99)], 41 * 68 * 120, limit=MAX_RUN_TILE_PAIRS)
+    assert of_error(error.value) == (fallback.TOO_MANY_PATTERNS, str(error.value))

@@ -169,6 +169,13 @@ def test_a_speedup_is_of_all_calls_that_went_by_a_verdict() -> None:
     assert tuner.speedup(4) == pytest.approx(40 / 22)
 
 
+def test_calls_by_a_kernel_that_was_dropped_later_have_no_times() -> None:
+    tuner, place, verdict = tuned(10.0, exact=4.0)
+    tuner.count(place, 0.3, "triton")
+    tuner.drop(verdict, "triton")
+    assert tuner.speedup(1) is None
+
+
 def test_times_are_told_of_the_sparsest_the_densest_and_the_densest_that_won() -> None:
     assert KernelTuner().summary() == ""
     tuner, place, _ = tuned(10.0, density=0.1, exact=1.0)

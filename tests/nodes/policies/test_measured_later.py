@@ -23,6 +23,15 @@ from sparse_vdit.plans.plan.plan import EVERY_SIGMA
 from sparse_vdit.plans.profile.profile_files import load_profile
 
 
+WORTH = measure.WORTH
+
+
+@pytest.fixture(autouse=True)
+def never_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine measures all the same, so that what is measured can be counted."""
+    monkeypatch.setattr(measure, "WORTH", float("inf"))
+
+
 def later_levels(run: Run) -> list[float]:
     """Noise levels below the warm-up that calls were measured at, in their order."""
     return [level for level in run.policy.measurement._levels if level <= START]
@@ -163,6 +172,7 @@ def test_what_no_plan_waits_for_is_not_measured_where_it_is_slow_with_the_fewest
     run, now = calibration(tmp_path, steps=1), [100.0]
     measurement = run.policy.measurement
     monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(measure, "WORTH", WORTH)
     for sigma, judging in ((1.0, 0.1), (0.97, 0.1), (0.95, spent)):
         forward(run, sigma)
         measurement.policy.profiler.rows = rows
