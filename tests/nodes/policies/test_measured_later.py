@@ -22,7 +22,6 @@ from sparse_vdit.plans.plan.files import load_plan
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA
 from sparse_vdit.plans.profile.profile_files import load_profile
 
-
 WORTH = measure.WORTH
 
 
