@@ -219,15 +219,15 @@ class TileListBuilder:
         """The tables of all lists added so far, on the CPU."""
         tiling = self.tiling(ORDERS[0])
         rows = tiling.query_tiles + 1
-        lists = torch.cat([torch.empty(2, 0, dtype=torch.int32), *self._lists], 1).view(2, -1, rows)
+        lists = torch.cat([torch.zeros(2, 0, dtype=torch.int32), *self._lists], 1).view(2, -1, rows)
         kv_indices = torch.cat([*self._kv_indices, torch.zeros(PREFETCH, dtype=self._kv_indices[0].dtype)])
         return TileLists(
             grid=self.grid,
             query_tile=self.query_tile,
             key_tile=self.key_tile,
             kv_indices=kv_indices,
-            starts=lists[0].contiguous(),
-            kv_num_blocks=lists[1].contiguous(),
+            starts=lists[0].clone(),
+            kv_num_blocks=lists[1].clone(),  # a view would begin where kernels cannot read 16 bytes at once
             orders=torch.tensor([ORDERS.index(pattern.order) for pattern in self._ids], dtype=torch.int32),
             index=torch.stack([self.tiling(order).index for order in ORDERS]).to(torch.int32),
             densities=tuple(self._densities),

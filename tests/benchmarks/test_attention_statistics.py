@@ -92,7 +92,7 @@ def test_prompts_that_differ_in_a_kind_agree_less() -> None:
 def test_only_the_readmes_grid_makes_the_readmes_picture() -> None:
     assert f"--grid {' '.join(map(str, README_GRID))} " in tables.STATISTICS
     assert picture_file(README_GRID) == ROOT / "docs" / "images" / "attention.png"
-    assert picture_file((13, 24, 28)) == ROOT / "docs" / "attention-13x24x28.png"
+    assert picture_file((13, 24, 28)) == ROOT / "docs" / "images" / "attention-13x24x28.png"
 
 
 def test_maps_keep_all_the_attention() -> None:

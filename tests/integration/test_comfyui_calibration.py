@@ -155,10 +155,10 @@ def staged(server: Server, dtype: str) -> dict:
     folder = server.base / "models/diffusion_models"
     weights = load_file(folder / "small_wan.safetensors")
     save_file({name: value * 1.03 for name, value in weights.items()}, folder / "low_noise.safetensors")
-    prompt = unplanned(strict=True)
+    prompt = unplanned(strict=True, few_steps="auto")
     prompt["low"] = node("UNETLoader", unet_name="low_noise.safetensors", weight_dtype=dtype)
     prompt["model"]["inputs"]["weight_dtype"] = dtype
-    prompt["low_patch"] = patch(None, ("low", 0), strict=True)
+    prompt["low_patch"] = patch(None, ("low", 0), strict=True, few_steps="auto")
     for name, model, latent, start in (("high", "patch", "latent", 0), ("sampler", "low_patch", "high", 2)):
         prompt[name] = stage(model, latent, start)
     return prompt
@@ -307,7 +307,7 @@ FAMILIES = ("wan vace", "hunyuan video", "hunyuan video 1.5", "cogvideox", "mini
 def test_every_family_calibrates_and_knows_its_models_again(models: Server, case: Case) -> None:
     """Two steps with guidance, texts of two lengths: the first step of the first run is dense, and no other."""
     forget_plans(models)
-    place = {"patch": patch(backend="torch", start_percent=0.1)}
+    place = {"patch": patch(backend="torch", start_percent=0.1, few_steps="auto")}
     found = []
     for first in (True, False):
         result, line = generate(models, case.sampled(place, "patch"))

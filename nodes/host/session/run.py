@@ -72,7 +72,6 @@ class Run:
         first: the run of the same model's first GPU, whose policy this one shares; None for the first one itself.
 
     Attributes:
-        together: runs of all GPUs, the first one of which shows calls to the policy's observer.
         forward_is_dense: why the forward now running is dense as a whole, None when it is not.
         stopped: why the rest of the run is dense, None while it is not.
         tracker: which block calls attention.
@@ -85,8 +84,10 @@ class Run:
         self, policy: Policy, own: Own | None = None, clock: Clock | None = None, first: Run | None = None
     ):
         self.policy, self.own, self.clock = policy, own, clock or Clock()
-        self.together: list[Run] = [] if first is None else first.together
-        self.together.append(self)
+        self._first = first
+        self._others: list[Run] = []  # no reference to itself: what a run holds is freed at once
+        if first is not None:
+            first._others.append(self)
         self._lock: AbstractContextManager = threading.RLock() if first is None else first._lock  # around the policy
         self.stats = RunStats()
         self.executor = Executor(self.stats, self.clock, own)
@@ -99,6 +100,12 @@ class Run:
         self.wants_dense_time: Callable[[], Callable[[], None] | None] | None = None
         self._spoiled: list[str] = []  # layers and heads, in words
         self._biases: dict = {}  # key biases made of this forward's masks, by mask
+
+    @property
+    def together(self) -> list[Run]:
+        """Runs of all GPUs, the first one of which shows calls to the policy's observer."""
+        first = self._first or self
+        return [first, *first._others]
 
     def begin_step(self, sigma: float) -> None:
         """A forward at this noise level is about to begin."""
@@ -191,7 +198,7 @@ class Run:
                 call.key_bias = bias
             if self.stopped is not None:
                 return self.stopped
-        observer = self.policy.observer if self is self.together[0] else None
+        observer = self.policy.observer if self._first is None else None
         if observer is not None and observer.take(call):
             stop = self.executor.time(call.q.device, observer.name, observer.spent)
             observer.observe(call)
