@@ -17,7 +17,6 @@ class Dense(Pattern):
     """Full attention."""
 
     kind: ClassVar[str] = "dense"
-    rules: ClassVar[int] = 0
 
     def tile_mask(self, tiling: Tiling) -> Tensor:
         """All tiles."""
