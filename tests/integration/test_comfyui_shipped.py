@@ -134,7 +134,7 @@ def wan_13b(server: Server) -> Server:
 @pytest.mark.slow
 def test_a_model_of_a_published_shape_gets_its_plan_by_itself(wan_13b: Server) -> None:
     case = dataclasses.replace(SPARSE[0], file="wan_1.3b", texts=(7, 7), heads=12, calls=tuple(range(30)))
-    place = {"patch": patch(backend="torch", start_percent=0.1)}
+    place = {"patch": patch(backend="torch", start_percent=0.1, few_steps="auto")}
     lines = []
     for options in ({"calibrate": False}, {}, {}):
         place["patch"]["inputs"].update(options)

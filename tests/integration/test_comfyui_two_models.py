@@ -100,7 +100,7 @@ def test_two_models_of_the_same_weights_are_one_to_comfyui(server: Server) -> No
     add_plan(server, "negative", PLANS["negative"])
     prompt = together(3.0, patched=("negative",), strict=True)
     prompt["negative_patch"]["inputs"]["model"] = ["model", 0]
-    with pytest.raises(PromptError, match="ComfyUI computes the first one"):
+    with pytest.raises(PromptError, match="share the same weights"):
         latents(server, prompt)
     prompt["negative_patch"]["inputs"]["strict"] = False
     unpatched = together(3.0)
