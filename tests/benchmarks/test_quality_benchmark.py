@@ -96,6 +96,7 @@ def comparison() -> Comparison:
     return Comparison(prompts=1, steps=MIN_STEPS, device="cpu")
 
 
+@pytest.mark.slow
 def test_an_all_dense_plan_is_the_dense_video(comparison: Comparison) -> None:
     truth, dense = comparison.rows[:2]
     assert dense["frechet"] > truth["frechet"] > 0
@@ -105,6 +106,7 @@ def test_an_all_dense_plan_is_the_dense_video(comparison: Comparison) -> None:
     assert (row["frechet"], row["loss"]) == (dense["frechet"], dense["loss"])
 
 
+@pytest.mark.slow
 def test_the_sparser_a_plan_the_farther_its_video(comparison: Comparison) -> None:
     plans = {p: uniform_plan("wan", 4, 3, 128, GRID, p) for p in (Diagonal(2), Diagonal(1), Diagonal(0))}
     rows = [comparison.measure(plan, "uniform", pattern.describe()) for pattern, plan in plans.items()]

@@ -157,6 +157,7 @@ def test_sigma_schedule_falls_from_one_to_zero():
     assert sigmas[0] == 1 and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
 
 
+@pytest.mark.slow
 def test_generated_objects_have_the_colour_that_was_asked_for():
     """Of all object colours, the one asked for covers most pixels, in at least five of six videos."""
     asked = ("red", "green", "blue", "yellow", "magenta", "cyan")

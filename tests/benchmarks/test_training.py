@@ -143,6 +143,7 @@ def test_some_words_are_left_out_and_the_average_trails(tmp_path: Path, monkeypa
     assert any(not torch.equal(old, mean) for old, mean in zip(before, run.average.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train.Run(tmp_path, seed=3)
     run.step = 100  # past the rate's warm-up
