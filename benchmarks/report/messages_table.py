@@ -1,11 +1,11 @@
-"""The tables of report messages: every reason that a call can run dense for, from the pack's own constants."""
+"""The tables of report messages: every reason why a call runs dense, from the constants in `fallback.py`."""
 
 from __future__ import annotations
 
 from sparse_vdit.nodes.host.core import fallback
 from sparse_vdit.nodes.host.core.fallback import Dense
 
-NOWHERE = {fallback.PROFILING}  # Profile Heads counts these calls in words of its own
+NOWHERE = {fallback.PROFILING}  # Profile Heads names these calls itself
 
 
 def reasons(meant: bool) -> list[Dense]:

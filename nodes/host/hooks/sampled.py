@@ -1,4 +1,4 @@
-"""Which MODELs of patch nodes are being sampled. A guider may hold several, and each has a run of its own.
+"""Which MODELs of patch nodes are being sampled. A guider may hold several. Each has a separate run.
 
 ComfyUI samples all of them with the options and wrappers of the guider's first one. So a forward finds its run by the
 model that computes it, not by the options that came along.

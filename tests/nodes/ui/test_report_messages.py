@@ -30,7 +30,7 @@ from sparse_vdit.plans.search import kept_dense, search
 from torch import nn
 
 PAGE = (ROOT / "docs" / "reference" / "report-messages.md").read_text(encoding="utf-8")
-NEVER_SAID = {fallback.PROFILING}  # `Profile Heads` counts these calls in words of its own
+NEVER_SAID = {fallback.PROFILING}  # `Profile Heads` names these calls itself
 
 
 def first_cells(text: str) -> list[str]:
