@@ -3,6 +3,7 @@ for it, or calibration, which has yet to find one."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -150,7 +151,7 @@ def _calibration(
         f"{family.name}, calibrating",
         shape[:2],
         plans,
-        _measurement(options, sampling, shape, known, plans) if plans.wants_more() else None,
+        _measurement(options, sampling, shape, known, plans, early) if plans.wants_more() else None,
         partial(_plan_policy, options, sampling, tuner, begin),
         plans.plan,
         tuner,
@@ -171,6 +172,7 @@ def _measurement(
     shape: tuple[int, int, int],
     known: Fingerprint | None,
     plans: FoundPlans,
+    early: bool,
 ) -> Measurement:
     family, model, start = sampling.family, sampling.model, sampling.percent_to_sigma(options.start_percent)
     bands = calibration_bands(options.start_percent, sampling.percent_to_sigma)
@@ -187,9 +189,9 @@ def _measurement(
         )
         return ProfilePolicy(profiler, model, family)
 
-    dense = sum(sigma > start * (1 + SIGMA_SLACK) for sigma in sampling.sigmas[:-1])
-    end = sampling.percent_to_sigma(options.end_percent) * (1 - SIGMA_SLACK)
-    later = [sigma for sigma in sampling.sigmas[dense:-1] if sigma >= end]
+    # heads look otherwise at noise alone: in the last dense step, or in the first where the next run skips them
+    dense = [sigma for sigma in sampling.sigmas[:-1] if sigma > start * (1 + SIGMA_SLACK)]
+    begin = math.inf if early else min(dense, default=math.inf)
     notes = {} if known is None else {FINGERPRINT: str(known)}
     notes[PATCHED] = len(getattr(sampling.patcher, "patches", ()))
 
@@ -197,4 +199,4 @@ def _measurement(
         show_on_node(f"measuring heads: {done} of {of} layers", options.node_id)
         show_progress(done, of, options.node_id)
 
-    return Measurement(profiling, shape[0], dense, notes, progress, later, plans.known(), plans.measured_up_to())
+    return Measurement(profiling, shape[0], begin, notes, progress, plans.store.sigmas, plans.known())

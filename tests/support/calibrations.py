@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -61,23 +62,22 @@ def model(layers: int = LAYERS) -> SmallWan:
 
 
 def measurement(
-    steps: int,
     rows: int = 32,
     fingerprint: Fingerprint = KNOWN,
     sigmas: tuple[float, ...] = SIGMAS,
     known: frozenset[tuple[int, int]] = frozenset(),
-    known_up_to: float = 0.0,
+    few: bool = False,
 ) -> Measurement:
-    """What a run of the toy measures, `steps` of it dense."""
+    """What a run of the toy measures at these noise levels, a first step of few from its dense start on."""
     network = model()
 
     def profiling(_: int) -> ProfilePolicy:
         profiler = Profiler("wan", "toy", LAYERS, HEADS, 128, CANDIDATES, BANDS, rows=rows, maps=True)
         return ProfilePolicy(profiler, network, WAN)
 
-    later = sorted({sigma for sigma in sigmas if sigma <= START}, reverse=True)
-    notes, kept = {FINGERPRINT: str(fingerprint)}, {"known": known, "known_up_to": known_up_to}
-    return Measurement(profiling, LAYERS, steps, notes, later=later, **kept)
+    dense = [] if few else [sigma for sigma in sigmas if sigma > START]
+    notes = {FINGERPRINT: str(fingerprint)}
+    return Measurement(profiling, LAYERS, min(dense, default=inf), notes, sigmas=sigmas, known=known)
 
 
 def store(folder: Path, fingerprint: Fingerprint | None = KNOWN, sigmas: tuple[float, ...] = SIGMAS) -> PlanStore:
@@ -86,7 +86,6 @@ def store(folder: Path, fingerprint: Fingerprint | None = KNOWN, sigmas: tuple[f
 
 def calibration(
     folder: Path,
-    steps: int = 2,
     preset: str = "fast",
     few: bool = False,
     tuner: KernelTuner | None = None,
@@ -95,12 +94,11 @@ def calibration(
     costs: Callable[[ProfileHeader], HeadCosts] = profile_costs,
     shipped: Plan | None = None,
 ) -> Run:
-    """A run about to begin, as `select.py` makes it; `steps` of its sampler are dense, and there are `few` of all."""
+    """A run about to begin, as `select.py` makes it."""
     found = FoundPlans(store(folder, fingerprint, sigmas), preset, GRID, costs, shipped)
     begin = max(START, found.measured_up_to() if few else 0.0)
     backend = "torch" if tuner is None else "auto"
-    kept = {"known": found.known(), "known_up_to": found.measured_up_to()}
-    measures = measurement(steps, fingerprint=fingerprint or KNOWN, sigmas=sigmas, **kept)
+    measures = measurement(fingerprint=fingerprint or KNOWN, sigmas=sigmas, known=found.known(), few=few)
     policy = CalibrationPolicy(
         "wan, calibrating",
         (LAYERS, HEADS),
@@ -136,9 +134,7 @@ def qkv(seed: int, grid: tuple[int, int, int] = GRID) -> list[Tensor]:
     return [0.7 * places + q, 0.7 * places + k, v]
 
 
-def forward(
-    run: Run, sigma: float, seed: int = 0, grid: tuple[int, int, int] = GRID, **call: object
-) -> list[bool]:
+def forward(run: Run, sigma: float, seed: int = 0, grid: tuple[int, int, int] = GRID, **call: object) -> list[bool]:
     """One forward; whether each layer ran sparse."""
     runs.forward(run, sigma, lambda layer: qkv(7 * seed + layer, grid), grid, **call)
     return runs.ran_sparse(run)

@@ -15,7 +15,10 @@ from .stored import Grid, PlanStore, Stored, plan_name
 NONE_GIVEN = "no plan connected and none shipped: "
 NEW = "found in this run"
 FOR_NEXT = "for the next run "
-ONCE_MORE = "; the next run of this model has another plan, the ones after it keep that"
+ONCE_MORE = "; with the same seed the next video differs once, then it stays the same"
+TWICE_MORE = (
+    "; with the same seed the next two videos may differ, as some layers could not be measured, then it stays the same"
+)
 
 
 class FoundPlans:
@@ -45,6 +48,7 @@ class FoundPlans:
         self.stored, self.plan = store.find(grid), None
         self._trouble: str | None = None
         self._written = False
+        self._ran: list[Plan] = []
         if self.stored is not None:
             self._known_plan(self.stored)
 
@@ -76,12 +80,13 @@ class FoundPlans:
         return 0.0 if levels is None else levels[0]
 
     def search(self, profile: Profile) -> Plan:
-        """The plan of a first run.
+        """The plan of a first run, from now on.
 
         Raises:
             SearchError: there is none.
         """
         self.plan = self._searched(profile).named(NEW)
+        self._ran.append(self.plan)
         return self.plan
 
     def keep(self, profile: Profile | None) -> list[str]:
@@ -125,9 +130,11 @@ class FoundPlans:
             now = None
         plan = self._searched(profile)
         kept = self.store.keep(profile, plan, self.preset, now)
-        differs = self.plan is not None and (plan.patterns, plan.bands) != (self.plan.patterns, self.plan.bands)
-        open_still = found.generations(profile.header) < MAX_GENERATIONS and found.missing(profile, self.store.sigmas)
-        return _for_next(kept, ONCE_MORE if differs or open_still else "")
+        ran = self._ran or [known for known in [self.plan] if known is not None]
+        differs = any((plan.patterns, plan.bands) != (known.patterns, known.bands) for known in ran)
+        if found.generations(profile.header) < MAX_GENERATIONS and found.missing(profile, self.store.sigmas):
+            return _for_next(kept, TWICE_MORE)
+        return _for_next(kept, ONCE_MORE if differs else "")
 
     def _renew(self) -> str:
         """Keep a plan that was searched from the kept profile alone."""

@@ -1,7 +1,7 @@
 """Calibration in the run: heads are measured while it is dense, and the plan found runs from then on.
 
-They are measured on while it is sparse, for the plan of the next run. A model with a kept plan runs that one. What its
-first run has left out is measured by the second; from then on the plan stays as it is.
+They are measured again at each band of noise levels, and the plan is searched again. A model with a kept plan runs that
+one. What its first run has left out is measured by the second; from then on the plan stays as it is.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ....plans.search.search import SearchError
 from ..core import fallback
 from ..core.fallback import Dense, failed, passes_through
 from ..library.found import SIGMA_SLACK
-from ..library.found_plans import FOR_NEXT
+from ..library.found_plans import ONCE_MORE, TWICE_MORE
 from ..session.call import Call, Computed, Sparse
 from .kernel_tuner import KernelTuner
 from .measure import Measurement
 from .plan import PlanPolicy
 
 LOG = logging.getLogger("sparse_vdit")
-KEPT = "A plan was found and kept. The next run uses it, and may refine it once."
+KEPT = "A plan was found and kept"
 
 
 class Keeper(Protocol):
@@ -90,6 +90,8 @@ class CalibrationPolicy:
         self._target: tuple[torch.device, torch.dtype] | None = None
         self._dense: Dense | None = None
         self._warm, self._searched = True, False
+        self._bands = 0  # that the plan was searched from
+        self._search_times: list[float] = []
         self._first_below: float | None = None
 
     @property
@@ -113,8 +115,8 @@ class CalibrationPolicy:
         return self if self._measures() else None
 
     def begin_step(self, sigma: float) -> Dense | None:
-        """Searches the plan at the end of the dense start. Measured calls are asked about one by one, dense
-        or not."""
+        """Searches the plan at the end of the dense start, and again where a later band was measured. Measured calls
+        are asked about one by one, dense or not."""
         self._warm = sigma > self.sigma_start * (1 + SIGMA_SLACK)
         measurement = self.measurement
         if measurement is not None and measurement.active:
@@ -125,18 +127,17 @@ class CalibrationPolicy:
         if not self._measures():
             return self._dense
         measurement.sparse = self._dense is None or self._searched
-        measurement.spread = self._warm and not measurement.sparse
         return None
 
     def _plan_is_due(self, sigma: float) -> bool:
-        """Whether all that a first plan needs was measured: at the end of the dense start, or of one step more where
-        something is missing."""
-        if self._warm or self._searched or self.planned is not None:
+        """Whether a band was measured that the plan was not searched from: at the end of the dense start, or of one
+        step more where something is missing, and later in each band."""
+        if self._warm or sigma == self.measurement.sigma:  # another forward of the same step
             return False
-        if sigma == self.measurement.sigma:  # another forward of the same step
+        if self.planned is not None and not self.found_here:
             return False
-        if self.measurement.complete:
-            return True
+        if self._searched or self.measurement.complete:
+            return self.measurement.complete > self._bands
         self._first_below = self._first_below or sigma
         return sigma != self._first_below
 
@@ -154,8 +155,8 @@ class CalibrationPolicy:
         return fallback.MEASURED if measures and not self._searched else fallback.NOT_CALIBRATED
 
     def _find_plan(self) -> None:
-        """Search the run's plan."""
-        self._searched = True
+        """Search the run's plan in what was measured by now; where none is found, the one that runs stays."""
+        self._searched, self._bands = True, self.measurement.complete
         try:
             began = time.perf_counter()
             profile = self.measurement.so_far()
@@ -163,7 +164,7 @@ class CalibrationPolicy:
                 raise SearchError("no attention call could be measured")
             self.planned = self.run_plan(self.keeper.search(profile))
             self.found_here = True
-            self.notes.append(f"searched a plan in {time.perf_counter() - began:.2f} s")
+            self._search_times.append(time.perf_counter() - began)
             self.measurement.forget()
         except SearchError as error:
             self.notes.append(f"no plan was found: {error}")
@@ -243,13 +244,15 @@ class CalibrationPolicy:
     def keep(self) -> None:
         """Keep what the run has found, now that it is over."""
         profile = self.measured = None if self.measurement is None else self.measurement.end()
+        if self._search_times:
+            self.notes.insert(0, f"searched {len(self._search_times)} plans in {sum(self._search_times):.2f} s")
         if self.measurement is not None and self.measurement.met:
             self.notes.insert(0, self.measurement.summary())
         try:
             kept = self.keeper.keep(profile)
             self.notes = [*kept, *self.notes]
-            if self.found_here and any(note.startswith(FOR_NEXT) for note in kept):
-                self.remark = KEPT
+            if self.found_here:
+                self.remark = next((KEPT + m for note in kept for m in (ONCE_MORE, TWICE_MORE) if note.endswith(m)), "")
         except SearchError as error:
             self.notes.append(f"no plan was found: {error}")
         except Exception as error:

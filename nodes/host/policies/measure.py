@@ -1,14 +1,14 @@
 """Measures heads while a run goes on: which calls, and at what cost beside the dense ones.
 
-In the dense steps that is what a first plan is searched from. In the sparse ones after them each layer is measured once
-in each band of noise levels, on the queries and keys that are there: the plan of the next run knows all noise levels.
+Each layer is measured once in each band of noise levels, all of them in one step: the last one of the dense start, as
+heads look otherwise at noise alone, and the first one of every later band, so that the band's other steps can use it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -33,55 +33,50 @@ NO_FULL_TILE = f"video of fewer than {QUERY_TILE} tokens, of which nothing can b
 
 
 class Measurement:
-    """What one run measures. Every layer, spread over the steps of a band; rows are left out where that is too much.
+    """What one run measures; rows are left out where that is too much.
 
     Args:
         profiling: the profile policy for so many rows of a head.
         layers: of the model.
-        steps: dense steps of this sampler, over which layers are spread; 0 where it has none.
+        begin: noise level from which on they are measured.
         notes: for the profile.
         progress: gets how many of how many layers were measured for the first plan.
-        later: noise levels of the steps after them.
+        sigmas: noise levels of the steps.
         known: (band, layer) that an earlier run has measured.
-        known_up_to: the highest noise level at which it has; above it the first band is measured again.
 
     Attributes:
         active: whether anything more is measured.
-        sparse: whether the step now running is sparse; it measures what no plan waits for.
-        spread: whether it is one of several dense steps; in a single one all that is missing is wanted.
+        sparse: whether the step now running is sparse; a plan runs without what it measures.
     """
 
     def __init__(
         self,
         profiling: Callable[[int], ProfilePolicy],
         layers: int,
-        steps: int,
+        begin: float,
         notes: dict[str, float | int | str],
         progress: Callable[[int, int], None] = lambda done, of: None,
-        later: Sequence[float] = (),
+        sigmas: Sequence[float] = (),
         known: frozenset[tuple[int, int]] = frozenset(),
-        known_up_to: float = 0.0,
     ):
-        self._profiling, self.layers, self.steps, self.notes = profiling, layers, max(1, steps), notes
-        self.progress, self.later, self.known, self.known_up_to = progress, tuple(later), known, known_up_to
-        self.active, self.sparse, self.spread = True, False, True
+        self._profiling, self.layers, self.begin, self.notes = profiling, layers, begin, notes
+        self.progress, self.sigmas, self.known = progress, tuple(sigmas), known
+        self.active, self.sparse = True, False
         self.sigma = math.inf
         self.milliseconds, self.seconds = 0.0, 0.0
         self.policy: ProfilePolicy | None = None
-        self._parts, self._step, self._began = 1, -1, 0.0
+        self._share, self._began = MAX_SHARE, 0.0
         self._levels: list[float] = []
         self._refused: Counter[str] = Counter()
         self._ended, self._judged = (0.0, 0.0), False
-        self._seen: defaultdict[int | None, set[int]] = defaultdict(set)  # layers by band
-        self._due: set[int] | None = None
+        self._seen: set[tuple[int | None, int]] = set()  # (band, layer)
         self._too_slow = False
-        self._here: set[int] = set()
         self._profile: Profile | None = None
 
     @property
-    def complete(self) -> bool:
-        """Whether every layer was measured in one band, from which a plan can be searched."""
-        return any(len(layers) == self.layers for layers in self._seen.values())
+    def complete(self) -> int:
+        """Bands in which every layer was measured, so that a plan can be searched."""
+        return sum(count == self.layers for count in Counter(band for band, _ in self._seen).values())
 
     @property
     def met(self) -> bool:
@@ -91,13 +86,13 @@ class Measurement:
     def begin_step(self, sigma: float) -> None:
         """A forward at this noise level begins, the first of a step or another one of it."""
         if sigma != self.sigma:
-            self._step, self.sigma, self._due, self._here = self._step + 1, sigma, None, set()
+            self.sigma = sigma
             self._keep_up()
         self._began = self._began or time.perf_counter()
 
     def _keep_up(self) -> None:
         """Leave out rows where judging took longer in the step that ended than was foreseen, and with the fewest rows
-        what no plan waits for: not every device was measured. The first step that judges does not count: in it the
+        what sparse steps measure: not every device was measured. The first step that judges does not count: in it the
         candidates' masks are made, once."""
         before, self._ended = self._ended, (time.perf_counter(), self.milliseconds / 1000)
         if self.policy is None or not self.milliseconds:
@@ -105,50 +100,34 @@ class Measurement:
         passed, spent = (now - then for now, then in zip(self._ended, before, strict=True))
         first, self._judged = not self._judged, True
         share = spent / max(1e-9, passed - spent)
-        if not first and share > TOO_SLOW * MAX_SHARE:
+        if not first and share > TOO_SLOW * self._share:
             profiler = self.policy.profiler
             self._too_slow = profiler.rows <= MIN_ROWS and spent > WORTH
-            profiler.use_fewer_rows(max(MIN_ROWS, int(profiler.rows * MAX_SHARE / share)))
+            profiler.use_fewer_rows(max(MIN_ROWS, int(profiler.rows * self._share / share)))
 
     def take(self, call: Call) -> bool:
-        """Whether a call is to be measured; counts why it cannot be. One of each layer and noise level at most, as the
-        other prompt or context window of the same step costs as much again and tells little more."""
+        """Whether a call is to be measured; counts why it cannot be. One of each layer and band, as the other prompt or
+        context window of the same step costs as much again and tells little more."""
         if not self.active:
             return False
         if self.policy is None:
             self.policy = self._start(call)
-        if self._due is None:
-            self._due = self._due_now()
-        return call.layer in self._due and not self._refuse(call) and call.layer not in self._here
+        return self._wants(call.layer) and not self._refuse(call)
 
-    def _due_now(self) -> set[int]:
-        """Layers to measure in the step that begins."""
-        band = self._band_at(self.sigma)
-        higher = self.spread and self.sigma > self.known_up_to * (1 + SIGMA_SLACK)
-        unknown = [layer for layer in range(self.layers) if higher or (band, layer) not in self.known]
-        if self.spread:
-            return {layer for layer in unknown if layer % self._parts == self._step % self._parts}
-        missing = [layer for layer in unknown if layer not in self._seen[band]]
-        if not self.sparse:
-            return set(missing)
-        if self._too_slow:
-            return set()
-        steps = sum(self._band_at(sigma) == band for sigma in self.later)
-        if self.known:  # the last run that adds: what is missing is measured
-            left = sum(self._band_at(sigma) == band for sigma in self.later if sigma <= self.sigma)
-            return set(missing[: math.ceil(len(missing) / max(1, left))])
-        return set(missing[: math.ceil(self.layers / max(steps, self._parts))])
-
-    def _band_at(self, sigma: float) -> int | None:
-        return self.policy.profiler.band_at(sigma)
+    def _wants(self, layer: int | None) -> bool:
+        if self.sigma > self.begin * (1 + SIGMA_SLACK) or (self.sparse and self._too_slow):
+            return False
+        place = self.policy.profiler.band_at(self.sigma), layer
+        return layer in range(self.layers) and place not in self._seen and place not in self.known
 
     def _start(self, call: Call) -> ProfilePolicy:
-        """Choose rows and parts by the size of the first call."""
+        """Choose rows by the size of the first call: what one step measures is paid by all of its band's."""
         policy = self._profiling(ROWS)
+        bands = Counter(map(policy.profiler.band_at, self.sigmas))
+        self._share = MAX_SHARE * min(bands.values(), default=1)
         candidates = len(policy.profiler.candidates)
         share = judged_share(call.grid.tokens, call.q.shape[-1], candidates) * SLOWER.get(call.q.device.type, 1.0)
-        self._parts = min(self.steps, max(1, math.ceil(share / MAX_SHARE)))
-        rows = int(ROWS * min(1.0, MAX_SHARE * self._parts / share))
+        rows = int(ROWS * min(1.0, self._share / share))
         return policy if rows >= ROWS else self._profiling(max(rows, MIN_ROWS))
 
     def _refuse(self, call: Call) -> bool:
@@ -168,12 +147,9 @@ class Measurement:
         self.policy.observe(call, self.sigma)
         if self.sparse:
             self.policy.forget()
-        self._here.add(call.layer)
-        seen = self._seen[self._band_at(self.sigma)]
-        if call.layer not in seen:
-            seen.add(call.layer)
-            if len(self._seen) == 1:
-                self.progress(len(seen), self.layers)
+        self._seen.add((self.policy.profiler.band_at(self.sigma), call.layer))
+        if len(self._seen) <= self.layers:
+            self.progress(len(self._seen), self.layers)
         self._levels.append(self.sigma)
 
     def so_far(self) -> Profile | None:

@@ -60,7 +60,7 @@ def test_a_model_alike_at_other_noise_levels_has_a_plan_of_its_own(first_stage: 
     """The second expert, which is like the first one up to the rounding of 8 bits."""
     folder = first_stage
     before = listing(folder)
-    stage = {"steps": 0, "fingerprint": COPY, "sigmas": LATER}
+    stage = {"fingerprint": COPY, "sigmas": LATER}
     assert generate(calibration(folder, **stage), LATER) == [NONE, ALL]
     assert before.items() < listing(folder).items()
     (own,) = (path for path in folder.glob("*.safetensors") if path.name not in before)

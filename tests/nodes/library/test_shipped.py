@@ -109,13 +109,13 @@ def found_plan(folder: Path) -> Plan:
 
 @pytest.mark.parametrize("grade", ["prior", "calibrate"])
 def test_the_first_run_completes_the_shipped_plan_and_the_second_begins_with_it(tmp_path: Path, grade: str) -> None:
-    first = calibration(tmp_path, steps=1, shipped=toy(grade))
+    first = calibration(tmp_path, shipped=toy(grade))
     assert generate(first) == [NONE, NONE, ALL, ALL]
     assert f"wan/toy.{grade} ({grade}) completed: found in this run; for the next run kept as user/" in line(first)
     plan = found_plan(tmp_path)
     assert plan.grade == "measured" and plan.card is None
     assert plan.provenance.parameters[COMPLETES].startswith(f"Toy, {grade}, ")
-    second = calibration(tmp_path, steps=1, shipped=toy(grade))
+    second = calibration(tmp_path, shipped=toy(grade))
     assert second.policy.planned.plan.bands == plan.bands
     assert generate(second) == [NONE, NONE, ALL, ALL]
     assert f"wan/toy.{grade} ({grade}) completed: calibrated plan of" in line(second)

@@ -101,17 +101,17 @@ def test_without_a_dense_step_the_first_one_is_measured_once(tmp_path: Path) -> 
     """The second of two samplers: one prompt of its first step, which is dense for both. The next run is sparse from
     the first step on."""
     sigmas = (0.8, 0.8, 0.5, 0.5)
-    run = calibration(tmp_path, steps=0, sigmas=sigmas)
+    run = calibration(tmp_path, sigmas=sigmas)
     assert generate(run, sigmas) == [NONE, NONE, ALL, ALL]
     assert dense_calls(run) == {fallback.MEASURED: 2 * LAYERS}
     assert levels(run) == [0.8] * LAYERS
-    again = calibration(tmp_path, steps=0, sigmas=sigmas)
+    again = calibration(tmp_path, sigmas=sigmas)
     assert generate(again, sigmas) == [ALL] * 4
 
 
 def test_what_the_warm_up_left_out_is_measured_in_the_next_step(tmp_path: Path) -> None:
     """A sampler that begins its warm-up with a call of other tokens, as if a layer was missed."""
-    run = calibration(tmp_path, steps=1)
+    run = calibration(tmp_path)
     forward(run, 1.0, layers=range(LAYERS - 1))
     assert forward(run, 0.5) == NONE
     assert dense_calls(run) == {fallback.WARM_UP: LAYERS - 1, fallback.MEASURED: LAYERS}
@@ -259,7 +259,7 @@ def test_what_lies_on_a_device_is_freed_before_the_plan_is_kept(tmp_path: Path) 
 
 
 def test_nothing_is_measured_after_the_end(tmp_path: Path) -> None:
-    run = calibration(tmp_path, steps=0)
+    run = calibration(tmp_path)
     run.policy.sigma_end = 0.95 * START
     assert forward(run, 0.5 * START) == NONE
     assert dense_calls(run) == {fallback.AFTER_END: LAYERS}

@@ -46,7 +46,7 @@ def test_later_noise_levels_are_measured_while_the_run_is_sparse_each_layer_once
     """Spread over the band's steps; the plan of the run itself knows the warm-up alone, that of the next one all, and
     stays: nothing is missing."""
     sigmas = (1.0, 0.95, 0.8, 0.7, 0.6, 0.3)
-    run = calibration(tmp_path, steps=1, sigmas=sigmas)
+    run = calibration(tmp_path, sigmas=sigmas)
     assert generate(run, sigmas) == [NONE, NONE, ALL, ALL, ALL, ALL]
     assert later_levels(run) == [0.8, 0.7, 0.6, *[0.3] * LAYERS]
     assert len(run.policy.planned.plan.bands) == 1
@@ -55,13 +55,13 @@ def test_later_noise_levels_are_measured_while_the_run_is_sparse_each_layer_once
     bands = [(band.sigma_high, band.sigma_low) for band in load_plan(plan).bands]
     assert bands == list(BANDS)
     assert f"for the next run kept as user/calibrated/{plan.stem}{ONCE_MORE}" in line(run)
-    assert calibration(tmp_path, steps=1, sigmas=sigmas).policy.measurement is None
+    assert calibration(tmp_path, sigmas=sigmas).policy.measurement is None
 
 
 def test_progress_is_told_once_for_each_layer(tmp_path: Path) -> None:
     """However many dense steps measure it again, and sparse ones later."""
     sigmas, told = (1.0, 0.99, 0.98, 0.5, 0.3), []
-    run = calibration(tmp_path, steps=3, sigmas=sigmas)
+    run = calibration(tmp_path, sigmas=sigmas)
     run.policy.measurement.progress = lambda done, of: told.append((done, of))
     assert generate(run, sigmas) == [NONE] * 3 + [ALL] * 2
     assert told == [(number, LAYERS) for number in range(1, LAYERS + 1)]
@@ -105,7 +105,7 @@ def test_after_the_second_generation_the_plan_stays_though_something_is_missing(
 
 def test_nothing_more_is_measured_where_no_noise_level_of_the_run_lacks_a_layer(tmp_path: Path) -> None:
     sigmas = (1.0, 0.95, 0.8, 0.7, 0.6)
-    generate(calibration(tmp_path, steps=1, sigmas=sigmas), sigmas)
+    generate(calibration(tmp_path, sigmas=sigmas), sigmas)
     assert samples(tmp_path)[1:] == [[1] * LAYERS, [0] * LAYERS]
     assert calibration(tmp_path, sigmas=sigmas).policy.measurement is None
     assert calibration(tmp_path, sigmas=SIGMAS).policy.measurement is not None  # it goes below
@@ -168,7 +168,7 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
 def test_what_no_plan_waits_for_is_not_measured_where_it_is_slow_with_the_fewest_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, spent: float, measured: int
 ) -> None:
-    run, now = calibration(tmp_path, steps=1), [100.0]
+    run, now = calibration(tmp_path), [100.0]
     measurement = run.policy.measurement
     monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(measure, "WORTH", WORTH)

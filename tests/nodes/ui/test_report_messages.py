@@ -143,7 +143,7 @@ def calibrated() -> list[str]:
     with TemporaryDirectory() as place:
         folder = Path(place)
         for options in ({}, {}, {"fingerprint": None}):
-            run = calibration(folder, steps=1, **options)
+            run = calibration(folder, **options)
             generate(run)
             told += run.policy.notes
         in_warm_up = calibration(folder / "other")
