@@ -1,8 +1,8 @@
 """Quality of searched plans at the size of a real video's frames, with the kernels' own tiles of 128 x 64 tokens.
 
 The other tables use 1,620 tokens and tiles in proportion, which takes minutes. Here it is 13 x 24 x 28 = 8,736 tokens
-and the tiles that every card computes with. Attention runs in float32, dense and sparse alike, as a CPU without
-bfloat16 instructions takes four times as long for it. Plans are searched on two scenes and used for others.
+and the tiles that every card computes with. Plans are searched on two scenes and used for
+others.
 
     python -m benchmarks.quality.real_size                           hours on two cores
     python -m benchmarks.quality.real_size --prompts 1 --density 0.35
@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from small_wan.model import dense_attention
 from small_wan.sample import sample
 from small_wan.video import encode, to_video
 from sparse_vdit.kernels.grid import TokenGrid
@@ -38,7 +37,6 @@ from benchmarks.quality.small_wan_runs import (
     MODEL,
     PROMPT_SEED,
     Attention,
-    AttentionHook,
     load_model,
     plan_attention,
     profile_scenes,
@@ -49,16 +47,6 @@ from benchmarks.report.results import save_results
 
 GRID = (13, 24, 28)
 TILES = (QUERY_TILE, KEY_TILE)
-
-
-def in_float(hook: AttentionHook) -> AttentionHook:
-    """The same attention, computed in float32."""
-
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        with torch.autocast(q.device.type, enabled=False):
-            return hook(layer, q.float(), k.float(), v.float(), grid).to(v.dtype)
-
-    return attend
 
 
 class RealSize:
@@ -74,7 +62,7 @@ class RealSize:
         self.model, self.steps, self.grid, self.work = load_model(), steps, grid, work
         work.mkdir(parents=True, exist_ok=True)
 
-    def video(self, name: str, prompt: int, attention: Attention) -> Tensor:
+    def video(self, name: str, prompt: int, attention: Attention | None) -> Tensor:
         """Video (frames, H, W, 3) in 0..1 of an unseen prompt."""
         file = self.work / f"{name}-{prompt}.safetensors"
         if not file.exists():
@@ -90,8 +78,7 @@ class RealSize:
         file = self.work / "profile.safetensors"
         if not file.exists():
             scenes = [random_scene(torch.Generator().manual_seed(PROFILE_SEED + n)) for n in range(2)]
-            dense = in_float(dense_attention)
-            profile = profile_scenes(self.model, scenes, steps=self.steps, grid=self.grid, tiles=TILES, dense=dense)
+            profile = profile_scenes(self.model, scenes, steps=self.steps, grid=self.grid, tiles=TILES)
             replace(file, lambda part: save_profile(profile, part, overwrite=True))
         return search_budget(load_profile(file), density=density)
 
@@ -99,8 +86,8 @@ class RealSize:
         """How close a sparse video is to the dense one."""
         plan = self.plan(density)
         by_plan = plan_attention(plan, Counter(), TILES)
-        dense = self.video("dense", prompt, lambda sigma: in_float(dense_attention))
-        video = self.video(f"budget-{density}", prompt, lambda sigma: in_float(by_plan(sigma)))
+        dense = self.video("dense", prompt, None)
+        video = self.video(f"budget-{density}", prompt, by_plan)
         return {
             "model": MODEL, "grid": list(self.grid), "steps": self.steps, "prompt": prompt, "tiles": list(TILES),
             "rule": f"budget, density {density}", "warmup": round(warmup_steps(self.steps) / self.steps, 4),

@@ -83,7 +83,7 @@ def profile_scenes(
     rows: int = 192, grid: tuple[int, int, int] = GRID, lam: float = 0.5, epsilon: float = 1.0,
     on_step: Callable[[], None] = lambda: None, candidates: Sequence[Pattern] = (),
     order: tuple[Tensor, int, int] | None = None, in_warmup: bool = False,
-    tiles: tuple[int, int] = (QUERY_TILE, KEY_TILE), dense: AttentionHook = dense_attention,
+    tiles: tuple[int, int] = (QUERY_TILE, KEY_TILE),
 ) -> Profile:  # fmt: skip
     """Profile over one generation per scene; in dense flow every `every`-th step after the warm-up is measured, and
     there are at most as many bands as measured steps.
@@ -94,7 +94,6 @@ def profile_scenes(
         order: sequence position of each token as the candidates want them, query tile and key tile; they are then of
             one row of tokens.
         tiles: query and key tile where no order gives them.
-        dense: the attention that is measured.
     """
     sigmas = sigma_schedule(steps).tolist()
     first = warmup_steps(steps)
@@ -118,7 +117,7 @@ def profile_scenes(
             if measured and edges[-1] < sigma <= edges[0]:
                 sorted_ = (x[:, index] for x in (q, k, v))
                 out = profiler.observe(layer, sigma, *sorted_, token_grid, grams[layer])
-            return dense(layer, q, k, v, grid) if out is None else out
+            return dense_attention(layer, q, k, v, grid) if out is None else out
 
         return hook
 
