@@ -18,6 +18,7 @@ from comfyui.server import PromptError, Server
 from safetensors.torch import load_file, save_file
 from sparse_vdit.nodes.host.core import fallback
 from sparse_vdit.nodes.host.library.found_plans import ONCE_MORE
+from sparse_vdit.nodes.host.policies.calibrate import KEPT
 from sparse_vdit.nodes.host.policies.measure import NO_FULL_TILE
 from sparse_vdit.plans.plan.files import load_plan
 from sparse_vdit.plans.profile.profile_files import load_header, load_profile
@@ -95,6 +96,15 @@ def test_the_first_generation_finds_a_plan_and_the_second_runs_it(fresh: Server)
     plain["sampler"]["inputs"]["model"] = ["model", 0]
     for sparse in (first, second):
         assert relative_difference(sparse, latents(fresh, plain)) > 100 * SAMPLED_DENSE
+
+
+def test_the_same_seed_gives_the_same_video_from_the_second_generation_on(fresh: Server) -> None:
+    """And the report of the first one says that it is not yet so."""
+    videos, lines = zip(*(generate(fresh) for _ in range(3)), strict=True)
+    assert torch.equal(videos[1], videos[2]) and not torch.equal(videos[0], videos[1])
+    assert [f"{KEPT}{ONCE_MORE}. " in line for line in lines] == [True, False, False]
+    assert ["same seed" in line for line in lines] == [True, False, False]
+    assert "searched 3 plans in " in lines[0]
 
 
 def test_the_profile_lies_beside_every_presets_plan(fresh: Server) -> None:

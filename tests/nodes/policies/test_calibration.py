@@ -9,11 +9,11 @@ import pytest
 import torch
 from calibrations import (
     ALL,
-    CANDIDATES,
     GRID,
     HEADS,
     LAYERS,
     NONE,
+    SIGMAS,
     START,
     calibration,
     forward,
@@ -25,10 +25,9 @@ from runs import dense_calls, line
 from sample_plans import listing
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.nodes.host.core import fallback
-from sparse_vdit.nodes.host.policies import measure
 from sparse_vdit.nodes.host.policies.calibrate import CalibrationPolicy
 from sparse_vdit.nodes.host.policies.kernel_tuner import KernelTuner, forget_times
-from sparse_vdit.nodes.host.policies.measure import MAX_SHARE, OTHER_SIZE, judged_share
+from sparse_vdit.nodes.host.policies.measure import OTHER_SIZE
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
 from sparse_vdit.nodes.host.policies.profile import ProfilePolicy
 from sparse_vdit.nodes.host.session.call import Call
@@ -62,34 +61,22 @@ def test_the_plan_says_where_it_comes_from(tmp_path: Path) -> None:
     run = calibration(tmp_path)
     generate(run)
     plan = run.policy.planned.plan
-    assert [(band.sigma_high, band.sigma_low) for band in plan.bands] == [(EVERY_SIGMA, 0.0)]
+    assert [(band.sigma_high, band.sigma_low) for band in plan.bands] == [(EVERY_SIGMA, START), (START, 0.0)]
     known = plan.provenance
     assert known.source == "measured while sampling"
-    assert (known.parameters["sigma_high"], known.parameters["sigma_low"]) == (1.0, 0.95)
-    assert "from 1 to 0.95" in known.notes
+    assert (known.parameters["sigma_high"], known.parameters["sigma_low"]) == (0.95, 0.6)
+    assert "from 0.95 to 0.6" in known.notes
     assert known.parameters["predicted_error"] <= known.parameters["error"] == 0.1
 
 
-def test_layers_are_spread_over_the_dense_steps_where_all_at_once_would_cost_too_much(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    share = judged_share(360, 128, len(CANDIDATES))
-    for times, steps, parts in ((0.9, 3, 1), (1.5, 3, 2), (1e9, 3, 3), (1e9, 0, 1)):
-        slower = times * MAX_SHARE / share
-        monkeypatch.setitem(measure.SLOWER, "cpu", slower)
-        run = calibration(tmp_path / f"{slower}", steps=steps)
-        measured = []
-
-        def observe(_: object, call: Call, sigma: float, to: list = measured) -> None:
-            to.append((sigma, call.layer))
-
-        monkeypatch.setattr(ProfilePolicy, "observe", observe)
-        sigmas = (1.0, 0.97, 0.95)
-        for sigma in sigmas:
-            forward(run, sigma)
-            forward(run, sigma)  # the other prompt of the same step
-        wanted = [(sigma, n) for step, sigma in enumerate(sigmas) for n in range(LAYERS) if n % parts == step % parts]
-        assert sorted(measured) == sorted(wanted)
+@pytest.mark.parametrize(("few", "where"), [(False, 0.95), (True, 1.0)])
+def test_the_dense_start_is_measured_where_the_plan_will_run(tmp_path: Path, few: bool, where: float) -> None:
+    """In its last step, next to the sparse ones; in its first where the next run is sparse from there on."""
+    sigmas = (1.0, 0.97, 0.95)
+    run = calibration(tmp_path, sigmas=(*sigmas, 0.5), few=few)
+    for sigma in sigmas:
+        assert forward(run, sigma) == forward(run, sigma) == NONE  # the other prompt of the same step
+    assert levels(run) == [where] * LAYERS
 
 
 def levels(run: object) -> list[float]:
@@ -111,7 +98,7 @@ def test_without_a_dense_step_the_first_one_is_measured_once(tmp_path: Path) -> 
 
 def test_what_the_warm_up_left_out_is_measured_in_the_next_step(tmp_path: Path) -> None:
     """A sampler that begins its warm-up with a call of other tokens, as if a layer was missed."""
-    run = calibration(tmp_path)
+    run = calibration(tmp_path, sigmas=(1.0, 0.5, 0.3))
     forward(run, 1.0, layers=range(LAYERS - 1))
     assert forward(run, 0.5) == NONE
     assert dense_calls(run) == {fallback.WARM_UP: LAYERS - 1, fallback.MEASURED: LAYERS}
@@ -141,13 +128,12 @@ def test_a_run_that_ends_in_the_warm_up_leaves_a_plan_for_the_next(tmp_path: Pat
 
 
 def test_few_steps_follow_the_kept_plan_from_the_first_on(tmp_path: Path) -> None:
-    """Only at noise levels that were measured, and what is missing is measured on the way."""
-    sigmas = (0.95, 0.5)
-    generate(calibration(tmp_path, sigmas=sigmas), sigmas)
-    assert generate(calibration(tmp_path, few=True), (1.0, 0.95, 0.5)) == [NONE, ALL, ALL]
-    third = calibration(tmp_path, few=True)
-    assert generate(third, (1.0, 0.95, 0.5)) == [ALL, ALL, ALL]
-    assert generate(calibration(tmp_path), (1.0, 0.95, 0.5)) == [NONE, NONE, ALL]
+    """Only at noise levels that were measured: where few steps were to be skipped, from the first on."""
+    sigmas = (1.0, 0.95, 0.5)
+    for folder, few, second in ((tmp_path / "many", False, [NONE, ALL, ALL]), (tmp_path / "few", True, [ALL] * 3)):
+        assert generate(calibration(folder, sigmas=sigmas, few=few), sigmas) == [NONE, NONE, ALL]
+        assert generate(calibration(folder, few=True), sigmas) == second
+        assert generate(calibration(folder), sigmas) == [NONE, NONE, ALL]
 
 
 def test_videos_of_another_size_in_one_run_are_left_out(tmp_path: Path) -> None:
@@ -156,10 +142,10 @@ def test_videos_of_another_size_in_one_run_are_left_out(tmp_path: Path) -> None:
     for sigma in (1.0, 0.95):
         forward(run, sigma)
         forward(run, sigma, grid=longer)
-    assert forward(run, 0.5) == forward(run, 0.5, grid=longer) == ALL
+    assert forward(run, 0.5, grid=longer) == forward(run, 0.5) == ALL
     run.free()
     run.policy.keep()
-    assert f"{2 * LAYERS - 1} left out: {OTHER_SIZE}" in line(run)
+    assert f"{LAYERS} left out: {OTHER_SIZE}" in line(run)
 
 
 def test_masked_text_cannot_be_measured_and_the_report_says_so(tmp_path: Path) -> None:
@@ -186,7 +172,7 @@ def test_trouble_while_measuring_costs_the_plan_and_not_the_video(
 
 
 def test_trouble_while_adding_to_a_plan_leaves_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generate(calibration(tmp_path))
+    generate(calibration(tmp_path), SIGMAS[:3])
     before = listing(tmp_path)
     monkeypatch.setattr(ProfilePolicy, "observe", raising(TROUBLE))
     run = calibration(tmp_path)
@@ -217,7 +203,7 @@ def test_the_users_interrupt_passes_through_and_leaves_nothing(tmp_path: Path, m
         patch.setattr(ProfilePolicy, "observe", raising(InterruptProcessingException()))
         run = calibration(tmp_path)
         with pytest.raises(InterruptProcessingException):
-            forward(run, 1.0)
+            forward(run, 0.95)
         run.free()
     assert not list(tmp_path.iterdir())
     assert generate(calibration(tmp_path)) == [NONE, NONE, ALL, ALL]
@@ -225,7 +211,7 @@ def test_the_users_interrupt_passes_through_and_leaves_nothing(tmp_path: Path, m
 
 def test_numbers_that_are_not_finite_give_no_plan(tmp_path: Path) -> None:
     run = calibration(tmp_path)
-    forward(run, 1.0)
+    forward(run, 0.95)
     run.policy.measurement.policy.profiler.sums["projected"][:] = torch.nan
     assert forward(run, 0.5) == NONE
     run.free()

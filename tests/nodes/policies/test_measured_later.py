@@ -1,4 +1,4 @@
-"""What a run measures while it is sparse, for the plan of the next one, and when it leaves that."""
+"""What a run measures while it is sparse, for the plan of its own later steps and of the next run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from runs import line
 from sample_plans import listing
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.nodes.host.library.found import GENERATIONS, LATER_BANDS, MAX_GENERATIONS, calibration_bands
-from sparse_vdit.nodes.host.library.found_plans import ONCE_MORE
+from sparse_vdit.nodes.host.library.found_plans import ONCE_MORE, TWICE_MORE
 from sparse_vdit.nodes.host.policies import measure
+from sparse_vdit.nodes.host.policies.calibrate import KEPT
 from sparse_vdit.nodes.host.policies.measure import NOT_FINITE_QKV
 from sparse_vdit.nodes.host.policies.plan import PlanPolicy
 from sparse_vdit.nodes.host.policies.profile import ProfilePolicy
@@ -21,6 +22,7 @@ from sparse_vdit.nodes.host.session.run import Run
 from sparse_vdit.plans.plan.files import load_plan
 from sparse_vdit.plans.plan.plan import EVERY_SIGMA
 from sparse_vdit.plans.profile.profile_files import load_profile
+from sparse_vdit.plans.search.search import SearchError
 
 WORTH = measure.WORTH
 
@@ -42,37 +44,59 @@ def samples(folder: Path) -> list[list[int]]:
     return load_profile(profile).samples.tolist()
 
 
-def test_later_noise_levels_are_measured_while_the_run_is_sparse_each_layer_once_in_a_band(tmp_path: Path) -> None:
-    """Spread over the band's steps; the plan of the run itself knows the warm-up alone, that of the next one all, and
-    stays: nothing is missing."""
+def test_a_later_band_is_measured_in_its_first_step_and_searched_before_the_next(tmp_path: Path) -> None:
+    """The plan of the next run knows all bands, and stays: nothing is missing."""
     sigmas = (1.0, 0.95, 0.8, 0.7, 0.6, 0.3)
-    run = calibration(tmp_path, sigmas=sigmas)
-    assert generate(run, sigmas) == [NONE, NONE, ALL, ALL, ALL, ALL]
-    assert later_levels(run) == [0.8, 0.7, 0.6, *[0.3] * LAYERS]
-    assert len(run.policy.planned.plan.bands) == 1
+    run, known = calibration(tmp_path, sigmas=sigmas), []
+    for seed, sigma in enumerate(sigmas):
+        assert forward(run, sigma, seed) == forward(run, sigma, seed) == (NONE if sigma > START else ALL)
+        known.append(0 if run.policy.planned is None else len(run.policy.planned.plan.bands))
+    assert known == [0, 0, 1, 2, 2, 2]
+    assert run.policy.measurement._levels == [0.95] * LAYERS + [0.8] * LAYERS + [0.3] * LAYERS
+    run.free()
+    run.policy.keep()
     (plan,) = tmp_path.glob("*.json")
-    assert samples(tmp_path) == [[2] * LAYERS, [1] * LAYERS, [1] * LAYERS]
-    bands = [(band.sigma_high, band.sigma_low) for band in load_plan(plan).bands]
-    assert bands == list(BANDS)
+    assert samples(tmp_path) == [[1] * LAYERS] * 3
+    assert [(band.sigma_high, band.sigma_low) for band in load_plan(plan).bands] == list(BANDS)
     assert f"for the next run kept as user/calibrated/{plan.stem}{ONCE_MORE}" in line(run)
-    assert calibration(tmp_path, sigmas=sigmas).policy.measurement is None
+    assert f"{KEPT}{ONCE_MORE}." in line(run) and "searched 2 plans in " in line(run)
+    second = calibration(tmp_path, sigmas=sigmas)
+    assert second.policy.measurement is None and second.policy.planned.plan == load_plan(plan)
+    generate(second, sigmas)
+    assert "same seed" not in line(second)
+
+
+def test_a_plan_that_cannot_be_searched_again_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sigmas = (1.0, 0.8, 0.7, 0.6)
+    run = calibration(tmp_path, sigmas=sigmas)
+    for sigma in sigmas[:2]:
+        forward(run, sigma)
+    planned = run.policy.planned
+
+    def none(*_: object) -> None:
+        raise SearchError("there is none")
+
+    monkeypatch.setattr(run.policy.keeper, "search", none)
+    assert forward(run, 0.7) == forward(run, 0.6) == ALL
+    assert run.policy.planned is planned
+    assert line(run).count("no plan was found: there is none") == 1
 
 
 def test_progress_is_told_once_for_each_layer(tmp_path: Path) -> None:
-    """However many dense steps measure it again, and sparse ones later."""
-    sigmas, told = (1.0, 0.99, 0.98, 0.5, 0.3), []
+    """And not when later bands are measured."""
+    sigmas, told = (1.0, 0.99, 0.5, 0.3), []
     run = calibration(tmp_path, sigmas=sigmas)
     run.policy.measurement.progress = lambda done, of: told.append((done, of))
-    assert generate(run, sigmas) == [NONE] * 3 + [ALL] * 2
+    assert generate(run, sigmas) == [NONE] * 2 + [ALL] * 2
     assert told == [(number, LAYERS) for number in range(1, LAYERS + 1)]
 
 
 def test_the_second_generation_adds_what_is_missing_and_the_third_has_the_final_plan(tmp_path: Path) -> None:
     """From the third on it is the same plan, and nothing is measured."""
     first = calibration(tmp_path)
-    assert generate(first) == [NONE, NONE, ALL, ALL]
+    assert generate(first, SIGMAS[:3]) == [NONE, NONE, ALL]  # as if it was interrupted
     missing = [[layer for layer in range(LAYERS) if not band[layer]] for band in samples(tmp_path)]
-    assert any(missing[1:]) and ONCE_MORE in line(first)
+    assert any(missing[1:]) and TWICE_MORE in line(first)
     second = calibration(tmp_path)
     assert generate(second) == [NONE, NONE, ALL, ALL]
     assert len(later_levels(second)) == sum(map(len, missing[1:]))
@@ -93,14 +117,11 @@ def test_the_second_generation_adds_what_is_missing_and_the_third_has_the_final_
 
 def test_after_the_second_generation_the_plan_stays_though_something_is_missing(tmp_path: Path) -> None:
     """A sampler that leaves out the last steps."""
-    sigmas = (1.0, 0.95, 0.4, 0.3, 0.2)
-    first = calibration(tmp_path, sigmas=sigmas)
-    generate(first, sigmas[:3])
-    assert samples(tmp_path)[2] == [1, 0, 0]
-    second = calibration(tmp_path, sigmas=sigmas)
-    generate(second, sigmas[:3])
-    assert samples(tmp_path)[2] == [1, 1, 0]
-    assert calibration(tmp_path, sigmas=sigmas).policy.measurement is None
+    for measured in (True, True, False):
+        run = calibration(tmp_path)
+        assert (run.policy.measurement is not None) == measured
+        generate(run, SIGMAS[:3])
+        assert samples(tmp_path) == [[1] * LAYERS, [1] * LAYERS, [0] * LAYERS]
 
 
 def test_nothing_more_is_measured_where_no_noise_level_of_the_run_lacks_a_layer(tmp_path: Path) -> None:
@@ -159,7 +180,7 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
     run = calibration(tmp_path)
     call = Call(0, TokenGrid(*GRID), *(x.unflatten(-1, (HEADS, 128)) for x in qkv(1)))
     call.v[0, 3, 1, 5] = torch.nan
-    run.policy.begin_step(1.0)
+    run.policy.begin_step(0.95)
     assert not run.policy.take(call)
     assert f"1 left out: {NOT_FINITE_QKV}" in run.policy.measurement.summary()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
-from calibrations import GRID, LAYERS, measurement, qkv
+from calibrations import GRID, LAYERS, START, measurement, qkv
 from load_pack import ROOT
 from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.nodes.host.core import fallback
@@ -22,23 +23,25 @@ from sparse_vdit.nodes.host.policies.measure import (
 from sparse_vdit.nodes.host.policies.profile import ProfilePolicy
 from sparse_vdit.nodes.host.session.call import Call
 
+ONE_DENSE = (1.0, 0.6, 0.3)
+
 
 def call(layer: int, grid: tuple[int, int, int] = GRID, **more: object) -> Call:
     return Call(layer, TokenGrid(*grid), *(x.unflatten(-1, (3, 128)) for x in qkv(layer, grid)), **more)
 
 
-def test_fewer_rows_where_one_dense_step_is_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_rows_where_a_band_has_too_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
     policy = ProfilePolicy.__new__(ProfilePolicy)
-    policy.profiler = type("Candidates", (), {"candidates": range(111)})
+    policy.profiler = SimpleNamespace(candidates=range(111), band_at=lambda sigma: int(sigma < START))
 
     def make(count: int) -> ProfilePolicy:
         rows.append(count)
         return policy
 
     large = Call(0, TokenGrid(21, 45, 80), *[torch.empty(1, 75600, 1, 128, device="meta")] * 3)
-    for steps in (1, 4):
-        found = Measurement(make, 40, steps, {})
+    for dense in ((1.0,), (1.0, 0.99, 0.98, 0.97)):
+        found = Measurement(make, 40, dense[-1], {}, sigmas=(*dense, 0.8, 0.6, 0.4, 0.2))
         monkeypatch.setitem(measure.SLOWER, "meta", 12.0)  # times .0083 of the dense operations
         found._start(large)
     first, fewer, second = rows
@@ -53,7 +56,7 @@ def test_rows_are_left_out_where_judging_takes_longer_than_foreseen(
     """Of 20 other seconds: up to twice the 5 % they are left alone. What the first step took, in which masks are made,
     counts for nothing."""
     monkeypatch.setattr(measure, "MIN_ROWS", 8)
-    found = measurement(2)
+    found = measurement(sigmas=ONE_DENSE)
     now = [100.0]
     monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     found.begin_step(1.0)
@@ -71,7 +74,7 @@ def test_rows_are_left_out_where_judging_takes_longer_than_foreseen(
 
 
 def test_what_is_measured_is_known_at_the_end_alone() -> None:
-    found = measurement(1)
+    found = measurement(sigmas=ONE_DENSE)
     assert not found.met and found.so_far() is None
     found.begin_step(1.0)
     for layer in range(LAYERS):
@@ -90,7 +93,7 @@ def test_what_is_measured_is_known_at_the_end_alone() -> None:
 
 
 def test_what_is_dropped_is_forgotten() -> None:
-    found = measurement(1)
+    found = measurement(sigmas=ONE_DENSE)
     found.begin_step(1.0)
     assert found.take(call(0))
     found.observe(call(0))
@@ -107,7 +110,7 @@ def test_what_is_dropped_is_forgotten() -> None:
     ],
 )
 def test_calls_that_cannot_be_measured_are_counted_by_their_reason(refused: dict, why: str) -> None:
-    found = measurement(1)
+    found = measurement(sigmas=ONE_DENSE)
     found.begin_step(1.0)
     assert found.take(call(0))
     found.observe(call(0))
@@ -115,16 +118,17 @@ def test_calls_that_cannot_be_measured_are_counted_by_their_reason(refused: dict
     assert f", 1 left out: {why}" in found.summary()
 
 
-def test_the_last_run_that_adds_measures_what_is_missing_in_the_steps_that_are_left() -> None:
-    """Layer 1 of the second band was measured before; two steps of the band come."""
-    found = measurement(1, sigmas=(1.0, 0.8, 0.6, 0.3), known=frozenset({(0, 0), (0, 1), (0, 2), (1, 1)}))
-    found.sparse, found.spread = True, False
-    for sigma, wanted in ((0.8, [0]), (0.6, [2]), (0.3, [0, 1, 2])):
+def test_each_layer_is_measured_in_the_first_step_of_its_band_unless_an_earlier_run_has() -> None:
+    known = frozenset({(0, 0), (0, 1), (0, 2), (1, 1)})
+    found = measurement(sigmas=(1.0, 0.8, 0.6, 0.3), known=known)
+    found.sparse = True
+    for sigma, wanted in ((0.8, [0, 2]), (0.6, []), (0.3, [0, 1, 2])):
         found.begin_step(sigma)
         measured = [layer for layer in range(LAYERS) if found.take(call(layer))]
         assert measured == wanted
         for layer in measured:
             found.observe(call(layer))
+    assert found.complete == 1, "a band counts that an earlier run has measured in part"
 
 
 def test_what_judging_costs_is_what_was_counted() -> None:
