@@ -22,7 +22,7 @@ from .profile import ProfilePolicy
 ROWS, MIN_ROWS = 256, 64  # of each head and call; fewer say too little
 MAX_SHARE = 0.05  # of the time of the dense calls beside
 TOO_SLOW = 2.0  # times that share of the time that passed, from which on rows are left out after all
-WORTH = 1.0  # seconds of a step, below which what no plan waits for is measured however slow
+WORTH = 5.0  # seconds of a step, below which a sparse one measures however slow: only one of each band does
 SLOWER = {"cpu": 4.5, "cuda": 8.0}
 """How many times as long an operation of judging takes as one of dense attention. On a CPU as measured (4.2 and 5.1
 with 8,736 and 3,564 tokens in float32); on GPUs, where one is in float32 and the other on tensor cores, a guess."""
