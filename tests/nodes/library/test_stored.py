@@ -69,7 +69,7 @@ def test_a_later_run_finds_the_plan_and_changes_nothing(complete: Path) -> None:
 def test_what_was_measured_is_noted_of_all_runs(folder: Path) -> None:
     generate(calibration(folder), (0.99, 0.92, 0.3))
     header = load_profile(files(folder)[0]).header
-    assert noise_levels(header) == (1.0, 0.3)
+    assert noise_levels(header) == (0.95, 0.3)
     assert header.parameters["rows"] == 32  # still a number: sampling errors are told by it
     assert load_plan(files(folder)[1]).provenance.parameters["sigma_low"] == 0.3
 
