@@ -151,7 +151,9 @@ def _gather_tokens(
     return whole[0] if len(whole) == 1 else torch.cat(whole, 1)
 
 
-def _gather_heads(x: Tensor, dealt: HeadsOfRanks, parts: tuple[int, ...], group: dist.ProcessGroup | None) -> Tensor:
+def _gather_heads(
+    x: Tensor, dealt: HeadsOfRanks, parts: tuple[int, ...], group: dist.ProcessGroup | None
+) -> Tensor:
     """This rank's shard of all heads, from the whole sequence (B, S, heads, D) of its own."""
     batch, _, heads, head_dim = x.shape
     ranks, tokens = len(dealt), sum(parts)

@@ -99,7 +99,9 @@ class Tiling:
     @cached_property
     def places(self) -> tuple[tuple[Places, Places], ...]:
         """For each axis the places of query tiles and of key tiles."""
-        return tuple((Places.of(self.query_boxes[:, axis]), Places.of(self.key_boxes[:, axis])) for axis in range(3))
+        return tuple(
+            (Places.of(self.query_boxes[:, axis]), Places.of(self.key_boxes[:, axis])) for axis in range(3)
+        )
 
     @cached_property
     def own_rows(self) -> Tensor:

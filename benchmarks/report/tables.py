@@ -147,6 +147,19 @@ def cpu_table() -> str:
     return "\n".join([*lines, "", made_by(result)])
 
 
+def cpu_kinds_table() -> str:
+    """The torch backend by kind of head."""
+    result = newest("cpu_kinds")
+    lines = [
+        "| heads | density | dense, ms | sparse, ms | of which choosing tiles | speed-up | of ideal |",
+        "|---" * 7 + "|",
+    ]
+    for row in result["rows"]:
+        cells = [row["kind"], f"{row['density']:.2f}", *(f"{row[x]:.0f}" for x in ("dense_ms", "ms", "routing_ms"))]
+        lines.append(f"| {' | '.join(cells)} | {row['speed_up']:.2f} | {row['of_ideal']:.2f} |")
+    return "\n".join([*lines, "", made_by(result)])
+
+
 def attention_table() -> str:
     """Density of the small Wan's heads beside those of real models."""
     result = newest("attention_statistics", STATISTICS)
@@ -237,6 +250,7 @@ TABLES = {
     "docs/explanation/evidence.md": {"quality": quality_table},
     "benchmarks/README.md": {
         "attention": attention_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
+        "cpu_kinds": cpu_kinds_table,
         "runs": memory_of_runs_table, "containers": containers_table,
         "masks": masks_table, "methods": methods_table, "solver": solver_table,
         "hold_out": hold_out_table, "needs": needs_table, "prior": prior_table,

@@ -11,7 +11,8 @@ def tile_means_kernel(
     tokens,
     HEAD_DIM: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """X (B, S, H, D) by strides -> OUT (slots, tiles, D) fp32; others as in `sparse.py`. One program per tile and slot."""
+    """X (B, S, H, D) by strides -> OUT (slots, tiles, D) fp32; others as in `sparse.py`. One program per tile and slot.
+    """
     tile = tl.program_id(0)
     slot = tl.program_id(1)
     batch = tl.load(SLOTS + 3 * slot).to(tl.int64)
