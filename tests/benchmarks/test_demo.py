@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks.report import choose_scene, demo
 from sparse_vdit.plans.plan.files import load_plan
+
+from benchmarks.report import choose_scene, demo
 
 SIZE = demo.Size((5, 6, 7), (32, 16), 7)
 
