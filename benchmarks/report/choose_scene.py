@@ -4,7 +4,7 @@ For each seed the small Wan generates a dense video. Its likeness is the highest
 words, which differ in what the words leave open. The highest likeness wins; sparse attention plays no part in it.
 Scenes in which nothing moves are left out.
 
-    python -m benchmarks.report.choose_scene                some 20 minutes on one core
+    python -m benchmarks.report.choose_scene                some 10 minutes on one core
     python -m benchmarks.report.choose_scene --seeds 8
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.quality.small_wan_runs import GRID, STEPS, generate, load_model, random_scene
 from benchmarks.quality.truth import true_videos
 
-FIRST_SEED, SEEDS = 60, 32
+FIRST_SEED, SEEDS = 60, 16
 NOISE_SEED = 5
 RENDERINGS = 64
 
