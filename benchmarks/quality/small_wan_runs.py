@@ -83,6 +83,7 @@ def profile_scenes(
     rows: int = 192, grid: tuple[int, int, int] = GRID, lam: float = 0.5, epsilon: float = 1.0,
     on_step: Callable[[], None] = lambda: None, candidates: Sequence[Pattern] = (),
     order: tuple[Tensor, int, int] | None = None, in_warmup: bool = False,
+    tiles: tuple[int, int] = (QUERY_TILE, KEY_TILE),
 ) -> Profile:  # fmt: skip
     """Profile over one generation per scene; in dense flow every `every`-th step after the warm-up is measured, and
     there are at most as many bands as measured steps.
@@ -92,13 +93,14 @@ def profile_scenes(
         candidates: in the place of the pack's own.
         order: sequence position of each token as the candidates want them, query tile and key tile; they are then of
             one row of tokens.
+        tiles: query and key tile where no order gives them.
     """
     sigmas = sigma_schedule(steps).tolist()
     first = warmup_steps(steps)
     bands = min(bands, (steps - first) // every)
     edges = [warmup_sigma(steps), *(sigmas[first + (steps - first) * n // bands] + 1e-6 for n in range(1, bands)), 0.0]
     edges = [EVERY_SIGMA, warmup_sigma(steps)] if in_warmup else edges
-    index, *tiles = order or (slice(None), QUERY_TILE, KEY_TILE)
+    index, *tiles = order or (slice(None), *tiles)
     profiler = Profiler(
         FAMILY, "small Wan of the tests", model.num_layers, model.num_heads, 128, candidates or default_candidates(),
         list(itertools.pairwise(edges)), rows=rows, query_tile=tiles[0], key_tile=tiles[1],
@@ -124,12 +126,14 @@ def profile_scenes(
     return profiler.profile()
 
 
-def plan_attention(plan: Plan | Attention | None, calls: Counter[str]) -> Attention:
+def plan_attention(
+    plan: Plan | Attention | None, calls: Counter[str], tiles: tuple[int, int] = (QUERY_TILE, KEY_TILE)
+) -> Attention:
     """Attention by a plan at each noise level, dense where it has no band; counts `sparse` and `dense` calls. What is
     attention already stays as it is, and is not counted."""
     if callable(plan):
         return plan
-    bound = plan and BoundPlan(plan, QUERY_TILE, KEY_TILE)
+    bound = plan and BoundPlan(plan, *tiles)
 
     def attention(sigma: float) -> AttentionHook:
         band = plan.band_at(sigma) if plan else None

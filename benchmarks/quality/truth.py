@@ -12,7 +12,7 @@ from collections import Counter
 
 import torch
 from small_wan.model import SmallWan
-from small_wan.sample import sigma_schedule
+from small_wan.sample import half_precision, sigma_schedule
 from small_wan.video import Scene, render, sample_batch
 from sparse_vdit.plans.plan.plan import Plan
 from torch import Tensor
@@ -43,7 +43,7 @@ def held_out_loss(
     losses = []
     for sigma in sigma_schedule(steps).tolist()[warmup_steps(steps) : -1 : 3]:
         timestep = torch.full((clips,), 1000 * sigma, device=device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with half_precision(device):
             velocity = model((1 - sigma) * latent + sigma * noise, timestep, context, attention(sigma))
         losses.append((velocity.float() - (noise - latent)).square().mean().item())
     return sum(losses) / len(losses)

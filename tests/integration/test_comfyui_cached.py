@@ -99,7 +99,8 @@ QUEUE = [  # what is queued, another attention before the pack, plan, settings, 
 ]
 
 
-@pytest.mark.parametrize("side", ["after", pytest.param("before", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["after", "before"])
 def test_compiled_code_is_never_stale(caching: Server, side: str) -> None:
     """The same model compiled again and again with other plans, settings and neighbours, and without the pack:
     each time what the same workflow gives uncompiled. ComfyUI drops the guards that would notice any of it. The code of

@@ -249,7 +249,7 @@ def test_copies_of_a_model_share_its_plan(fresh: Server, copy: str, first: bool)
     assert (patched_weights > 0) == (first and "LoRA" in copy)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_a_plan_found_in_mid_run_reaches_compiled_code(fresh: Server, backend: str) -> None:
     """The same latents as uncompiled, from the step on in which the plan is found, and in the next run."""
     truths = [generate(fresh)[0] for _ in range(2)]

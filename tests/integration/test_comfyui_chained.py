@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from comfyui.scripts import run_script
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 
 
 def test_transformer_options_of_chained_calls(tmp_path: Path) -> None:

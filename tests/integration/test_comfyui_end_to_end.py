@@ -81,6 +81,7 @@ def test_every_method_computes_the_model(found: tuple[Path, dict], model: str) -
     assert ours["dense_calls"] == 0 and 0.25 < ours["density"] < 0.5 and "backend torch" in ours["report"]
 
 
+@pytest.mark.slow
 def test_kernels_in_8_bits_run_in_the_model(tmp_path: Path) -> None:
     options = ("--models", "tiny_wan", "--plans", "0.35", "--methods", "sdpa_flash", "ours_bf16", "ours_int8")
     rows = by_method(run(tmp_path, *options, interpreted=True), "tiny_wan")
@@ -91,6 +92,7 @@ def test_kernels_in_8_bits_run_in_the_model(tmp_path: Path) -> None:
     assert exact["rel_l2"] > 1e-2  # sparse, by far more than bf16 rounds
 
 
+@pytest.mark.slow
 def test_later_plans_of_a_method_have_their_lists_made_ahead(tmp_path: Path) -> None:
     options = ("--models", "tiny_wan", "--plans", "0.35", "0.6", "--methods", "sdpa_flash", "ours_bf16")
     rows = by_method(run(tmp_path, *options), "tiny_wan")

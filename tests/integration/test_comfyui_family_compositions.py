@@ -59,6 +59,8 @@ def beside(subject: Subject) -> list[Composition]:
     return [replace(composition, subject=subject) for composition in found]
 
 
+REPEATED = ("heun", "LoRA after", "EasyCache after", "ModelAttentionBackend before")
+
 COMPOSITIONS = [
     *beside(subject("hunyuan video, texts in one batch")),
     *beside(subject("cogvideox, texts in one batch")),
@@ -71,8 +73,8 @@ def reference(models: Server) -> Reference:
 
 
 def parameter(composition: Composition) -> object:
-    """A compiler goes through all blocks of HunyuanVideo for each of the four runs."""
-    slow = composition.subject.family == "hunyuan_video" and COMPILED in (*composition.before, *composition.after)
+    """Slow: a compiler, which goes through all blocks for each of the four runs, and orders that the small Wan has."""
+    slow = COMPILED in (*composition.before, *composition.after) or composition.name in REPEATED
     name = f"{composition.subject.family}, {composition.name}"
     return pytest.param(composition, id=name, marks=[pytest.mark.slow] * slow)
 

@@ -22,7 +22,7 @@ def title(kind: str, locale: str) -> str:
     return page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
-@pytest.mark.parametrize("locale", ["en", "zh"])
+@pytest.mark.parametrize("locale", ["en", pytest.param("zh", marks=pytest.mark.slow)])
 def test_help_is_short_and_fits_the_panel(served: Server, locale: str) -> None:
     found = browse(served, "read_help", vue=True, kinds=KINDS, locale=locale, width=WIDTH)
     # the frontend asks for a page of the language first, and takes the English one where that is missing

@@ -161,6 +161,7 @@ def test_two_stages_share_one_schedule(server: Server) -> None:
     assert [counts(line) for line in lines] == [(0, 2 * LAYERS), (2 * LAYERS, 0)]
 
 
+@pytest.mark.slow
 def test_twenty_runs_are_equal_and_memory_is_flat(server: Server) -> None:
     add_plan(server, "sparse", Diagonal(0))
     prompt = patched("sparse")

@@ -8,7 +8,7 @@ import pytest
 from comfyui.chromium import browse
 from comfyui.prompts import base, ksampler, node, patch, profiled, save_latent
 from comfyui.server import Server
-from comfyui.viewing import both_renderers, mixed_plan, numbered, one_renderer, shown
+from comfyui.viewing import mixed_plan, numbered, one_renderer, shown
 
 pytest_plugins = ["comfyui.fixtures"]
 pytestmark = pytest.mark.comfyui
@@ -35,7 +35,7 @@ def whole_workflow() -> dict:
     }  # fmt: skip
 
 
-@both_renderers
+@one_renderer
 def test_every_text_is_on_the_screen_whole_and_once(served: Server, vue: bool) -> None:
     shown(served, "mixed", mixed_plan())
     says = {
@@ -74,7 +74,7 @@ def test_a_search_for_sparse_lists_the_patch_node_first(served: Server, vue: boo
     assert set(ours) <= set(found["listed"]["sparse"])
 
 
-@both_renderers
+@one_renderer
 def test_maps_tell_of_the_plan_and_of_the_run(served: Server, vue: bool) -> None:
     """A plan that ships without patterns says so; what is expected is of the size that ran; a run tells what it had."""
     plan = dataclasses.replace(mixed_plan(), grid=(9, 16, 22))

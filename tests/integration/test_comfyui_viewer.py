@@ -91,7 +91,7 @@ def test_copies_and_subgraphs(served: Server, vue: bool) -> None:
     assert found["panels"] == 2
 
 
-@both_renderers
+@one_renderer
 def test_clicks_and_sizes_are_kept(served: Server, vue: bool) -> None:
     found = browse(served, "keep_changes", vue=vue, prompt=numbered(shown(served, "mixed", mixed_plan())), cell=22)
     assert found["errors"] == []

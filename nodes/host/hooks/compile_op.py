@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ....kernels.grid import TokenGrid
 from ..core import fallback
+from ..core.fallback import Dense, dense_because
 from ..session.block_tracker import COUNTED
 from ..session.call import Call, merge_heads, split_heads
 from ..session.run import current_run, timing_dense
 from .own_attention import model_attention, own_attention, undecorated
-
-REFUSED = "sparse_vdit_refused"
-"""Key in transformer_options: list of reasons of the calls that compiled code computed dense without asking the run."""
 
 CHAINED = "sparse_vdit_chained"
 """Key in transformer_options: the override that was there before ours."""
@@ -34,6 +32,12 @@ CHAINED = "sparse_vdit_chained"
 MAX_BLOCKS = 512
 _NUMBERS = tuple(torch.tensor(number) for number in range(MAX_BLOCKS))
 _COUNTED = torch.tensor(COUNTED)
+
+
+def _mark(device: torch.device) -> Tensor:
+    """A tensor to write to, within `torch.inference_mode` and without."""
+    with torch.inference_mode(False):
+        return torch.zeros((), device=device)
 
 
 @dataclass
@@ -46,6 +50,7 @@ class _State:
     number: Tensor | None = None
     counted: bool = False
     attended: bool = False
+    mark: Tensor = field(default_factory=lambda: _mark(torch.device("cpu")))
 
 
 class _OfThread(threading.local):
@@ -73,9 +78,11 @@ def begin_forward(grid: TokenGrid | str, outside: str, counted: bool) -> None:
     here.number, here.counted, here.attended = _COUNTED if counted else None, counted, False
 
 
-def forget_forward() -> None:
-    """No forward runs, or one whose grid is not known yet."""
+def forget_forward(device: torch.device | None = None) -> None:
+    """No forward runs, or one on a device whose grid is not known yet."""
     begin_forward(fallback.UNSEEN_FORWARD.reason, fallback.NO_LAYER.reason, False)
+    if device is not None and _here.state.mark.device != device:
+        _here.state.mark = _mark(device)
 
 
 def begin_block(number: int) -> None:
@@ -155,6 +162,20 @@ def _(q, k, v, heads, layer, grid, by_head, out_by_head, words, numbers, mask=No
     if by_head:
         return q.new_empty(q.shape[0], q.shape[2], q.shape[1] * q.shape[3])
     return q.new_empty(q.shape[0], heads, q.shape[1], q.shape[2] // heads)
+
+
+@torch.library.custom_op("sparse_vdit::count_dense", mutates_args=("mark",), **_TAGS)
+def _count_dense(mark: Tensor, reason: str) -> None:
+    """Counts a call that compiled code computes dense. The compiler keeps it because it may write to `mark`."""
+    run = current_run()
+    if run is not None:
+        run.stats.count_dense(dense_because(reason))
+
+
+def count_dense(why: Dense) -> None:
+    """Count such a call whenever the code that is traced now runs. Blocks share their code, so that a list in
+    transformer_options would be written once for all of them."""
+    _count_dense(_here.state.mark, why.reason)
 
 
 LISTS = {"grid_sizes": torch.Size, "img_slice": list}

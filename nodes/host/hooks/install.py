@@ -13,13 +13,13 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import nn
 
 from ..core import fallback
-from ..core.fallback import Dense, dense_because, failed
+from ..core.fallback import Dense, failed
 from ..models import Inputs, detect, token_grid
 from ..session.call import Policy
 from ..session.run import Run, as_current, current_run
 from . import compile_op
 from .blocks import describe_forward
-from .compile_op import CHAINED, REFUSED
+from .compile_op import CHAINED
 from .compiled import compile_anew, prepare_compiled, why_dense_compiled, without_ours
 from .override import attention_override
 from .own_attention import model_attention, undecorated
@@ -196,31 +196,27 @@ def _in_run(
     with run.guarded():
         _prepare(run, executor.class_obj.diffusion_model, inputs, x)
     run.begin_forward(x.device, sigma)
-    out = _forward(run, executor, x, t, args, kwargs)
+
+    def forward() -> torch.Tensor:
+        compile_op.forget_forward(x.device)
+        return executor(x, t, *args, **kwargs)
+
+    out = forward()
     stale = False
     with run.guarded():
         stale = run.watch.note_shapes({**kwargs, "": x}) and without_ours(run)
     if stale:
         compile_anew(run)
         run.begin_again()
-        out = _forward(run, executor, x, t, args, kwargs)
+        out = forward()
     if run.go_dense_where_spoiled():
-        out = _forward(run, executor, x, t, args, kwargs)
+        out = forward()
         run.end_repeated()
     with run.guarded():
         run.watch.forward(options, attention_override, run.stats.forward.calls())
     run.options = None
     run.forget_blocks()
     compile_op.forget_forward()
-    return out
-
-
-def _forward(run: Run, executor: object, x: torch.Tensor, t: torch.Tensor, args: tuple, kwargs: dict) -> torch.Tensor:
-    run.options[REFUSED] = refused = []
-    compile_op.forget_forward()
-    out = executor(x, t, *args, **kwargs)
-    for reason in refused:
-        run.stats.count_dense(dense_because(reason))
     return out
 
 

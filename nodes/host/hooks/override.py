@@ -14,7 +14,7 @@ from ..session.call import Call, merge_heads, split_heads
 from ..session.run import Run, current_run, timing_dense
 from ..session.text_mask import is_key_mask
 from . import compile_op
-from .compile_op import CHAINED, REFUSED
+from .compile_op import CHAINED
 from .own_attention import contained_attention, own_attention, refilled
 
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
@@ -104,8 +104,8 @@ def _compiled(given: Mapping, options: dict) -> Tensor | None:
     if q.shape == k.shape:
         compile_op.set_attended()
     if why is not None:
-        if why.self_attention:  # of the others there are many, and a longer list is other code
-            options.get(REFUSED, []).append(why.reason)
+        if why.self_attention:  # no report has the others
+            compile_op.count_dense(why)
         return None
     by_head, out_by_head = bool(given.get("skip_reshape")), bool(given.get("skip_output_reshape"))
     written = compile_op.pack(options)

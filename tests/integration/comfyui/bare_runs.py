@@ -19,7 +19,6 @@ def forward_of(run: object, sigma: float, chained: Callable | None = None, **opt
     given = {
         "optimized_attention_override": attention_override,
         compile_op.CHAINED: chained,
-        compile_op.REFUSED: [],
         "wrappers": {"diffusion_model": {"sparse_vdit": [_diffusion_model]}},
         **options,
     }

@@ -159,3 +159,22 @@ def test_blocks_share_their_compiled_code() -> None:
     )
     sample(forward, forward.run, model, LANDSCAPE)
     assert counter.frame_count < BLOCKS / 2
+
+
+def test_calls_outside_of_blocks_are_counted_each_time_shared_code_runs() -> None:
+    """VACE's own blocks are such: their code was once written for the first of them and counted one for all."""
+    forward = Forward()
+    _, alone = ways(forward, forward.model(False))["blocks"]
+    run = run_of(PlanPolicy(plan("wan"), 1.0, 0.0, "torch"))
+
+    def body(options: dict) -> Tensor:
+        latent = torch.zeros(1, 16, *LANDSCAPE)
+        describe_forward(options, WAN, alone, {"x": latent, "context": torch.zeros(1, 0, 8)})
+        x = torch.ones(1, 5 * 8 * 11, DIM)
+        for block in alone.blocks:
+            x = block(x, options)
+        return x
+
+    for number in (1, 2):
+        run_forward(run, 0.5, body, GRIDS[LANDSCAPE])
+        assert dense_calls(run) == {fallback.NO_LAYER: number * BLOCKS}

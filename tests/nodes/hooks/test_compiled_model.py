@@ -37,6 +37,7 @@ def opaque(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: 
     return out.unflatten(-1, (q.shape[2], -1))
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_one_graph_follows_a_plan_that_changes_with_the_steps(run: Run) -> None:
     torch.manual_seed(3)

@@ -91,7 +91,7 @@ def sample(run: Run, model: SmallWan, recorder: GraphRecorder, dtype: torch.dtyp
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("backend", ["torch", "auto", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "auto", pytest.param("triton", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("with_tuner", [False, True])
 def test_a_run_by_plan_keeps_the_rules(
     model: SmallWan, recorder: GraphRecorder, backend: str, with_tuner: bool
