@@ -19,8 +19,10 @@ from benchmarks.report.messages_table import reasons_table
 from benchmarks.report.models_table import models_table
 from benchmarks.report.own_time_table import own_time_table
 from benchmarks.report.plan_tables import (
+    distance_table,
     masks_table,
     methods_table,
+    real_size_table,
     solver_table,
     transfer_table,
 )
@@ -257,6 +259,8 @@ TABLES = {
         "instructions": instructions_table,
         "sass_calibration": calibration_table, "sass_speeds": shipped_speeds_table,
         "transfer": transfer_table,
+        "distance": distance_table,
+        "real_size": real_size_table,
         "made_heads": lambda: verified_table(
             of_each("calibrated_heads_verify", "shape"), newest("calibrated_heads_fit")
         ),

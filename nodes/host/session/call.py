@@ -147,6 +147,7 @@ class Policy(Protocol):
         title: what reports call it: family and plan.
         plan_name: the plan in a few words, for the first line of a report.
         remark: what the user should know of a run that went well, a sentence; may be empty.
+        expected: how far its video is from the dense one, a sentence; may be empty.
         shape: (layers, heads) of the model.
         tuner: that wants times of the model's own attention, None for none.
         observer: that measures calls, None for none.
@@ -155,6 +156,7 @@ class Policy(Protocol):
     title: str
     plan_name: str
     remark: str
+    expected: str
     shape: tuple[int, int]
 
     @property

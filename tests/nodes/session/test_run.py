@@ -78,7 +78,7 @@ class Looking:
     """A policy that watches every other layer, and computes some calls itself."""
 
     title, shape, tuner, name = "wan, looking", (4, HEADS), None, "looking"
-    plan_name, remark = "looking", ""
+    plan_name, remark, expected = "looking", "", ""
 
     def __init__(self) -> None:
         self.seen: list[int] = []

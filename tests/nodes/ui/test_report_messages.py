@@ -210,6 +210,7 @@ def test_the_line_is_what_a_report_looks_like() -> None:
         title="wan, plan user/small_wan (measured)",
         plan_name="plan user/small_wan",
         remark="",
+        expected="",
         tuner=SimpleNamespace(speedup=lambda calls: 2.21),
         summary=lambda: times,
         advice=lambda: None,
