@@ -177,11 +177,11 @@ def mean_tiles(call: AttentionCall, routing: Routing, x: Tensor, tile: int) -> T
     lists = call.lists
     tiles = lists.grid.video_tokens // tile
     found = torch.empty(len(routing.kept), tiles, x.shape[3], dtype=torch.float32, device=x.device)
-    index = lists.index[:, : tiles * tile].long()
+    index = lists.index[:, : tiles * tile]
     orders = iter(routing.cache["orders"][routing.first :])
     routed = (pair for pair, number in enumerate(call.pair_lists) if number in lists.routed)
     for member, pair in enumerate(routed):
         batch, head = divmod(pair, x.shape[2])
-        tokens = x[batch, index[next(orders)], head]
+        tokens = x[batch, :, head].index_select(0, index[next(orders)])
         found[member] = tokens.view(tiles, tile, -1).mean(1, dtype=torch.float32)
     return found

@@ -6,7 +6,7 @@ and numbers of heads: `deal_heads` evens out what each rank has to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -108,9 +108,30 @@ def ulysses_attention(
     ranks, mine = dist.get_world_size(group), dealt[dist.get_rank(group)]
     parts = (q.shape[1],) if parts is None else tuple(parts)
     _check(q, k, v, lists, head_lists, dealt, parts, ranks, options)
-    q, k, v = (_gather_tokens(x, dealt, len(mine), parts, group) for x in (q, k, v))
-    out = sparse_attention(q, k, v, lists, [head_lists[head] for head in mine], backend, **options)
-    return _gather_heads(out, dealt, parts, group)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return sparse_attention(q, k, v, lists, [head_lists[head] for head in mine], backend, **options)
+
+    return attend_by_heads(q, k, v, dealt, attend, parts, group)
+
+
+def attend_by_heads(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dealt: HeadsOfRanks,
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    parts: Sequence[int] | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """The two exchanges around any attention; arguments and result as those of `ulysses_attention`.
+
+    Args:
+        attend: attention of this rank's heads, from q, k and v (B, S, heads, D) of the whole sequence to the output.
+    """
+    parts, heads = (q.shape[1],) if parts is None else tuple(parts), len(dealt[dist.get_rank(group)])
+    whole = (_gather_tokens(x, dealt, heads, parts, group) for x in (q, k, v))
+    return _gather_heads(attend(*whole), dealt, parts, group)
 
 
 def _check(

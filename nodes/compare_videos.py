@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..plans.view.comparison import Comparison, compare, draw_comparison, side_by_side
+from ..plans.view.expected import beside_same_attention
 from ..plans.view.metrics import together
 from .sockets import CATEGORY
 
@@ -83,4 +84,4 @@ def in_words(found: Comparison) -> str:
             f"flicker {found.flicker.square().mean().sqrt():.4f} (most {found.flicker[worst]:.4f}, into frame "
             f"{worst + 1})"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, beside_same_attention(whole)])

@@ -12,13 +12,12 @@ from ..plans.plan.presets import DEFAULT_PRESET, PRESETS
 from ..plans.search.kept_dense import kept_dense, missing_layers
 from .host.core.fallback import Dense
 from .host.hooks.install import install
-from .host.hooks.sampling import DEFAULT_START
 from .host.policies.calibrate import CalibrationPolicy
 from .host.select import KEEP_START, SKIP_START, PatchOptions, select_policy
 from .host.session.run import Run
 from .host.ui.progress import end_progress
 from .host.ui.report import report
-from .sockets import CATEGORY, PRESET_TOOLTIP, PlanType
+from .sockets import CATEGORY, PRESET_TOOLTIP, PlanType, noise_inputs
 
 
 class PatchModel(io.ComfyNode):
@@ -54,23 +53,7 @@ class PatchModel(io.ComfyNode):
                     default=DEFAULT_PRESET,
                     tooltip=PRESET_TOOLTIP + " Ignored when a plan is connected.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=DEFAULT_START,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the noise schedule that stays dense at the start, where the layout of the video "
-                    "is decided. It counts noise, not steps, so two samplers can share one schedule.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the noise schedule after which attention is dense again. 1 means never.",
-                ),
+                *noise_inputs(),
                 io.Boolean.Input(
                     "strict",
                     default=False,

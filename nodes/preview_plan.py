@@ -12,6 +12,7 @@ from ..plans.profile.profile import Profile
 from ..plans.search.cost import NO_ATTENTION, attention_share, plan_speedup, step_speedup
 from ..plans.search.search import skip_warning
 from ..plans.view.drawing import draw_plan
+from ..plans.view.expected import expected_distance
 from ..plans.view.head_drawing import draw_head, fitting_maps
 from .sockets import CATEGORY, PlanType, ProfileType, given
 
@@ -100,7 +101,7 @@ def summary(plan: Plan) -> str:
     error, margin = (parameters.get(name) for name in ("predicted_error", "predicted_error_margin"))
     if isinstance(error, float) and isinstance(margin, float):
         lines.append(f"expected error of attention {error:.1%} +- {margin:.1%} or more (errors of heads added)")
-    lines += filter(None, [skip_warning(plan)])
+    lines += filter(None, [expected_distance(plan), skip_warning(plan)])
     if plan.card is not None:
         lines += [f"measured: {plan.card.measured}", f"not measured: {plan.card.not_measured}"]
     if origin.notes:

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..plans.plan.plan import Plan
 from ..plans.plan.presets import PRESETS
 from ..plans.profile.rules import DEFAULT_EPSILON, DEFAULT_LAMBDA
+from .host.hooks.sampling import DEFAULT_START
 
 PlanType = io.Custom("SPARSE_VDIT_PLAN")
 ProfileType = io.Custom("SPARSE_VDIT_PROFILE")
@@ -26,6 +27,29 @@ def given(plan: Plan | None) -> Plan:
     if plan is None:
         raise ValueError("Load Sparse Plan found no plan here: choose a plan there")
     return plan
+
+
+def noise_inputs() -> list[io.Float.Input]:
+    """The part of the noise schedule that a plan runs in."""
+    return [
+        io.Float.Input(
+            "start_percent",
+            default=DEFAULT_START,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Share of the noise schedule that stays dense at the start, where the layout of the video "
+            "is decided. It counts noise, not steps, so two samplers can share one schedule.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Share of the noise schedule after which attention is dense again. 1 means never.",
+        ),
+    ]
 
 
 def paper_inputs() -> list[io.Float.Input]:

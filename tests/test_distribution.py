@@ -13,6 +13,7 @@ from load_pack import ROOT
 
 NODES = {
     "SparseVDiTPatchModel",
+    "SparseVDiTPatchRaylight",
     "SparseVDiTLoadPlan",
     "SparseVDiTSavePlan",
     "SparseVDiTProfileHeads",

@@ -13,7 +13,9 @@ from load_pack import ROOT
 LAYERS = ("kernels", "plans", "nodes")
 PARTS = {
     ("plans",): ("plan", "profile", "search", "view"),
-    ("nodes", "host"): ("installed", "core", "models", "session", "hooks", "library", "policies", "ui", "select"),
+    ("nodes", "host"): (
+        *("installed", "core", "models", "session", "hooks", "library", "policies", "ui", "select", "raylight"),
+    ),
 }
 """Folders and files in a folder, each of which uses those before it."""
 MAY_USE = {

@@ -1,49 +1,70 @@
 """The main job, without ComfyUI or GPU: profile a small Wan, search a plan, generate dense and sparse, compare.
 
-Writes into --out: side_by_side.webp, plan.png, plan.json, profile.safetensors, demo_result.json.
+Heads are measured on one scene. The plan is used for another one, which `choose_scene.py` chose from many seeds by how
+like its words the dense video is. Both videos begin with the same noise, and their steps alternate.
+
+    python3 dev.py demo             1,620 tokens, tiles in proportion; two minutes on two cores
+    python3 dev.py demo --large     8,736 tokens and the kernels' own tiles: shows what sparse attention gains in time
+
+Writes into --out: report.html (begin with it), side_by_side.webp, plan.png, plan.json, demo_result.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
+import statistics
 import sys
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 from PIL import Image
+from small_wan.model import SmallWan, dense_attention
+from small_wan.sample import guided, sigma_schedule
+from small_wan.video import Scene, encode, to_video
+from sparse_vdit.kernels import tiling
+from sparse_vdit.kernels.grid import TokenGrid
 from sparse_vdit.plans.plan.files import save_plan
-from sparse_vdit.plans.profile.profile_files import save_profile
+from sparse_vdit.plans.plan.plan import Plan
 from sparse_vdit.plans.search.search import SearchError, search_budget
+from sparse_vdit.plans.view.comparison import heat_map
 from sparse_vdit.plans.view.drawing import draw_plan
 from sparse_vdit.plans.view.metrics import psnr, ssim, together
+from torch import Tensor
 
-from benchmarks.quality.small_wan_runs import (
-    FAMILY,
-    GRID,
-    KEY_TILE,
-    MIN_STEPS,
-    QUERY_TILE,
-    ROOT,
-    STEPS,
-    WARMUP,
-    generate,
-    load_model,
-    profile_scenes,
-    random_scene,
-)
+from benchmarks.quality import small_wan_runs as runs
+from benchmarks.report.choose_scene import NOISE_SEED, scene_of
+from benchmarks.report.demo_page import write_page
 from benchmarks.report.pictures import side_by_side
 
-RESULTS = ("side_by_side.webp", "plan.png", "plan.json", "profile.safetensors", "demo_result.json")
-PROFILE_SEED, PROMPT_SEED = 501, 60  # scenes of the profile, and a scene it has not seen
+RESULTS = ("report.html", "side_by_side.webp", "plan.png", "plan.json", "demo_result.json")
+PROFILE_SEED = 501
+SCENE_SEED = 60  # as `choose_scene.py` says
+GAIN = 4.0  # of the difference that is shown
 
 
-class Progress:
-    """A progress bar on one line."""
+@dataclass(frozen=True)
+class Size:
+    """Token grid of the videos, (query tile, key tile), steps."""
+
+    grid: tuple[int, int, int]
+    tiles: tuple[int, int]
+    steps: int
+
+
+SMALL = Size(runs.GRID, (runs.QUERY_TILE, runs.KEY_TILE), 16)
+LARGE = Size((13, 24, 28), (tiling.QUERY_TILE, tiling.KEY_TILE), 12)
+
+
+class Stage:
+    """Progress of a stage: a bar on a terminal, else one line at its end."""
 
     def __init__(self, title: str, total: int):
         self.title, self.total, self.done, self.start = title, total, 0, time.perf_counter()
@@ -54,62 +75,128 @@ class Progress:
         self.show()
 
     def show(self) -> None:
-        filled = 30 * self.done // self.total
-        seconds = time.perf_counter() - self.start
-        end = "\n" if self.done == self.total else ""
-        bar = "#" * filled + "." * (30 - filled)
-        print(f"\r{self.title:<34} [{bar}] {self.done}/{self.total}  {seconds:5.1f} s", end=end, flush=True)
+        seconds, ended = time.perf_counter() - self.start, self.done == self.total
+        if sys.stdout.isatty():
+            filled = 30 * self.done // self.total
+            bar = "#" * filled + "." * (30 - filled)
+            counts = f"{self.done}/{self.total}  {seconds:5.1f} s"
+            print(f"\r{self.title:<32} [{bar}] {counts}", end="\n" * ended, flush=True)
+        elif ended:
+            print(f"{self.title}: {seconds:.1f} s", flush=True)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Videos (frames, H, W, 3) in 0..1, seconds of each step, and attention calls of the sparse one."""
+
+    dense: Tensor
+    sparse: Tensor
+    dense_seconds: list[float]
+    sparse_seconds: list[float]
+    calls: Counter[str]
+
+
+@torch.inference_mode()
+def generate_both(model: SmallWan, scene: Scene, plan: Plan, size: Size, stage: Stage) -> Pair:
+    """A dense and a sparse video of a scene, step by step in turn, so that both meet the same load of the machine."""
+    frames, height, width = size.grid
+    context, calls = encode([scene]), Counter()
+    by_plan = runs.plan_attention(plan, calls, size.tiles)
+    noise = torch.randn(1, 16, frames, 2 * height, 2 * width, generator=torch.Generator().manual_seed(NOISE_SEED))
+    latents, seconds = [noise, noise], ([], [])
+    for sigma, following in itertools.pairwise(sigma_schedule(size.steps).tolist()):
+        for number, hook in enumerate((dense_attention, by_plan(sigma))):
+            start = time.perf_counter()
+            velocity = guided(model, latents[number], sigma, context, hook)
+            latents[number] = latents[number] + (following - sigma) * velocity
+            seconds[number].append(time.perf_counter() - start)
+            stage.step()
+    dense, sparse = ((to_video(latent)[0].permute(1, 2, 3, 0) + 1) / 2 for latent in latents)
+    return Pair(dense, sparse, *seconds, calls)
+
+
+def result_of(pair: Pair, plan: Plan, scene: Scene, size: Size) -> dict:
+    """What the demo found, for the page, the lines and the file."""
+    warm = runs.warmup_steps(size.steps)
+    density = plan.density(TokenGrid(*size.grid), *size.tiles)
+    calls = sum(pair.calls.values())
+    return {
+        "scene": str(scene), "grid": list(size.grid), "steps": size.steps, "dense_steps": warm, "density": density,
+        "psnr": together(psnr(pair.dense, pair.sparse)), "ssim": ssim(pair.dense, pair.sparse).mean().item(),
+        "calls": calls, "sparse_calls": pair.calls["sparse"],
+        "work_saved": (1 - density) * pair.calls["sparse"] / calls,
+        "dense_step_seconds": statistics.median(pair.dense_seconds[warm:]),
+        "sparse_step_seconds": statistics.median(pair.sparse_seconds[warm:]),
+    }  # fmt: skip
+
+
+def lines_of(result: dict, folder: Path, large: bool) -> list[str]:
+    """What the demo says at its end."""
+    dense, sparse = result["dense_step_seconds"], result["sparse_step_seconds"]
+    steps = f"a sparse step took {sparse:.2f} s, a dense one {dense:.2f} s (medians of {result['steps']} steps in turn)"
+    if large:
+        time_line = f"Time: {steps}: {dense / sparse:.2f} times as fast on this CPU."
+    else:
+        time_line = f"Time: {steps}. So short a clip gains none; run `python3 dev.py demo --large`, or use a GPU."
+    return [
+        f"Distance: the sparse video is {result['psnr']:.1f} dB PSNR (SSIM {result['ssim']:.3f}) from the dense one.",
+        f"Work: {result['work_saved']:.0%} of all attention was not computed. Sparse calls have density "
+        f"{result['density']:.2f}.",
+        f"Calls: {result['sparse_calls']} of {result['calls']} attention calls ran sparse. The first "
+        f"{result['dense_steps']} of {result['steps']} steps are dense.",
+        time_line,
+        f"Files: open {(folder / RESULTS[0]).as_posix()}",
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="dev.py demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "demo", help="folder for the results")
-    parser.add_argument("--density", type=float, default=0.35, help="mean attention density outside the warm-up")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seed", type=int, default=5, help="of the noise; the same for both videos")
+    parser.add_argument("--large", action="store_true", help="a longer video, with the kernels' own tiles; minutes")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: runs/demo, runs/demo-large)")
+    parser.add_argument("--density", type=float, default=0.35, help="mean attention density outside the dense start")
+    parser.add_argument("--steps", type=int, help=f"default: {SMALL.steps}, with --large {LARGE.steps}")
     args = parser.parse_args()
+    size = LARGE if args.large else SMALL
+    steps = size.steps if args.steps is None else args.steps
     if not 0 < args.density <= 1:
         parser.error(f"--density is {args.density}, expected above 0 and at most 1")
-    if not MIN_STEPS <= args.steps <= 1000:
-        parser.error(f"--steps is {args.steps}, expected {MIN_STEPS} to 1000")
-    prepare_folder(args.out)
-    model = load_model()
-
-    scenes = [random_scene(torch.Generator().manual_seed(PROFILE_SEED + n)) for n in range(2)]
-    bar = Progress("Profiling heads on two prompts", 2 * args.steps)
-    profile = profile_scenes(model, scenes, steps=args.steps, on_step=bar.step)
+    if not runs.MIN_STEPS <= steps <= 1000:
+        parser.error(f"--steps is {steps}, expected {runs.MIN_STEPS} to 1000")
+    folder = args.out or runs.ROOT / "runs" / ("demo-large" if args.large else "demo")
+    prepare_folder(folder)
     try:
-        plan = search_budget(profile, density=args.density)
+        run(Size(size.grid, size.tiles, steps), args.density, folder, args.large)
     except SearchError as error:
         parser.error(str(error))
-    counts = ", ".join(f"{count} {kind}" for kind, count in plan.counts().items() if count)
-    print(f"Plan over {len(plan.bands)} bands x {plan.layers} layers x {plan.heads} heads: {counts}")
 
-    scene = random_scene(torch.Generator().manual_seed(PROMPT_SEED))
-    bar = Progress("Generating, dense", args.steps)
-    dense, dense_run = generate(model, [scene], None, args.seed, args.steps, on_step=bar.step)
-    bar = Progress("Generating, sparse", args.steps)
-    sparse, sparse_run = generate(model, [scene], plan, args.seed, args.steps, on_step=bar.step)
 
-    density = plan.density(query_tile=QUERY_TILE, key_tile=KEY_TILE)
-    result = {
-        "prompt": str(scene),
-        "density": density,
-        "dense": dense_run,
-        "sparse": sparse_run,
-        "psnr": together(psnr(dense[0], sparse[0])),
-        "ssim": ssim(dense[0], sparse[0]).mean().item(),
-    }
-    show_table(result)
-    (args.out / RESULTS[-1]).touch()  # first, so that a demo that is stopped here can be run again
-    side_by_side({"dense": dense[0], f"sparse, density {density:.2f}": sparse[0]}, args.out / "side_by_side.webp")
-    Image.fromarray(draw_plan(plan, QUERY_TILE, KEY_TILE)).save(args.out / "plan.png")
-    save_plan(plan, args.out / "plan.json", overwrite=True)
-    save_profile(profile, args.out / "profile.safetensors", overwrite=True)
-    (args.out / RESULTS[-1]).write_text(json.dumps(result, indent=1) + "\n")
-    print(f"Written to {os.path.relpath(args.out)}: " + ", ".join(RESULTS))
+def run(size: Size, density: float, folder: Path, large: bool) -> None:
+    """Profile, search, generate, write.
+
+    Raises:
+        SearchError: no plan has this density.
+    """
+    model, stage = runs.load_model(), Stage("Measuring heads on one scene", size.steps)
+    profile = runs.profile_scenes(
+        model, [scene_of(PROFILE_SEED)], steps=size.steps, grid=size.grid, tiles=size.tiles, on_step=stage.step
+    )
+    plan, scene = search_budget(profile, density=density), scene_of(SCENE_SEED)
+    stage = Stage("Generating, dense and sparse", 2 * size.steps)
+    pair = generate_both(model, scene, plan, size, stage)
+    result = result_of(pair, plan, scene, size)
+
+    (folder / RESULTS[-1]).touch()  # first, so that a demo that is stopped here can be run again
+    shown = {"dense": pair.dense, f"sparse, density {result['density']:.2f}": pair.sparse}
+    difference = heat_map(pair.dense, pair.sparse, GAIN)
+    side_by_side({**shown, f"difference x {GAIN:.0f}": difference}, folder / "side_by_side.webp", 2 if large else 4)
+    Image.fromarray(draw_plan(plan, *size.tiles)).save(folder / "plan.png")
+    save_plan(plan, folder / "plan.json", overwrite=True)
+    lines = lines_of(result, Path(os.path.relpath(folder)), large)
+    write_page(folder, result, lines)
+    (folder / RESULTS[-1]).write_text(json.dumps(result, indent=1) + "\n")
+    print("", *lines, sep="\n")
 
 
 def prepare_folder(folder: Path) -> None:
@@ -124,25 +211,6 @@ def prepare_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         sys.exit(f"{folder} cannot be made a folder ({error.strerror}): choose another with --out")
-
-
-def show_table(result: dict) -> None:
-    """Dense and sparse side by side, in words and figures."""
-    print(f"\nPrompt: {result['prompt']}")
-    print(f"{FAMILY}, {'x'.join(map(str, GRID))} tokens, first {WARMUP:.0%} of the steps dense\n")
-    print(f"{'':<34}{'dense':>10}{'sparse':>10}")
-    rows = {
-        "mean density after the warm-up": (1.0, result["density"]),
-        "attention calls, sparse": (result["dense"]["sparse_calls"], result["sparse"]["sparse_calls"]),
-        "attention calls, dense": (result["dense"]["dense_calls"], result["sparse"]["dense_calls"]),
-        "PSNR against dense, dB": ("-", result["psnr"]),
-        "SSIM against dense": ("-", result["ssim"]),
-        "seconds, whatever else runs": (result["dense"]["seconds"], result["sparse"]["seconds"]),
-    }
-    for name, values in rows.items():
-        cells = [f"{value:>10.2f}" if isinstance(value, float) else f"{value:>10}" for value in values]
-        print(f"{name:<34}{''.join(cells)}")
-    print("\nWhat is compared here is the video. Seconds are no benchmark: speed needs a GPU and a long video.\n")
 
 
 if __name__ == "__main__":

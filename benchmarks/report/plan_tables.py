@@ -114,6 +114,33 @@ def transfer_table() -> str:
     return "\n".join([*lines, "", f"{about} {made_by(result)}"])
 
 
+def distance_table() -> str:
+    """What the predicted error of a plan says of its videos."""
+    result = newest("expected_distance")
+    *plans, line = result["rows"]
+    lines = ["| density | predicted error | PSNR, dB | lowest to highest |", "|---|---|---|---|"]
+    for row in plans:
+        cells = f"{row['density']:.2f} | {row['predicted_error']:.3f} | {row['psnr']:.1f}"
+        lines.append(f"| {cells} | {row['lowest']:.1f} to {row['highest']:.1f} |")
+    about = f"{line['prompts']} unseen prompts, {line['steps']} steps. PSNR = {line['slope']} log10(error) + "
+    about += f"{line['at_one']} dB. Single videos lie {line['spread']} dB around that (standard deviation)."
+    return "\n".join([*lines, "", about, made_by(result)])
+
+
+def real_size_table() -> str:
+    """Searched plans at the size of a real video."""
+    result = newest("real_size")
+    lines = ["| density | PSNR, dB | lowest | SSIM | flicker | prompts |", "|---" * 6 + "|"]
+    rows = [row for row in result["rows"] if "lowest_psnr" in row]
+    for row in sorted(rows, key=lambda row: row["density"]):
+        cells = [f"{row['density']:.2f}", f"{row['psnr']:.1f}", f"{row['lowest_psnr']:.1f}", f"{row['ssim']:.3f}"]
+        cells += [f"{row['flicker']:.4f}", str(row["prompts"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    grid, tiles = ("x".join(map(str, rows[0][name])) for name in ("grid", "tiles"))
+    about = f"{grid} tokens, tiles of {tiles}, {rows[0]['steps']} steps, the first {rows[0]['warmup']:.0%} dense."
+    return "\n".join([*lines, "", about, made_by(result)])
+
+
 def solver_table() -> str:
     """Searches at full size, by target."""
     result = newest("solver")

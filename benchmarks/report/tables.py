@@ -19,8 +19,10 @@ from benchmarks.report.messages_table import reasons_table
 from benchmarks.report.models_table import models_table
 from benchmarks.report.own_time_table import own_time_table
 from benchmarks.report.plan_tables import (
+    distance_table,
     masks_table,
     methods_table,
+    real_size_table,
     solver_table,
     transfer_table,
 )
@@ -147,6 +149,19 @@ def cpu_table() -> str:
     return "\n".join([*lines, "", made_by(result)])
 
 
+def cpu_kinds_table() -> str:
+    """The torch backend by kind of head."""
+    result = newest("cpu_kinds")
+    lines = [
+        "| heads | density | dense, ms | sparse, ms | of which choosing tiles | speed-up | of ideal |",
+        "|---" * 7 + "|",
+    ]
+    for row in result["rows"]:
+        cells = [row["kind"], f"{row['density']:.2f}", *(f"{row[x]:.0f}" for x in ("dense_ms", "ms", "routing_ms"))]
+        lines.append(f"| {' | '.join(cells)} | {row['speed_up']:.2f} | {row['of_ideal']:.2f} |")
+    return "\n".join([*lines, "", made_by(result)])
+
+
 def attention_table() -> str:
     """Density of the small Wan's heads beside those of real models."""
     result = newest("attention_statistics", STATISTICS)
@@ -237,12 +252,15 @@ TABLES = {
     "docs/explanation/evidence.md": {"quality": quality_table},
     "benchmarks/README.md": {
         "attention": attention_table, "numbers": numbers_table, "memory": memory_table, "cpu": cpu_table,
+        "cpu_kinds": cpu_kinds_table,
         "runs": memory_of_runs_table, "containers": containers_table,
         "masks": masks_table, "methods": methods_table, "solver": solver_table,
         "hold_out": hold_out_table, "needs": needs_table, "prior": prior_table,
         "instructions": instructions_table,
         "sass_calibration": calibration_table, "sass_speeds": shipped_speeds_table,
         "transfer": transfer_table,
+        "distance": distance_table,
+        "real_size": real_size_table,
         "made_heads": lambda: verified_table(
             of_each("calibrated_heads_verify", "shape"), newest("calibrated_heads_fit")
         ),

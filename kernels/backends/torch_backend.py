@@ -1,12 +1,14 @@
 """The torch backend: tile lists by gathering, on any device and dtype. It is the specification of all others.
 
-Key tiles that a query tile does not attend are never gathered, so the work shrinks with the density, and no mask or
-S x S matrix exists. Query tiles with equal rows share one gather, others of equal length run as one batch.
+Keys that a query tile does not attend are never gathered, so the work shrinks with the density, and no mask or S x S
+matrix exists. Query tiles with equal rows share one gather, others of equal length run as one batch.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,8 @@ from ..lists import TileLists
 from ..routing import choose_tiles
 
 CHUNK_BYTES = 256 << 20  # gathered keys and values at a time
+CPU_CHUNK_BYTES = 16 << 20  # on a CPU, whose caches hold them and whose allocator reuses blocks of this size
+SDPA_ROWS = 768  # with fewer query rows PyTorch's SDPA on a CPU multiplies 32 or 64 of them at a time instead of 256
 
 
 def refusal(call: AttentionCall) -> str | None:
@@ -34,122 +38,72 @@ def needs_self_test(device: torch.device) -> bool:
 
 def attention(call: AttentionCall) -> Tensor:
     """Output (B, S, H, D) of a call."""
-    out = torch.empty(call.q.shape, dtype=call.q.dtype, device=call.q.device)
-    by_head = out.transpose(1, 2)
-    pairs_of: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    out = torch.zeros(call.q.shape, dtype=call.q.dtype, device=call.q.device)  # and so it stays where heads are skipped
     for pair, number in enumerate(call.pair_lists):
-        pairs_of[number].append(divmod(pair, call.q.shape[2]))
-    skipped = call.lists.skipped()
-    for number, pairs in pairs_of.items():
-        batch, head = torch.tensor(pairs, device=out.device).unbind(1)
-        if skipped[number] and not call.lists.grid.text_tokens:
-            by_head[batch, head] = 0
-            continue
-        index = call.lists.index[call.lists.order_numbers()[number]].long()
-        q, k, v = (x.transpose(1, 2)[batch[:, None], head[:, None], index] for x in (call.q, call.k, call.v))
+        batch, head = divmod(pair, call.q.shape[2])
+        q, k, v, head_out = (x[batch, :, head] for x in (call.q, call.k, call.v, out))
         bias = None if call.key_bias is None else call.key_bias[batch].to(q.dtype)
-        by_head[batch[:, None], head[:, None], index] = _OneList(call.lists, number, k, v, bias).attend(q)
+        for queries, tiles in kept_batches(call.lists, number, call.q.shape[3]):
+            found = _attend(_gather(q, queries), k, v, _key_tokens(call.lists, number, tiles), bias)
+            head_out.index_copy_(0, queries.flatten(), found.flatten(0, 1))
     return out
 
 
-class _OneList:
-    """Attention of heads that share one list, in tile order.
-
-    Args:
-        k, v: (N, S, D).
-        bias: (N, text tokens), added to the scores of the text keys.
-    """
-
-    def __init__(self, lists: TileLists, number: int, k: Tensor, v: Tensor, bias: Tensor | None):
-        self.lists, self.number, self.bias = lists, number, bias
-        self.rows, self.skipped = lists.starts.shape[1] - 1, lists.skipped()[number]
-        self.starts, self.kv_num_blocks = lists.rows(number)
-        tiled = lists.grid.video_tokens // lists.key_tile * lists.key_tile
-        self.k_tiles, self.v_tiles = (x[:, :tiled].unflatten(1, (-1, lists.key_tile)) for x in (k, v))
-        self.k_rest, self.v_rest = k[:, tiled:], v[:, tiled:]
-
-    def attend(self, q: Tensor) -> Tensor:
-        """Output (N, S, D) for q (N, S, D)."""
-        n, tokens, dim = q.shape
-        tiled = self.rows * self.lists.query_tile
-        q_tiles = q[:, :tiled].unflatten(1, (-1, self.lists.query_tile)) if tiled else q[:, None, :0]
-        out = torch.empty_like(q)
-        out_tiles = out[:, :tiled].view_as(q_tiles)
-        if self.skipped:
-            out_tiles.zero_()
-        for tile_rows, chosen in kept_batches(self.lists, self.number, n, dim):
-            query = q_tiles.index_select(1, tile_rows)
-            # equal rows: one gather serves them all
-            merged = query.flatten(1, 2)[:, None] if len(chosen) == 1 else query
-            out_tiles.index_copy_(1, tile_rows, self._softmax(merged, chosen).view_as(query))
-        if tokens > tiled:
-            last = _kv_indices(self.lists, [(self.starts[-1], self.kv_num_blocks[-1])])
-            out[:, tiled:] = self._softmax(q[:, None, tiled:], last)[:, 0]
-        return out
-
-    def _softmax(self, query: Tensor, chosen: Tensor) -> Tensor:
-        """Output (N, parts, rows, D) of query (N, parts, rows, D) over chosen key tiles (parts, count)."""
-        k, v = (
-            _gather(tiles, rest, chosen) for tiles, rest in ((self.k_tiles, self.k_rest), (self.v_tiles, self.v_rest))
-        )
-        if self.bias is None:
-            return F.scaled_dot_product_attention(query, k, v)
-        score_bias = torch.zeros(len(query), 1, 1, k.shape[2], dtype=query.dtype, device=query.device)
-        if self.bias.shape[1]:
-            score_bias[..., -self.bias.shape[1] :] = self.bias[:, None, None]
-        return F.scaled_dot_product_attention(query, k, v, score_bias)
-
-
-def keep_tables(lists: TileLists, pair_lists: tuple[int, ...], head_dim: int) -> None:
+def keep_tables(lists: TileLists, head_lists: tuple[int, ...], head_dim: int) -> None:
     """Make the tables that calls with these heads share."""
-    for number, pairs in Counter(pair_lists).items():
-        if number not in lists.routed:  # whose lists are of one call
-            kept_batches(lists, number, pairs, head_dim)
+    for number in set(head_lists) - lists.routed.keys():  # whose lists are of one call
+        kept_batches(lists, number, head_dim)
 
 
-def kept_batches(lists: TileLists, number: int, pairs: int, head_dim: int) -> list[tuple[Tensor, Tensor]]:
-    """Query tiles of a list that run together and their key tiles (1 or as many rows, count); worked out once.
-
-    Args:
-        pairs: (batch, head) pairs that share the list.
-    """
-
-    def make() -> list[tuple[Tensor, Tensor]]:
-        starts, kv_num_blocks = lists.rows(number)
-        computed = 0 if lists.skipped()[number] else len(starts) - 1
-        tile_bytes = pairs * lists.key_tile * head_dim * 4 * 2  # as if in fp32: the dtype is not known beforehand
-        return [
-            (torch.tensor(tiles, device=lists.kv_indices.device), _kv_indices(lists, parts))
-            for tiles, parts in _batches(starts[:computed], kv_num_blocks[:computed], tile_bytes)
-        ]
-
-    return lists.cached(("batches", number, pairs, head_dim, CHUNK_BYTES), make)
+def kept_batches(lists: TileLists, number: int, head_dim: int) -> list[tuple[Tensor, Tensor]]:
+    """What of a list runs together, worked out once: queries (parts, rows) by their position in the sequence, and the
+    key tiles (parts, count) of each part."""
+    on_cpu = lists.kv_indices.device.type == "cpu"
+    chunk_bytes = CPU_CHUNK_BYTES if on_cpu else CHUNK_BYTES
+    most_tiles = chunk_bytes // (lists.key_tile * head_dim * 4 * 2)  # in fp32: the dtype is not known beforehand
+    return lists.cached(("batches", number, most_tiles), lambda: list(_batches(lists, number, most_tiles)))
 
 
-def _kv_indices(lists: TileLists, parts: list[tuple[int, int]]) -> Tensor:
-    return torch.stack([lists.kv_indices[start : start + count].long() for start, count in parts])
+def _batches(lists: TileLists, number: int, most_tiles: int) -> Iterator[tuple[Tensor, Tensor]]:
+    starts, kv_num_blocks = lists.rows(number)
+    index = lists.index[lists.order_numbers()[number]].long()
+    full = [lists.query_tile] * (len(starts) - 1)
+    same: dict[tuple[int, int], list[Tensor]] = defaultdict(list)  # queries by their keys
+    for start, count, queries in zip(starts, kv_num_blocks, index.split([*full, len(index) - sum(full)]), strict=True):
+        if count >= 0 and len(queries):
+            same[start, count].append(queries)
+    alike: dict[tuple[int, int], list[tuple[int, list[Tensor]]]] = defaultdict(list)  # parts by their shape
+    for (start, count), tiles in same.items():
+        alike[sum(map(len, tiles)), count].append((start, tiles))
+    for (rows, count), parts in alike.items():
+        size = max(1, most_tiles // max(1, count))
+        for first in range(0, len(parts), size):
+            begins, tiles = zip(*parts[first : first + size], strict=True)
+            places = torch.tensor(begins, device=index.device)[:, None] + torch.arange(count, device=index.device)
+            yield torch.cat([*chain(*tiles)]).view(-1, rows), lists.kv_indices[places].long()
 
 
-def _gather(tiles: Tensor, rest: Tensor, chosen: Tensor) -> Tensor:
-    """Chosen tiles (parts, count) of tiles (N, T, tile, D), then all of rest (N, R, D): (N, parts, keys, D)."""
-    kept = tiles.index_select(1, chosen.flatten()).view(len(tiles), len(chosen), -1, tiles.shape[-1])
-    return torch.cat([kept, rest[:, None].expand(-1, len(chosen), -1, -1)], 2) if rest.shape[1] else kept
+def _key_tokens(lists: TileLists, number: int, tiles: Tensor) -> Tensor:
+    """Positions (parts, keys) in the sequence of key tiles (parts, count), then of all that follow the tiles."""
+    index, tiled = (
+        lists.index[lists.order_numbers()[number]],
+        lists.grid.video_tokens // lists.key_tile * lists.key_tile,
+    )
+    chosen = index[:tiled].view(-1, lists.key_tile)[tiles].flatten(1)
+    return torch.cat([chosen, index[tiled:].expand(len(tiles), -1)], 1)
 
 
-def _batches(starts: list[int], kv_num_blocks: list[int], tile_bytes: int) -> list[tuple[list[int], list]]:
-    """Query tiles that run together: (tile numbers, their distinct rows) with one row or as many as tiles."""
-    same: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for tile, part in enumerate(zip(starts, kv_num_blocks, strict=True)):
-        same[part].append(tile)
-    batches, single = [], defaultdict(list)
-    for part, tiles in same.items():
-        if len(tiles) > 1:
-            batches.append((tiles, [part]))
-        else:
-            single[part[1]].append((tiles[0], part))
-    for count, members in single.items():
-        size = max(1, CHUNK_BYTES // max(1, count * tile_bytes))
-        for first in range(0, len(members), size):
-            tiles, parts = zip(*members[first : first + size], strict=True)
-            batches.append((list(tiles), list(parts)))
-    return batches
+def _gather(x: Tensor, positions: Tensor) -> Tensor:
+    """Tokens (parts, n, D) of x (S, D) at positions (parts, n)."""
+    return x.index_select(0, positions.flatten()).view(*positions.shape, -1)
+
+
+def _attend(query: Tensor, k: Tensor, v: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
+    """Output of query (parts, rows, D) over k, v (S, D) at keys (parts, n), the last of which have the bias (text,)."""
+    if query.device.type == "cpu" and query.dtype.itemsize > 2 and query.shape[1] < SDPA_ROWS:
+        scores = torch.bmm(query * query.shape[2] ** -0.5, _gather(k, keys).transpose(1, 2))
+        if bias is not None:
+            scores[..., keys.shape[1] - len(bias) :] += bias
+        return torch.bmm(scores.softmax(2), _gather(v, keys))
+    mask = None if bias is None else F.pad(bias, (keys.shape[1] - len(bias), 0))[None]
+    return F.scaled_dot_product_attention(query[None], _gather(k, keys)[None], _gather(v, keys)[None], mask)[0]

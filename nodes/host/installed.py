@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import comfyui_version
+import folder_paths
 from server import PromptServer
 
 LOG = logging.getLogger("sparse_vdit")
@@ -34,3 +35,9 @@ def claim_server() -> str | None:
     if serving == FOLDER:
         return None
     return f"is installed twice, in {serving} and in {FOLDER}: the first one is used, delete one of them"
+
+
+def has_raylight() -> bool:
+    """Whether raylight lies among the custom nodes. It may be loaded after this pack, so its folder is what counts."""
+    packs = (path for folder in folder_paths.get_folder_paths("custom_nodes") for path in Path(folder).glob("*"))
+    return any((path / "src" / "raylight").is_dir() and path.suffix != ".disabled" for path in packs)

@@ -1,4 +1,4 @@
-"""The seven nodes in a real ComfyUI: how they are described, what they refuse, and the example workflows."""
+"""All nodes in a real ComfyUI: how they are described, what they refuse, and the example workflows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ pytestmark = pytest.mark.comfyui
 pytest_plugins = ["comfyui.fixtures"]
 NODES = {
     "SparseVDiTPatchModel": (["MODEL"], {"model": "MODEL", "plan": "SPARSE_VDIT_PLAN"}),
+    "SparseVDiTPatchRaylight": (["RAY_ACTORS"], {"ray_actors": "RAY_ACTORS", "plan": "SPARSE_VDIT_PLAN"}),
     "SparseVDiTLoadPlan": (["SPARSE_VDIT_PLAN", "SPARSE_VDIT_PROFILE"], {}),
     "SparseVDiTSavePlan": (["SPARSE_VDIT_PLAN", "STRING"], {"plan": "SPARSE_VDIT_PLAN"}),
     "SparseVDiTProfileHeads": (
@@ -50,7 +51,7 @@ def inputs(description: dict) -> Iterator[tuple[str, list]]:
                     yield from inputs(option["inputs"])
 
 
-def test_seven_nodes_with_frozen_ids_and_a_tooltip_on_everything(server: Server) -> None:
+def test_nodes_with_frozen_ids_and_a_tooltip_on_everything(server: Server) -> None:
     info = server.get("/object_info")
     assert {name for name in info if name.startswith("SparseVDiT")} == set(NODES)
     for name, (outputs, sockets) in NODES.items():

@@ -66,7 +66,7 @@ def test_a_search_for_sparse_lists_the_patch_node_first(served: Server, vue: boo
     info = served.get("/object_info")
     names = {kind: item["display_name"] or kind for kind, item in info.items()}
     ours = [name for kind, name in names.items() if kind.startswith("SparseVDiT")]
-    assert len(ours) == 7 and all(name.startswith("Sparse-vDiT ") for name in ours)
+    assert len(ours) == 8 and all(name.startswith("Sparse-vDiT ") for name in ours)
     found = browse(served, "search_nodes", vue=vue, names=list(names.values()), words=["spar", "sparse", "faster"])
     assert found["errors"] == []
     for word, listed in found["listed"].items():

@@ -81,7 +81,7 @@ def test_torch_backend(grid, dtype, tiles):
 
 
 def test_torch_backend_with_small_chunks(monkeypatch):
-    monkeypatch.setattr(torch_backend, "CHUNK_BYTES", 40_000)
+    monkeypatch.setattr(torch_backend, "CPU_CHUNK_BYTES", 40_000)
     grid = TokenGrid(7, 9, 13, prefix=5)
     q, k, v = inputs(grid, len(PATTERNS), 40, torch.float32)
     lists, numbers = bind(PATTERNS, grid, 48, 16)
@@ -93,12 +93,12 @@ def test_torch_backend_skips_tiles(monkeypatch):
     """Work follows the density: count the query-key pairs that really reach attention."""
     computed = 0
 
-    def counting(query, key, value):
+    def counting(query, k, v, keys, bias):
         nonlocal computed
-        computed += query.shape[:-1].numel() * key.shape[-2]
+        computed += query.shape[:-1].numel() * keys.shape[1]
         return query
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", counting)
+    monkeypatch.setattr(torch_backend, "_attend", counting)
     grid = TokenGrid(7, 9, 13, prefix=5)
     for pattern in PATTERNS:
         computed = 0

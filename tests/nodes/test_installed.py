@@ -19,6 +19,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     version = ModuleType("comfyui_version")
     version.__version__ = "0.33.0"
     monkeypatch.setitem(sys.modules, "server", server)
+    monkeypatch.setitem(sys.modules, "folder_paths", ModuleType("folder_paths"))
     monkeypatch.setitem(sys.modules, "comfyui_version", version)
     monkeypatch.delitem(sys.modules, "sparse_vdit.nodes.host.installed", raising=False)
     yield importlib.import_module("sparse_vdit.nodes.host.installed")
@@ -48,3 +49,17 @@ def test_the_first_copy_serves(installed: ModuleType, monkeypatch: pytest.Monkey
 def test_without_a_server_nothing_is_asked(installed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installed, "PromptServer", SimpleNamespace())
     assert installed.claim_server() is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "there"),
+    [("raylight/src/raylight", True), ("its fork/src/raylight", True), ("raylight.disabled/src/raylight", False),
+     (".disabled/raylight/src/raylight", False), ("raylight/src", False), ("another/raylight", False)],
+)  # fmt: skip
+def test_raylight_is_known_by_its_folder(
+    installed: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, there: bool
+) -> None:
+    (tmp_path / "second" / folder).mkdir(parents=True)
+    folders = {"custom_nodes": [str(tmp_path / "absent"), str(tmp_path / "second")]}
+    monkeypatch.setattr(installed.folder_paths, "get_folder_paths", folders.get, raising=False)
+    assert installed.has_raylight() == there

@@ -197,6 +197,16 @@ SEVERAL_GPUS = Dense(
     "only the first model of a guider can run on several GPUs",
     advice="Leave out MultiGPU CFG Split after the second model.",
 )
+NO_RAYLIGHT = Dense(
+    "raylight does not split the sequence of this model",
+    advice="Try ulysses_degree 2 in raylight's initializer. If it is that, the pack does not know this raylight.",
+)
+ONLY_WAN = Dense("with raylight only Wan runs sparse")
+OTHER_RANK = Dense(
+    "another worker is dense",
+    "sparse attention went wrong in another worker of raylight",
+    "The line of that worker in the log says why.",
+)
 UNREACHED = Dense(
     "no attention of the model reached this node",
     "another node computes the attention itself, or every step came from a cache",

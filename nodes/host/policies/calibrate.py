@@ -105,6 +105,11 @@ class CalibrationPolicy:
         return "" if self.planned is None else self.planned.plan_name
 
     @property
+    def expected(self) -> str:
+        """The plan's, once there is one."""
+        return "" if self.planned is None else self.planned.expected
+
+    @property
     def tuner(self) -> KernelTuner | None:
         """The plan's, once there is one."""
         return self._tuner if self.planned is None else self.planned.tuner

@@ -16,6 +16,7 @@ from ....plans.plan.binding import KEPT_GRIDS, BoundPlan, Table
 from ....plans.plan.plan import Plan
 from ....plans.search.kept_dense import NOTHING_KEPT, KeptDense, with_dense
 from ....plans.search.search import skip_warning
+from ....plans.view.expected import expected_distance
 from ..core import fallback
 from ..core.fallback import Dense
 from ..core.stats import grid_name
@@ -75,6 +76,11 @@ class PlanPolicy:
         self._decisions: dict[tuple, Sparse | Dense] = {}
         self._warnings: list[str] = []
         self._prepared: dict[torch.device, tuple] = {}
+
+    @property
+    def expected(self) -> str:
+        """How far the video is from the dense one; empty on a size that the plan was not measured on."""
+        return "" if self._warnings else expected_distance(self.whole)
 
     def begin_step(self, sigma: float) -> Dense | None:
         """Why all of a step is dense: the dense start, the end, or no band. Chooses the band otherwise."""

@@ -31,7 +31,7 @@ class ProfilePolicy:
 
     name = "profiling"
     tuner = None
-    plan_name = remark = ""
+    plan_name = remark = expected = ""
 
     def __init__(self, profiler: Profiler, model: nn.Module, family: Family):
         self.profiler, self.model, self.family = profiler, model, family

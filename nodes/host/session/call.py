@@ -35,6 +35,8 @@ class Call:
         mask: a mask of keys, as `text_mask.is_key_mask` says; None without one.
         again: computes the same call the model's own way, for timing; None where that cannot be had.
         key_bias: what `text_mask.text_bias` made of the mask, (B, prefix + suffix) float32.
+        heads: numbers of its heads in the model, None where it has all of them.
+        decided: how it is computed, None where the policy has to say it.
     """
 
     layer: int | None
@@ -45,6 +47,8 @@ class Call:
     mask: Tensor | None = None
     again: Callable[[], object] | None = None
     key_bias: Tensor | None = None
+    heads: tuple[int, ...] | None = None
+    decided: Sparse | None = None
 
 
 def split_heads(x: Tensor, heads: int, by_head: bool) -> Tensor:
@@ -143,6 +147,7 @@ class Policy(Protocol):
         title: what reports call it: family and plan.
         plan_name: the plan in a few words, for the first line of a report.
         remark: what the user should know of a run that went well, a sentence; may be empty.
+        expected: how far its video is from the dense one, a sentence; may be empty.
         shape: (layers, heads) of the model.
         tuner: that wants times of the model's own attention, None for none.
         observer: that measures calls, None for none.
@@ -151,6 +156,7 @@ class Policy(Protocol):
     title: str
     plan_name: str
     remark: str
+    expected: str
     shape: tuple[int, int]
 
     @property

@@ -23,13 +23,14 @@ class FiniteCheck:
         self.flags = torch.zeros(layers, heads + 1, dtype=torch.bool, device=device)
         self._suspect = None
 
-    def look_at(self, layer: int, out: Tensor) -> None:
-        """Flag the heads of a sparse output (B, S, H, D) that is not finite."""
+    def look_at(self, layer: int, out: Tensor, heads: tuple[int, ...] | None = None) -> None:
+        """Flag the heads of a sparse output (B, S, H, D) that is not finite; their numbers where it lacks some."""
         if self.flags is not None:
             # a sum keeps every infinity and NaN, and makes no mask as large as the output. The softmax normaliser,
             # which kernels have anyway, would not show what is not finite in v.
             bad = ~torch.isfinite(out.sum((0, 1, 3), dtype=torch.float32))
-            self.flags[layer, :-1] |= bad.to(self.flags.device)  # in place: it was made before the forward
+            columns = slice(-1) if heads is None else list(heads)
+            self.flags[layer, columns] |= bad.to(self.flags.device)  # in place: it was made before the forward
 
     def look_at_inputs(self, layer: int, inputs: tuple[Tensor, ...]) -> None:
         """In the repeated forward, flag where q, k or v of the first layer with such an output are not finite."""

@@ -78,6 +78,7 @@ class Run:
         stats: what is counted.
         check: whether outputs are finite.
         options: transformer_options of the forward now running.
+        agree: whether something is so in any of the processes that compute the model together; all of them ask.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Run:
         self.forward_is_dense: Dense | None = fallback.UNSEEN_FORWARD
         self.stopped: Dense | None = None
         self.options: dict | None = None
+        self.agree: Callable[[bool], bool] = bool
         self.device = ""  # in words
         self.watch: object = None  # of `hooks/replaced.py`, which looks at the forwards of this run
         self.wants_dense_time: Callable[[], Callable[[], None] | None] | None = None
@@ -139,17 +141,18 @@ class Run:
         """Make the rest of the run dense where a sparse output of the forward that ended was not finite. Returns
         whether the forward is to be repeated; then call `end_repeated`."""
         self._spoiled = self.check.locate() if self.stats.forward.sparse else []
-        if self._spoiled:
-            self.stop(fallback.NOT_FINITE)
+        spoiled = self.agree(bool(self._spoiled))
+        if spoiled:
+            self.stop(fallback.NOT_FINITE if self._spoiled else fallback.OTHER_RANK)
             self.begin_again()
-        return bool(self._spoiled)
+        return spoiled
 
     def end_repeated(self) -> None:
         """The forward was repeated dense: say why, or that the model's own numbers were not finite."""
-        if self.check.inputs_were_bad():
+        if self.agree(self.check.inputs_were_bad()):
             self.stats.recount(fallback.NOT_FINITE, fallback.NOT_FINITE_INPUTS)
             self.stop(fallback.NOT_FINITE_INPUTS)
-        else:
+        elif self._spoiled:
             self.stats.failures += [{"what": f"{place}: {fallback.NOT_FINITE}"} for place in self._spoiled]
             again = "this forward was computed again dense, and all that followed ran dense"
             self.stats.note(f"{'; '.join(self._spoiled)}: {fallback.NOT_FINITE}; {again}")
@@ -208,14 +211,14 @@ class Run:
     def _decided(self, call: Call) -> Tensor | Dense:
         """What the policy wants; an error in it makes the rest of the run dense, and never ends the sampling."""
         try:
-            out = decision = self.policy.decide(call)
+            out = decision = call.decided or self.policy.decide(call)
             if isinstance(decision, Sparse):
                 out = self.executor.execute(call, decision)
             elif isinstance(decision, Computed):
                 self.stats.count_sparse(call.layer, decision.density, decision.by, call.q.device)
                 out = decision.out
             if not isinstance(out, Dense):
-                self.check.look_at(call.layer, out)
+                self.check.look_at(call.layer, out, call.heads)
             return out
         except Exception as error:
             if passes_through(error):

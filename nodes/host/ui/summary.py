@@ -53,14 +53,15 @@ def run_report(stats: RunStats, policy: Policy) -> Report:
         much = much_dense(dense, total.calls())
         trouble = notes.pop(0) if notes else ""
         lost = fallback.NOT_FASTER.advice if verdict.startswith(NOT_FASTER) else ""
-        advice = trouble or much or lost or policy.remark or _by_reason(dense)
+        advice = trouble or much or lost or policy.remark or policy.expected or _by_reason(dense)
     else:
         why = policy.advice() or likely(dense)
         verdict = NOT_FASTER + why.sentence
         named = why in (fallback.UNREACHED, fallback.BACKEND_REFUSED)  # by the note: which node, or why the backend
         advice = notes.pop(0) if notes and named else why.advice
         much = ""
-    rest = [_counts(stats, total, policy.title), "" if much == advice else much, policy.summary(), *notes]
+    more = [text for text in (much, policy.expected if total.sparse else "") if text != advice]
+    rest = [_counts(stats, total, policy.title), *more, policy.summary(), *notes]
     return Report(verdict, advice, "; ".join(filter(None, rest)))
 
 

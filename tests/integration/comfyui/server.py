@@ -34,6 +34,7 @@ class Server:
         arguments: more of ComfyUI's own.
         cached: whether outputs of nodes are kept for the next workflow, as ComfyUI does by default.
         folder: that the pack lies in.
+        raylight: whether something that looks like raylight is installed too.
     """
 
     def __init__(
@@ -43,9 +44,12 @@ class Server:
         arguments: tuple[str, ...] = (),
         cached: bool = False,
         folder: str = PACK_FOLDER,
+        raylight: bool = True,
     ):
         self.base, self.log = base, base / "server.log"
         install_packs(base / "custom_nodes", folder)
+        if raylight:
+            install_raylight(base / "custom_nodes" / "raylight")
         for folder in ("models/diffusion_models", "input", "output", "temp", "user"):
             (base / folder).mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
@@ -155,6 +159,12 @@ def install_packs(folder: Path, name: str = PACK_FOLDER) -> None:
     (folder / "test_pack" / "small_wan").mkdir()
     for name in ("__init__.py", "model.py", "video.py"):
         shutil.copy(tests / "small_wan" / name, folder / "test_pack" / "small_wan" / name)
+
+
+def install_raylight(folder: Path) -> None:
+    """A pack without nodes that lies where raylight does; its stand-ins are in the test pack."""
+    (folder / "src" / "raylight").mkdir(parents=True)
+    (folder / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
 
 
 def _outputs(entry: dict) -> dict:

@@ -134,6 +134,27 @@ def test_flags_are_of_one_forward() -> None:
     assert check.flags is None
 
 
+def test_heads_of_a_part_of_the_model_have_its_numbers() -> None:
+    check, out = FiniteCheck(), torch.zeros(1, 7, 2, 5)
+    out[0, 3, 1] = torch.inf
+    check.begin_forward(2, 5, torch.device("cpu"))
+    check.look_at(1, out, (2, 3))
+    assert check.locate() == ["layer 1, head 3"]
+
+
+def test_what_another_process_finds_makes_this_one_repeat_too() -> None:
+    """They wait for each other in every forward, so both have to compute it again."""
+    x, own = qkv(), []
+    run = run_of(policy(Diagonal(0), layers=LAYERS))
+    answers = iter((True, False))  # an output was not finite, the model's own numbers were
+    asked = []
+    run.agree = lambda here: asked.append(here) or next(answers)
+    assert all(torch.equal(out, model_attention(*x, HEADS)) for out in forward(run, 0.5, x, own=counted(own)))
+    assert asked == [False, False] and len(own) == LAYERS
+    assert (sparse_calls(run), dense_calls(run)) == (0, {fallback.OTHER_RANK: LAYERS})
+    assert not run.stats.failures and "computed again" not in line(run)
+
+
 def test_large_finite_numbers_are_fine() -> None:
     check = FiniteCheck()
     check.begin_forward(1, 1, torch.device("cpu"))

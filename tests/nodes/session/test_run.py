@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,11 +57,28 @@ def test_calls_in_a_cuda_graph_stay_dense(monkeypatch: pytest.MonkeyPatch) -> No
     assert "--disable-cuda-graphs" in line(run)
 
 
+def test_a_call_that_was_decided_before_asks_no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where ranks share a layer: this one has two of its three heads."""
+    run, x = run_of(policy(Diagonal(0), layers=1)), [x.unflatten(-1, (HEADS, -1)) for x in qkv()]
+    whole = run.policy
+    whole.begin_step(0.5)
+    sparse = whole.decide(Call(0, TokenGrid(*GRID), *x))
+    run.begin_step(0.5)
+    run.begin_forward(torch.device("cpu"))
+    out = run.attend(Call(0, TokenGrid(*GRID), *x))
+    monkeypatch.setattr(whole, "decide", lambda call: pytest.fail("was asked"))
+    run.begin_forward(torch.device("cpu"))
+    some = replace(sparse, head_lists=sparse.head_lists[1:])
+    part = run.attend(Call(0, TokenGrid(*GRID), *(x[:, :, 1:] for x in x), heads=(1, 2), decided=some))
+    assert torch.equal(part, out[:, :, 1:])
+    assert sparse_calls(run) == 2
+
+
 class Looking:
     """A policy that watches every other layer, and computes some calls itself."""
 
     title, shape, tuner, name = "wan, looking", (4, HEADS), None, "looking"
-    plan_name, remark = "looking", ""
+    plan_name, remark, expected = "looking", "", ""
 
     def __init__(self) -> None:
         self.seen: list[int] = []

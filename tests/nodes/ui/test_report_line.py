@@ -33,7 +33,7 @@ def stats(
 class Told(SimpleNamespace):
     """A policy as far as a report asks one."""
 
-    title, plan_name, remark, tuner, said = "wan, plan user/mine", "plan user/mine", "", None, ""
+    title, plan_name, remark, expected, tuner, said = "wan, plan user/mine", "plan user/mine", "", "", None, ""
 
     def summary(self) -> str:
         return self.said
@@ -94,6 +94,15 @@ def test_the_second_line_is_what_matters_most_and_nothing_is_said_twice() -> Non
     assert found.details.count(fallback.OTHER_TOKENS.advice) == 1
     assert told(stats(9), remark="dense start skipped: 1 step").advice == "dense start skipped: 1 step"
     assert told(stats(9)).advice == ""
+
+
+def test_what_to_expect_of_the_video_is_said_once_of_a_run_that_was_sparse() -> None:
+    expected = "Expected: details differ"
+    found = told(stats(9, {fallback.WARM_UP: 3}), expected=expected)
+    assert found.advice == expected and str(found).count(expected) == 1
+    found = told(stats(9), expected=expected, remark="dense start skipped: 1 step")
+    assert found.advice != expected and found.details.count(expected) == 1
+    assert expected not in str(told(stats(0, {fallback.WARM_UP: 3}), expected=expected))
 
 
 def test_the_line_of_a_run_that_stays_dense_from_the_start() -> None:

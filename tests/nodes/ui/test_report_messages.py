@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -25,8 +26,9 @@ from sparse_vdit.nodes.host.models import LTX, MINIMAX_H3, WAN, detect, token_gr
 from sparse_vdit.nodes.host.session import execution
 from sparse_vdit.nodes.host.ui.summary import run_report
 from sparse_vdit.plans.plan.binding import BoundPlan
-from sparse_vdit.plans.plan.plan import uniform_plan
+from sparse_vdit.plans.plan.plan import Provenance, uniform_plan
 from sparse_vdit.plans.search import kept_dense, search
+from sparse_vdit.plans.view.expected import expected_distance
 from torch import nn
 
 PAGE = (ROOT / "docs" / "reference" / "report-messages.md").read_text(encoding="utf-8")
@@ -99,6 +101,7 @@ def notes() -> list[str]:
         execution.NOT_TIMED,
         plan.distance_warning(TokenGrid(5, 7, 90)),
         search.skip_warning(plan.plan),
+        expected_distance(replace(plan.plan, provenance=Provenance(parameters={"predicted_error": 0.1}))),
         "the int8 kernel failed and was left out: no image",
         "triton: its self-test failed: no image",
         "triton: it failed: no image",
@@ -210,6 +213,7 @@ def test_the_line_is_what_a_report_looks_like() -> None:
         title="wan, plan user/small_wan (measured)",
         plan_name="plan user/small_wan",
         remark="",
+        expected="",
         tuner=SimpleNamespace(speedup=lambda calls: 2.21),
         summary=lambda: times,
         advice=lambda: None,

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from . import direct, family_nodes, others, plugged_card, quantized, several_gpus, text_encoders
+from . import direct, family_nodes, others, plugged_card, quantized, ray_actors, several_gpus, text_encoders
 from .small_wan.video import encode, random_scene, to_video
 from .trouble import TROUBLE_NODES
 
@@ -82,6 +82,7 @@ NODES = {
     **others.NODES,
     **plugged_card.NODES,
     **quantized.NODES,
+    **ray_actors.NODES,
     **several_gpus.NODES,
 }
 text_encoders.install()
