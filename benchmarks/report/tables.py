@@ -20,6 +20,7 @@ from benchmarks.report.models_table import models_table
 from benchmarks.report.own_time_table import own_time_table
 from benchmarks.report.plan_tables import (
     distance_table,
+    first_generation_table,
     masks_table,
     methods_table,
     real_size_table,
@@ -259,6 +260,7 @@ TABLES = {
         "instructions": instructions_table,
         "sass_calibration": calibration_table, "sass_speeds": shipped_speeds_table,
         "transfer": transfer_table,
+        "first_generation": first_generation_table,
         "distance": distance_table,
         "real_size": real_size_table,
         "made_heads": lambda: verified_table(
