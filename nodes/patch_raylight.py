@@ -76,7 +76,11 @@ def worker_code() -> Callable:
             file = f"{folder}/__init__.py"
             spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[folder])
             sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[name])
+            try:
+                spec.loader.exec_module(sys.modules[name])
+            except BaseException:
+                del sys.modules[name]
+                raise
         return importlib.import_module(f"{name}.nodes.host.raylight").patched(model, *settings)
 
     return patch

@@ -1,8 +1,7 @@
 """Quality of searched plans at the size of a real video's frames, with the kernels' own tiles of 128 x 64 tokens.
 
 The other tables use 1,620 tokens and tiles in proportion, which takes minutes. Here it is 13 x 24 x 28 = 8,736 tokens
-and the tiles that every card computes with. Plans are searched on two scenes and used for
-others.
+and the tiles that every card computes with. Plans are searched on two scenes and used for others.
 
     python -m benchmarks.quality.real_size                           hours on two cores
     python -m benchmarks.quality.real_size --prompts 1 --density 0.35

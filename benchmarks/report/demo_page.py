@@ -27,11 +27,11 @@ PAGE = Template("""<!DOCTYPE html>
 <h2>The plan</h2>
 <img class="plan" src="data:image/png;base64,$plan" alt="Map of the plan: pattern and density of each head">
 <p>Each square is an attention head. Its colour says where the head looks, and its fill how much of attention it
-computes. The demo measured this on another scene: heads keep their habits from one prompt to the next.</p>
+computes. The demo measured this on another scene: most heads look at the same places with every prompt.</p>
 <h2>What it means</h2>
 <p>The video model here is small and was trained for this project. It shows that a sparse video stays close to the dense
-one. It does not show the speed on your GPU: real videos have 20 times as many tokens, attention takes most of their
-time, and there the work saved becomes time saved.</p>
+one. It does not show the speed on your GPU: real videos have many times as many tokens, and attention takes most of
+their time. There the work saved becomes time saved.</p>
 <h2>What to do next</h2>
 <ol>
 <li>Install the node pack in ComfyUI (the README says how).</li>

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import comfyui_version
@@ -39,5 +41,8 @@ def claim_server() -> str | None:
 
 def has_raylight() -> bool:
     """Whether raylight lies among the custom nodes. It may be loaded after this pack, so its folder is what counts."""
-    packs = (path for folder in folder_paths.get_folder_paths("custom_nodes") for path in Path(folder).glob("*"))
-    return any((path / "src" / "raylight").is_dir() and path.suffix != ".disabled" for path in packs)
+    packs = []
+    for folder in folder_paths.get_folder_paths("custom_nodes"):
+        with suppress(OSError):  # a folder that cannot be read holds no nodes
+            packs += [os.path.join(folder, name) for name in os.listdir(folder) if not name.endswith(".disabled")]
+    return any(os.path.isdir(os.path.join(pack, "src", "raylight")) for pack in packs)

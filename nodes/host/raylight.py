@@ -96,7 +96,15 @@ def _begin(patcher: object, plan: Plan, start: float, end: float) -> Ranks | Den
     agree = partial(_agree, group, patcher.load_device)
     if agree(isinstance(policy, Dense)):
         return policy if isinstance(policy, Dense) else fallback.OTHER_RANK
-    return Ranks(policy, group, agree)
+    ranks = Ranks(policy, group, agree)
+    ranks.run.try_kernels(partial(_target, patcher))
+    agree(False)  # kernels are compiled now, and not while other ranks wait in an exchange, which times out
+    return ranks
+
+
+def _target(patcher: object) -> tuple[torch.device, torch.dtype]:
+    cast = patcher.get_model_object("manual_cast_dtype")
+    return patcher.load_device, cast or patcher.model.get_dtype()
 
 
 def _policy(patcher: object, plan: Plan, start: float, end: float) -> PlanPolicy | Dense:

@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_video_from_the_second_generation_on(fresh:
     assert torch.equal(videos[1], videos[2]) and not torch.equal(videos[0], videos[1])
     assert [f"{KEPT}{ONCE_MORE}. " in line for line in lines] == [True, False, False]
     assert ["same seed" in line for line in lines] == [True, False, False]
-    assert "searched 4 plans in " in lines[0]
+    assert "searched the plan 4 times in " in lines[0]
 
 
 def test_the_profile_lies_beside_every_presets_plan(fresh: Server) -> None:

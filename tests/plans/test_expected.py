@@ -35,6 +35,11 @@ def test_words(psnr: float, words: str) -> None:
     assert expected.in_words(psnr).startswith(words)
 
 
+@pytest.mark.parametrize(("error", "span"), [(0.001, "44 dB or more"), (0.9, "24 dB or less")])
+def test_beyond_what_was_measured_one_end_is_open(error: float, span: str) -> None:
+    assert f", {span} (" in expected.expected_distance(plan_of(error))
+
+
 def test_the_sentence_has_words_and_range() -> None:
     said = expected.expected_distance(plan_of(0.06))
     middle = expected.expected_psnr(plan_of(0.06))
@@ -42,7 +47,7 @@ def test_the_sentence_has_words_and_range() -> None:
     assert f"{middle - 2 * expected.SPREAD:.0f} to {middle + 2 * expected.SPREAD:.0f} dB" in said
 
 
-@pytest.mark.parametrize(("psnr", "how"), [(33.2, "closer to"), (27.1, "farther from")])
+@pytest.mark.parametrize(("psnr", "how"), [(33.2, "more than"), (27.1, "less than")])
 def test_compared_with_another_kernel(psnr: float, how: str) -> None:
     assert how in expected.beside_same_attention(psnr)
 

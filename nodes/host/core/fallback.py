@@ -204,7 +204,7 @@ NO_RAYLIGHT = Dense(
 ONLY_WAN = Dense("with raylight only Wan runs sparse")
 OTHER_RANK = Dense(
     "another worker is dense",
-    "sparse attention went wrong in another worker of raylight",
+    "another worker of raylight cannot run sparse",
     "The line of that worker in the log says why.",
 )
 UNREACHED = Dense(

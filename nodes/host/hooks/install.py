@@ -198,7 +198,8 @@ def _in_run(
     run.begin_forward(x.device, sigma)
 
     def forward() -> torch.Tensor:
-        compile_op.forget_forward(x.device)
+        with run.guarded():
+            compile_op.forget_forward(x.device)
         return executor(x, t, *args, **kwargs)
 
     out = forward()

@@ -17,7 +17,7 @@ NEW = "found in this run"
 FOR_NEXT = "for the next run "
 ONCE_MORE = "; with the same seed the next video differs once, then it stays the same"
 TWICE_MORE = (
-    "; with the same seed the next two videos may differ, as some layers could not be measured, then it stays the same"
+    "; with the same seed the next two videos may differ, as some layers were not measured, then it stays the same"
 )
 
 

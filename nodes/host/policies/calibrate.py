@@ -141,8 +141,10 @@ class CalibrationPolicy:
             return False
         if self.planned is not None and not self.found_here:
             return False
-        if self._searched or self.measurement.complete:
-            return self.measurement.complete > self._bands
+        if self._searched:
+            return self.measurement.bands > self._bands
+        if self.measurement.complete:
+            return True
         self._first_below = self._first_below or sigma
         return sigma != self._first_below
 
@@ -161,7 +163,7 @@ class CalibrationPolicy:
 
     def _find_plan(self) -> None:
         """Search the run's plan in what was measured by now; where none is found, the one that runs stays."""
-        self._searched, self._bands = True, self.measurement.complete
+        self._searched, self._bands = True, self.measurement.bands
         try:
             began = time.perf_counter()
             profile = self.measurement.so_far()
@@ -250,7 +252,7 @@ class CalibrationPolicy:
         """Keep what the run has found, now that it is over."""
         profile = self.measured = None if self.measurement is None else self.measurement.end()
         if self._search_times:
-            self.notes.insert(0, f"searched {len(self._search_times)} plans in {sum(self._search_times):.2f} s")
+            self.notes.insert(0, searches(self._search_times))
         if self.measurement is not None and self.measurement.met:
             self.notes.insert(0, self.measurement.summary())
         try:
@@ -284,3 +286,9 @@ class CalibrationPolicy:
             self.planned.free()
         if self._tuner is not None:
             self._tuner.free()
+
+
+def searches(seconds: list[float]) -> str:
+    """How often a plan was searched and how long that took, in words."""
+    times = "" if len(seconds) == 1 else f" {len(seconds)} times"
+    return f"searched the plan{times} in {sum(seconds):.2f} s"

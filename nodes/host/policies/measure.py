@@ -74,9 +74,14 @@ class Measurement:
         self._profile: Profile | None = None
 
     @property
-    def complete(self) -> int:
-        """Bands in which every layer was measured, so that a plan can be searched."""
-        return sum(count == self.layers for count in Counter(band for band, _ in self._seen).values())
+    def complete(self) -> bool:
+        """Whether every layer was measured in one band, from which a plan can be searched."""
+        return self.layers in Counter(band for band, _ in self._seen).values()
+
+    @property
+    def bands(self) -> int:
+        """How many bands were measured; some layers may be missing, as no call of theirs could be."""
+        return len({band for band, _ in self._seen})
 
     @property
     def met(self) -> bool:

@@ -23,7 +23,8 @@ class Report:
 
     Attributes:
         verdict: whether it was faster, on what plan, and how that is known.
-        advice: the one other thing to know: trouble, what to try, or what stayed dense; may be empty.
+        advice: the one other thing to know: trouble, what to try, how close the video should be to the dense one, or
+            what stayed dense; may be empty.
         details: everything else; may be empty.
     """
 

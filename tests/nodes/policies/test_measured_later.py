@@ -59,7 +59,7 @@ def test_a_later_band_is_measured_in_its_first_step_and_searched_before_the_next
     assert samples(tmp_path) == [[1] * LAYERS] * 3
     assert [(band.sigma_high, band.sigma_low) for band in load_plan(plan).bands] == list(BANDS)
     assert f"for the next run kept as user/calibrated/{plan.stem}{ONCE_MORE}" in line(run)
-    assert f"{KEPT}{ONCE_MORE}." in line(run) and "searched 2 plans in " in line(run)
+    assert f"{KEPT}{ONCE_MORE}." in line(run) and "searched the plan 2 times in " in line(run)
     second = calibration(tmp_path, sigmas=sigmas)
     assert second.policy.measurement is None and second.policy.planned.plan == load_plan(plan)
     generate(second, sigmas)
