@@ -36,11 +36,10 @@ def expected_psnr(plan: Plan) -> float | None:
 
 def expected_distance(plan: Plan) -> str:
     """The same in words with its range of two standard deviations; empty where nothing is known."""
-    psnr = expected_psnr(plan)
-    if psnr is None:
+    psnr, error = expected_psnr(plan), plan.provenance.parameters.get("predicted_error")
+    if psnr is None or not isinstance(error, int | float):
         return ""
     low, high = f"{psnr - 2 * SPREAD:.0f}", f"{psnr + 2 * SPREAD:.0f}"
-    error = plan.provenance.parameters["predicted_error"]
     span = f"{low} dB or more" if error < MEASURED[0] else f"{high} dB or less" if error > MEASURED[1] else ""
     return f"Expected: {in_words(psnr)}, {span or f'{low} to {high} dB'} ({SMALL_MODEL})"
 
