@@ -52,4 +52,4 @@ def in_words(psnr: float) -> str:
 def beside_same_attention(psnr: float) -> str:
     """A PSNR in dB beside that of another kernel which leaves nothing out."""
     how = "more" if psnr >= SAME_ATTENTION else "less"
-    return f"That is {how} than two attention kernels that leave nothing out gave with MiniMax H3: {SAME_ATTENTION} dB"
+    return f"That is {how} than two exact attention kernels had that round differently: {SAME_ATTENTION} dB (MiniMax H3)"
