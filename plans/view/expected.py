@@ -52,4 +52,4 @@ def in_words(psnr: float) -> str:
 def beside_same_attention(psnr: float) -> str:
     """A PSNR in dB beside that of another kernel which leaves nothing out."""
     how = "more" if psnr >= SAME_ATTENTION else "less"
-    return f"That is {how} than two exact attention kernels had that round differently: {SAME_ATTENTION} dB (MiniMax H3)"
+    return f"That is {how} than two exact kernels had, which round differently: {SAME_ATTENTION} dB (MiniMax H3)"
