@@ -201,7 +201,10 @@ NO_RAYLIGHT = Dense(
     "raylight does not split the sequence of this model",
     advice="Try ulysses_degree 2 in raylight's initializer. If it is that, the pack does not know this raylight.",
 )
-ONLY_WAN = Dense("with raylight only Wan runs sparse")
+ONLY_WAN = Dense(
+    "with raylight only Wan runs sparse",
+    advice="Try one GPU, with the node Sparse-vDiT Patch.",
+)
 OTHER_RANK = Dense(
     "another worker is dense",
     "another worker of raylight cannot run sparse",
