@@ -5,8 +5,8 @@
     noise only   each layer is measured once, spread over the dense start, and the plan is searched once
     second       the plan of all that the first generation has measured, on the next prompt and on its own again
 
-Every prompt is a first generation of its own; its noise is its own too. Plans of one row have one mean density over all
-sparse steps. PSNR is against each video's own dense one; `gap_db` is how much less it is than that of the second
+Each prompt is one first generation, with another seed for its noise. Plans of one row have the same mean density over
+all sparse steps. PSNR is against each video's own dense one; `gap_db` is how much less it is than that of the second
 generation on the next prompt.
 
     python -m benchmarks.quality.first_generation
@@ -140,7 +140,7 @@ def known(profile: Profile, first: int) -> Profile:
 
 
 class Yardstick:
-    """Videos of some prompts, each with noise of its own; the dense ones are made once."""
+    """Videos of some prompts, each from another seed. The dense ones are generated once."""
 
     def __init__(self, prompts: int, steps: int):
         self.model, self.scenes, self.steps = load_model(), scenes_from(PROMPT_SEED, prompts), steps

@@ -200,7 +200,7 @@ def work(rank: int, weights: str, folder: str, sent: dict) -> None:
 
 @contextlib.contextmanager
 def numbers_spoiled(worker: Worker, rank: int):
-    """The model itself makes a number that is none, in one token of one rank."""
+    """The model itself makes a NaN, in one token of one rank."""
     layer = worker.model.model.diffusion_model.blocks[1].self_attn.v
 
     def spoil(layer, args, out):

@@ -1,4 +1,4 @@
-"""What a run measures while it is sparse, for the plan of its own later steps and of the next run."""
+"""What a run measures while it is sparse. Its later steps and the next run use it for their plans."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def test_a_plan_that_cannot_be_searched_again_stays(tmp_path: Path, monkeypatch:
     planned = run.policy.planned
 
     def none(*_: object) -> None:
-        raise SearchError("there is none")
+        raise SearchError("nothing fits")
 
     monkeypatch.setattr(run.policy.keeper, "search", none)
     assert forward(run, 0.7) == forward(run, 0.6) == ALL
     assert run.policy.planned is planned
-    assert line(run).count("no plan was found: there is none") == 1
+    assert line(run).count("no plan was found: nothing fits") == 1
 
 
 def test_progress_is_told_once_for_each_layer(tmp_path: Path) -> None:
